@@ -1,0 +1,138 @@
+"""Train a convolutional network with distribution-aware binarized weights (WACV 2018).
+
+    python3 main.py --binaryWeight                                a small network on drawn doodles
+    python3 main.py --dataset=tuberlin --data_dir=DIR --model_def=sketchanetwbin --binaryWeight
+    python3 main.py --resume=logs/NAME/last.pth.tar               continue where a run stopped
+    python3 main.py --resume=logs/NAME/best.pth.tar --evaluate    validate a checkpoint
+"""
+import copy
+import os
+import sys
+import warnings
+
+import torch
+from torch.utils.data import DataLoader
+
+import datasets
+import models
+from models.blocks import Sign
+from opts import parse
+from utils import binarize, checkpoint, optim, train
+from utils.describe import describe, loss_table
+from utils.record import Progress, Run, summary
+
+
+def build(flags, stored):
+    """Data and network as the flags and the checkpoint `stored` (or None) say."""
+    data = datasets.load(flags.dataset, flags.data_dir, flags.inpsize, flags.tenCrop, flags.manualSeed)
+    if flags.nClasses not in (None, len(data.classes)):
+        raise ValueError(f'--nClasses={flags.nClasses}, but the data has {len(data.classes)} classes')
+    if stored and stored['classes'] != data.classes:
+        raise ValueError(f'--resume: {flags.resume} was trained on other classes than this data has')
+    flags.nClasses = len(data.classes)
+    model = models.build(flags.model_def, flags.nClasses, channels=data.channels, inpsize=flags.inpsize)
+    if flags.binEnd is None:
+        flags.binEnd = max(flags.binStart, len(binarize.convolutions(model)) - 1)
+    if flags.binaryWeight:
+        binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer)
+    if stored:
+        model.load_state_dict(stored['model'])
+    elif flags.pretrained_file:
+        anew = checkpoint.load_pretrained(model, flags.pretrained_file)
+        print(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
+    if flags.batch_size == 1:   # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
+        copy.deepcopy(model)(torch.zeros(1, data.channels, flags.inpsize, flags.inpsize))
+    if flags.calculateBinarizationLosses and not any(isinstance(layer, Sign) for layer in model.modules()):
+        raise ValueError(f'--calculateBinarizationLosses: {flags.model_def} has no sign layers')
+    return data, model
+
+
+def loaders(data, flags, device):
+    """Training and validation batches; a last lone training image, too few for BatchNorm, is left out."""
+    common = {'num_workers': flags.workers, 'pin_memory': device.type == 'cuda'}
+    lone = flags.batch_size > 1 and len(data.train) % flags.batch_size == 1
+    return (DataLoader(data.train, flags.batch_size, shuffle=True, generator=torch.Generator(),
+                       drop_last=lone, **common),
+            DataLoader(data.val, flags.testbatchsize, **common))
+
+
+def open_run(flags, stored, model):
+    """The optimizer and the record of a run, both as `stored` left them."""
+    optimizer = optim.build_optimizer(flags.optimType, model.parameters(), flags.maxlr,
+                                      flags.weightDecay, flags.momentum, flags.nesterov)
+    if stored:
+        optimizer.load_state_dict(stored['optimizer'])
+    checkpoint.check_room(flags.logdir, model)
+    folder = os.path.join(flags.logdir, flags.name)
+    return optimizer, Run(folder, vars(flags), flags.resume, stored, flags.overwrite)
+
+
+def learn(flags, stored, data, model, optimizer, run, batches, device):
+    """Train, validate and save, epoch after epoch."""
+    first, best = (stored['epoch'], stored['best']) if stored else (0, -1.0)
+    run.weights(model)
+    if stored:
+        checkpoint.restore_random_state(stored['rng'])
+    try:
+        for epoch in range(first, flags.epochs):
+            lr = optim.SCHEDULES[flags.learningratescheduler](
+                epoch, flags.maxlr, flags.minlr, flags.decayinterval, flags.decaylevel)
+            optim.set_learning_rate(optimizer, lr)
+            data.train.set_epoch(epoch)
+            batches[0].generator.manual_seed(flags.manualSeed + epoch)
+            progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(batches[0]))
+            metrics = train.train_epoch(model, batches[0], optimizer, device, progress, flags.printfreq)
+            run.epoch('train', epoch, metrics, lr)
+            metrics = train.validate(model, batches[1], device, Progress('validation', len(batches[1])))
+            run.epoch('val', epoch, metrics, lr)
+            run.weights(model, epoch)
+            is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
+            run.say(f'best Prec@1 so far {best:.2f}')
+            run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, 'model': model.state_dict(),
+                      'optimizer': optimizer.state_dict(), 'rng': checkpoint.random_state(),
+                      'flags': vars(flags), 'classes': data.classes, 'channels': data.channels}, is_best)
+    finally:
+        run.say(f'{run.saved} of {flags.epochs} epochs done' + (f', best Prec@1 {best:.2f}' if run.saved else '') +
+                f'; log, curves and checkpoints: {run.folder}')
+        run.close()
+
+
+def fail(error, code):
+    sys.stderr.write(f'main.py: error: {error}\n')
+    sys.exit(code)
+
+
+def main(arguments=None):
+    warnings.formatwarning = lambda message, *_, **__: f'main.py: warning: {message}\n'
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    torch.backends.cudnn.benchmark = True
+    flags, stored = parse(arguments)
+    torch.manual_seed(flags.manualSeed)
+    try:
+        data, model = build(flags, stored)
+        model.to(device)
+        batches = loaders(data, flags, device)
+        if not flags.evaluate:
+            optimizer, run = open_run(flags, stored, model)
+    except (ValueError, OSError) as error:
+        fail(error, 2)
+    try:
+        if flags.evaluate:
+            print(summary('val', train.validate(
+                model, batches[1], device, Progress('validation', len(batches[1])))))
+        else:
+            run.say(describe(model, data.channels, flags.inpsize, device, flags.verbose))
+            if flags.nesterov and flags.optimType != 'sgd':
+                run.say(f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum')
+            learn(flags, stored, data, model, optimizer, run, batches, device)
+        if flags.calculateBinarizationLosses:
+            progress = Progress('binarization losses', len(batches[1]))
+            print(loss_table(train.binarization_losses(model, Sign, batches[1], device, progress)))
+    except KeyboardInterrupt:
+        fail('stopped by Ctrl-C', 130)
+    except (datasets.ImageError, FloatingPointError, OSError) as error:
+        fail(error, 1)
+
+
+if __name__ == '__main__':
+    main()

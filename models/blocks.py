@@ -1,0 +1,125 @@
+"""What the families share: sign, the convolution units, the end of a network, initialization."""
+import copy
+import re
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+
+class SignFunction(torch.autograd.Function):
+    """Forward +1 where x >= 0, else -1; backward dL/dx = dL/dsign where |x| < 1, else 0.
+
+    Source: Hubara et al., Binarized Neural Networks, NeurIPS 2016 (the straight-through estimator).
+    """
+
+    @staticmethod
+    def forward(x):
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0].abs() < 1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        passes, = ctx.saved_tensors
+        return grad * passes
+
+
+class Sign(nn.Module):
+    """Binarize activations of any shape to +1 and -1, with a straight-through gradient."""
+
+    def forward(self, x):
+        return SignFunction.apply(x)
+
+
+class Units:
+    """Makes the convolution units of one network, numbering its convolutions 1, 2, ... .
+
+    A unit is a dict of named layers, all with the number of its convolution (conv5, bn5, relu5):
+    ordinary Conv -> BatchNorm -> ReLU or, where the number is in signLayers,
+    BatchNorm -> Sign -> Conv -> ReLU (Rastegari et al., XNOR-Net, ECCV 2016). A convolution has a
+    bias where its number is in biasLayers. Units must be made in the order of registration.
+    """
+
+    def __init__(self, signLayers='', biasLayers='', batchnorm=nn.BatchNorm2d):
+        self.signLayers = layer_set(signLayers)
+        self.biasLayers = layer_set(biasLayers)
+        self.batchnorm = batchnorm
+        self.number = 0
+
+    def conv(self, inplanes, planes, kernel_size, **options):
+        """The next convolution alone; options are those of nn.Conv2d."""
+        self.number += 1
+        options['bias'] = self.number in self.biasLayers
+        return {f'conv{self.number}': nn.Conv2d(inplanes, planes, kernel_size, **options)}
+
+    def __call__(self, inplanes, planes, kernel_size, *, norm='after', relu=True, dropout=0,
+                 **options):
+        """The next unit.
+
+        norm says where the BatchNorm of a unit with real inputs stands: 'after' or 'before' the
+        convolution, or None for nowhere. dropout comes directly before the convolution.
+        """
+        conv = self.conv(inplanes, planes, kernel_size, **options)
+        n = self.number
+        sign = n in self.signLayers
+        layers = {}
+        if sign or norm == 'before':
+            layers[f'bn{n}'] = self.batchnorm(inplanes)
+        if sign:
+            layers[f'sign{n}'] = Sign()
+        if dropout:
+            layers[f'drop{n}'] = nn.Dropout(dropout)
+        layers |= conv
+        if norm == 'after' and not sign:
+            layers[f'bn{n}'] = self.batchnorm(planes)
+        if relu:
+            layers[f'relu{n}'] = nn.ReLU()
+        return layers
+
+
+def sequential(**layers):
+    """Return the nn.Sequential of the named layers."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def network(**parts):
+    """Return the initialized network of the named parts, followed by log-softmax.
+
+    The last part gives (N, nClasses) or (N, nClasses, 1, 1), the network (N, nClasses).
+    """
+    model = sequential(**parts, flatten=nn.Flatten(), logsoftmax=nn.LogSoftmax(dim=1))
+    return model.apply(initialize)
+
+
+def initialize(layer):
+    """Convolutions Kaiming-normal over the fan out, all biases 0. (BatchNorm starts as 1 and 0.)"""
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
+    if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def map_size(features, channels, inpsize):
+    """Return the side of the map that features makes of an image (channels, inpsize, inpsize)."""
+    on_meta = copy.deepcopy(features).to('meta').eval()
+    return on_meta(torch.empty(1, channels, inpsize, inpsize, device='meta')).shape[-1]
+
+
+def layer_set(layers):
+    """Return the numbers in a string like '2-5,7' (or in any iterable of numbers) as a frozenset.
+
+    Raises ValueError for another string.
+    """
+    if not isinstance(layers, str):
+        return frozenset(layers)
+    numbers = set()
+    for part in layers.split(',') if layers else ():
+        match = re.fullmatch(r'(\d+)(?:-(\d+))?', part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"a set of layers is written like '2-5,7', not '{layers}'")
+        numbers.update(range(first, last + 1))
+    return frozenset(numbers)

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# bash runx.sh                              list the experiments
+# bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about 3 minutes on 2 cores
+# bash runx.sh test [flags of pytest]       the test suite
+# bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
+#
+# DATA (default: data) is the folder with one folder per dataset, as datasets.prepare makes them.
+set -euo pipefail
+cd "$(dirname "$0")"
+DATA=${DATA:-data}
+
+# The published settings: Adam, no weight decay, the learning rate halved every 50 epochs.
+COMMON='--workers=8 --testbatchsize=32 --learningratescheduler=decayschedular --decayinterval=50
+        --decaylevel=2 --optimType=adam --nesterov --maxlr=0.001 --minlr=0.00001 --weightDecay=0'
+
+# model          binarized  batch  datasets:epochs
+EXPERIMENTS='sketchanet       real   256  tuberlin:600 sketchyrecognition:400
+             sketchanetwbin   2-7    256  tuberlin:600 sketchyrecognition:400
+             sketchanetfbin   2-7    256  tuberlin:600 sketchyrecognition:400
+             resnet18         real    96  tuberlin:600 sketchyrecognition:167
+             resnetwbin18     2-100   96  tuberlin:600 sketchyrecognition:167 imagenet12:60
+             resnetfbin18     2-100   96  tuberlin:547 sketchyrecognition:400
+             squeezenet       real   128  tuberlin:600 sketchyrecognition:226
+             squeezenetwbin   2-25   128  tuberlin:600 sketchyrecognition:226 imagenet12:60
+             squeezenetfbin   2-25   128  tuberlin:600 sketchyrecognition:226
+             googlenet        real    96  tuberlin:85  sketchyrecognition:85
+             googlenetwbin    2-100   96  tuberlin:85  sketchyrecognition:85
+             googlenetfbin    2-100   96  tuberlin:69  sketchyrecognition:21
+             alexnetwbin      2-7    256  imagenet12:60
+             bincifar         2-7    256  cifar10:300  cifar100:300
+             bincifarfbin     2-7    256  cifar10:300  cifar100:300'
+
+# The name and the flags of every experiment, a line each.
+experiments() {
+    local model range batch datasets run binary crops
+    while read -r model range batch datasets; do
+        binary="--binaryWeight --binStart=${range%-*} --binEnd=${range#*-}"
+        [ "$range" = real ] && binary=''
+        for run in $datasets; do
+            case $run in tuberlin:*|sketchyrecognition:*) crops=--tenCrop ;; *) crops='' ;; esac
+            printf '%-33s --dataset=%s --model_def=%s --epochs=%s --batch-size=%s %s %s\n' \
+                "$model-${run%:*}" "${run%:*}" "$model" "${run#*:}" "$batch" "$crops" "$binary"
+        done
+    done <<< "$EXPERIMENTS"
+}
+
+# Sets PYTHON: a python3 that has the packages, or else .venv made from requirements.txt.
+setup() {
+    local has='import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))'
+    local packages=(torch torchvision numpy PIL tensorboardX tqdm pytest hypothesis)
+    for PYTHON in python3 .venv/bin/python; do
+        "$PYTHON" -c "$has" "${packages[@]}" 2>/dev/null && return
+    done
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo 'runx.sh: Python 3.11 or newer is needed' >&2; exit 1; }
+    echo 'runx.sh: installing requirements.txt into .venv, once' >&2
+    python3 -m venv .venv
+    .venv/bin/python -m pip install --quiet -r requirements.txt
+}
+
+case ${1:-} in
+    '')
+        echo 'bash runx.sh demo | test | one of these experiments, with more flags of main.py if you like:'
+        experiments ;;
+    demo)
+        shift; setup
+        exec "$PYTHON" main.py --binaryWeight --name="demo-$(date +%Y%m%d-%H%M%S)" "$@" ;;
+    test)
+        shift; setup
+        exec "$PYTHON" -m pytest -q tests "$@" ;;
+    *)
+        name=$1; shift
+        flags=$(experiments | grep "^$name ") || {
+            echo "runx.sh: there is no experiment '$name'; bash runx.sh lists them" >&2; exit 2; }
+        setup
+        # shellcheck disable=SC2086  # flags are words
+        exec "$PYTHON" main.py ${flags#* } $COMMON --data_dir="$DATA" --name="$name" "$@" ;;
+esac

@@ -1,0 +1,509 @@
+"""The datasets: images of every format, the transforms, chance, folders, batches, bad input."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch.utils.data import DataLoader
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import calculate_md5
+
+import datasets
+from datasets import transforms
+
+SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+SKETCHES = ['tuberlin', 'sketchyrecognition', 'doodles']
+PHOTOGRAPHS = ['imagenet12', 'cifar10', 'cifar100']
+
+
+def sketch(side=64):
+    image = Image.new('L', (side, side), 255)
+    ImageDraw.Draw(image).line([(5, 9), (side - 9, side // 2), (side // 3, side - 4)], 0, 3)
+    return image
+
+
+def noise(width=40, height=40, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write_folders(root, image=None, classes=('ant', 'bee'), splits=('train', 'val'), each=3):
+    for split in splits:
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for number in range(each):
+                (image or noise(seed=number)).save(root / split / name / f'{number}.png')
+    return root
+
+
+@pytest.fixture
+def sketches(tmp_path):
+    return write_folders(tmp_path / 'sketches', sketch())
+
+
+# The registry and the transforms
+
+def test_names():
+    assert datasets.names() == ['tuberlin', 'sketchyrecognition', 'imagenet12', 'cifar10',
+                                'cifar100', 'doodles']
+
+
+@pytest.mark.parametrize('name', datasets.names())
+@pytest.mark.parametrize('inpsize', [32, 63])
+def test_shapes(name, inpsize):
+    channels = 1 if name in SKETCHES else 3
+    image = sketch() if channels == 1 else noise()
+    for train, tenCrop in [(True, False), (False, False), (False, True)]:
+        tensor = datasets.transform(name, inpsize, train, tenCrop)(image)
+        crops = (10,) if tenCrop else ()
+        assert tensor.shape == (*crops, channels, inpsize, inpsize)
+        assert type(tensor) is torch.Tensor and tensor.dtype == torch.float32
+
+
+@pytest.mark.parametrize('inpsize, side', [(224, 256), (225, 256), (227, 256), (32, 40), (28, 32),
+                                           (3, 3), (1, 1)])
+def test_side_before_the_crop(inpsize, side):
+    assert transforms._side(inpsize) == side
+
+
+@pytest.mark.parametrize('name, mean, std', [
+    ('tuberlin', 0.06, 0.93), ('sketchyrecognition', 0.0465, 0.9), ('doodles', 0.06, 0.93)])
+@pytest.mark.parametrize('gray', [0, 51, 255])
+def test_sketches_are_inverted_then_normalized(name, mean, std, gray):
+    tensor = datasets.transform(name, 32)(Image.new('L', (50, 50), gray))
+    expected = ((255 - gray) / 255 - mean) / std
+    torch.testing.assert_close(tensor, torch.full((1, 32, 32), expected))
+
+
+@pytest.mark.parametrize('name, mean, std', [
+    ('imagenet12', (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ('cifar10', (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    ('cifar100', (0.507059, 0.486667, 0.440784), (0.267451, 0.256471, 0.276078))])
+def test_photographs_are_normalized(name, mean, std):
+    tensor = datasets.transform(name, 32)(Image.new('RGB', (32, 32), (10, 100, 200)))
+    expected = [(value / 255 - m) / s for value, m, s in zip((10, 100, 200), mean, std)]
+    expected = torch.tensor(expected)[:, None, None].expand(3, 32, 32)
+    torch.testing.assert_close(tensor, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name, mean, std', [
+    ('tuberlin', 0.06, 0.93), ('sketchyrecognition', 0.0465, 0.9)])
+def test_augmented_paper_stays_paper(name, mean, std):
+    """Also in the corners that a rotation uncovers and beside a sketch that is not square."""
+    transform = datasets.transform(name, 64, train=True)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        tensor = transform(Image.new('L', (64, 40), 255))
+        torch.testing.assert_close(tensor, torch.full((1, 64, 64), -mean / std))
+
+
+def test_a_rotation_leaves_no_more_than_ink():
+    transform = datasets.transform('tuberlin', 64, train=True)
+    torch.manual_seed(0)
+    values = transform(Image.new('L', (64, 64), 0)) * 0.93 + 0.06
+    assert values.min() == 0 and values.max() == pytest.approx(1)  # corners are paper, the rest ink
+
+
+def test_other_sketches_than_squares_are_padded_with_paper():
+    values = datasets.transform('tuberlin', 32)(Image.new('L', (32, 16), 0)) * 0.93 + 0.06
+    assert values[0, 16].min() == pytest.approx(1)
+    assert values[0, 0].max() == values[0, -1].max() == 0
+
+
+@pytest.mark.parametrize('size', [(300, 1), (1, 300), (1, 1)])
+@pytest.mark.parametrize('name', ['tuberlin', 'imagenet12', 'cifar10'])
+def test_extreme_proportions(name, size):
+    image = Image.new('L' if name == 'tuberlin' else 'RGB', size)
+    for train, tenCrop in [(True, False), (False, False), (False, True)]:
+        assert datasets.transform(name, 16, train, tenCrop)(image).shape[-2:] == (16, 16)
+
+
+def test_only_sketchy_is_not_mirrored():
+    def mirrors(name):
+        steps = datasets.transform(name, 32, train=True).transforms
+        return any(type(step).__name__ == 'RandomHorizontalFlip' for step in steps)
+    assert [name for name in datasets.names() if not mirrors(name)] == ['sketchyrecognition']
+
+
+def test_cifar_validation_is_the_image_itself():
+    image = noise(32, 32)
+    expected = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    values = datasets.transform('cifar10', 32)(image)
+    mean, std = torch.tensor([[0.4914, 0.4822, 0.4465], [0.247, 0.243, 0.261]])[..., None, None]
+    torch.testing.assert_close(values, (expected - mean) / std)
+
+
+def test_cifar_training_crops_the_image_padded_by_4():
+    image = noise(32, 32)
+    padded = np.pad(np.array(image), ((4, 4), (4, 4), (0, 0))).transpose(2, 0, 1) / 255
+    mean, std = np.array([[0.4914, 0.4822, 0.4465], [0.247, 0.243, 0.261]])[..., None, None]
+    transform = datasets.transform('cifar10', 32, train=True)
+    places = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        values = transform(image).numpy() * std + mean
+        places |= {(y, x, mirror) for y in range(9) for x in range(9) for mirror in (1, -1)
+                   if np.allclose(padded[:, y:y + 32, x:x + 32][..., ::mirror], values, atol=1e-5)}
+    assert len(places) > 15  # each crop is one of 162, and they vary
+
+
+@pytest.mark.parametrize('name, side', [('tuberlin', 72), ('imagenet12', 72), ('cifar10', 80)])
+def test_ten_crops_are_slices_of_the_resized_image(name, side):
+    """side: 8 / 7 of the crop; for CIFAR, padding of 1 / 8 at each border."""
+    image = noise(side, side) if name != 'tuberlin' else noise(side, side).convert('L')
+    if name == 'cifar10':
+        image = noise(64, 64)
+    pixels = np.array(image).reshape(*image.size, -1).transpose(2, 0, 1) / 255
+    if name == 'tuberlin':
+        pixels = 1 - pixels
+    if name == 'cifar10':
+        pixels = np.pad(pixels, ((0, 0), (8, 8), (8, 8)))
+    end, middle = side - 64, (side - 64) // 2
+    corners = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]
+    mirrored = pixels[:, :, ::-1]
+    expected = [whole[:, y:y + 64, x:x + 64] for whole in (pixels, mirrored) for y, x in corners]
+    row = datasets.ROWS[name]
+    mean, std = (np.array(value)[:, None, None] for value in (row.mean, row.std))
+    crops = datasets.transform(name, 64, tenCrop=True)(image)
+    np.testing.assert_allclose(crops.numpy(), (np.array(expected) - mean) / std, atol=1e-5)
+    centre = datasets.transform(name, 64)(image)
+    torch.testing.assert_close(crops[4], centre)
+
+
+# Chance
+
+def items(dataset, workers=0):
+    """All items in two epochs."""
+    batches = []
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        batches += DataLoader(dataset, batch_size=2, num_workers=workers)
+    return torch.cat([images for images, _ in batches])
+
+
+def test_items_do_not_depend_on_workers(sketches):
+    train = datasets.load('tuberlin', sketches, 32, seed=5).train
+    alone = items(train)
+    assert torch.equal(alone, items(train, workers=2))
+    torch.manual_seed(99)
+    assert torch.equal(alone, items(datasets.load('tuberlin', sketches, 32, seed=5).train))
+
+
+def test_workers_that_live_on_see_the_epoch(sketches):
+    train = datasets.load('tuberlin', sketches, 32).train
+    loader = DataLoader(train, batch_size=6, num_workers=1, persistent_workers=True)
+    batches = []
+    for epoch in range(2):
+        train.set_epoch(epoch)
+        batches += [images for images, _ in loader]
+    assert torch.equal(torch.cat(batches), items(train))
+
+
+def test_items_vary_with_seed_epoch_and_index(sketches):
+    """All images are the same here: each difference is chance."""
+    seen = torch.cat([items(datasets.load('tuberlin', sketches, 32, seed=seed).train)
+                      for seed in (0, 1, 2)])
+    assert len(seen) == len(seen.unique(dim=0)) == 3 * 2 * 6
+
+
+def test_the_global_random_state_stays(sketches):
+    data = datasets.load('tuberlin', sketches, 32)
+    before = torch.get_rng_state()
+    data.train[0], data.val[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_validation_is_the_same_in_all_epochs(sketches):
+    val = datasets.load('tuberlin', sketches, 32).val
+    first = val[0][0]
+    val.set_epoch(1)
+    assert torch.equal(first, val[0][0])
+
+
+# Reading images
+
+GRADIENT = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+GRAY = Image.fromarray(GRADIENT)
+COLOR = Image.merge('RGB', [GRAY, GRAY.rotate(90), GRAY.rotate(180)])
+
+
+@pytest.mark.parametrize('suffix', ['png', 'bmp', 'ppm'])
+def test_lossless_formats(tmp_path, suffix):
+    GRAY.save(tmp_path / f'gray.{suffix}')
+    COLOR.save(tmp_path / f'color.{suffix}')
+    for name, image in ('gray', GRAY), ('color', COLOR):
+        for channels, mode in (1, 'L'), (3, 'RGB'):
+            read = datasets.read_image(tmp_path / f'{name}.{suffix}', channels)
+            assert read.mode == mode
+            assert np.array_equal(read, image.convert(mode))
+
+
+def test_jpeg(tmp_path):
+    for image, channels in (GRAY, 1), (COLOR.resize((64, 64)), 3):
+        image.save(tmp_path / 'image.jpg', quality=95)
+        read = datasets.read_image(tmp_path / 'image.jpg', channels)
+        assert read.mode == image.mode
+        assert np.abs(np.array(read, int) - np.array(image, int)).mean() < 4
+
+
+def test_cmyk_jpeg(tmp_path):
+    COLOR.convert('CMYK').save(tmp_path / 'cmyk.jpg')
+    assert datasets.read_image(tmp_path / 'cmyk.jpg', 3).mode == 'RGB'
+
+
+def test_one_bit_and_palette(tmp_path):
+    one_bit = GRAY.convert('1')
+    palette = COLOR.quantize(64)
+    one_bit.save(tmp_path / '1.png')
+    palette.save(tmp_path / 'p.png')
+    assert np.array_equal(datasets.read_image(tmp_path / '1.png', 1), one_bit.convert('L'))
+    assert np.array_equal(datasets.read_image(tmp_path / 'p.png', 3), palette.convert('RGB'))
+
+
+@pytest.mark.parametrize('suffix', ['png', 'pgm'])
+def test_16_bit_gray(tmp_path, suffix):
+    Image.fromarray(GRADIENT.astype(np.uint16) * 257).save(tmp_path / f'16.{suffix}')
+    assert np.array_equal(datasets.read_image(tmp_path / f'16.{suffix}', 1), GRADIENT)
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P', '1', 'L', 'RGB'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_a_transparent_background_is_paper(tmp_path, mode, channels):
+    """Black ink on a background whose hidden color is black, or the one declared transparent."""
+    box = (2, 2, 6, 6)
+    options = {}
+    if mode in ('RGBA', 'LA'):
+        image = Image.new(mode, (8, 8), (0,) * len(mode))
+        image.paste((0,) * (len(mode) - 1) + (255,), box)
+    else:
+        background = {'RGB': (9, 9, 9), 'L': 9, 'P': 1, '1': 1}[mode]
+        image = Image.new(mode, (8, 8), background)
+        if mode == 'P':
+            image.putpalette([0, 0, 0, 9, 9, 9])
+        image.paste((0, 0, 0) if mode == 'RGB' else 0, box)
+        options['transparency'] = background if mode != '1' else 255
+    image.save(tmp_path / 'image.png', **options)
+    read = np.array(datasets.read_image(tmp_path / 'image.png', channels))
+    expected = np.full(read.shape, 255)
+    expected[2:6, 2:6] = 0
+    assert np.array_equal(read, expected)
+
+
+def test_half_transparent_ink_is_gray(tmp_path):
+    Image.new('RGBA', (2, 2), (0, 0, 0, 51)).save(tmp_path / 'image.png')
+    assert np.array_equal(datasets.read_image(tmp_path / 'image.png', 1), np.full((2, 2), 204))
+
+
+def damage(path, how):
+    data = path.read_bytes()
+    path.write_bytes({'truncated': data[:len(data) // 2], 'empty': b'', 'text': b'no image',
+                      'scrambled': data[:60] + bytes(len(data) - 60)}[how])
+
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'bmp', 'ppm'])
+@pytest.mark.parametrize('how', ['truncated', 'empty', 'text'])
+def test_a_damaged_image_is_named(tmp_path, suffix, how):
+    path = tmp_path / f'image.{suffix}'
+    noise().save(path)
+    damage(path, how)
+    with pytest.raises(datasets.ImageError) as error:
+        datasets.read_image(path, 3)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_scrambled_or_missing_image_is_named(tmp_path):
+    path = tmp_path / 'image.png'
+    noise().save(path)
+    damage(path, 'scrambled')
+    for bad in path, tmp_path / 'none.png', tmp_path:
+        with pytest.raises(datasets.ImageError, match=f'cannot read the image {bad}: '):
+            datasets.read_image(bad, 3)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_the_sentence_about_a_damaged_image_survives_a_worker(sketches, workers):
+    path = sketches / 'train' / 'bee' / '1.png'
+    damage(path, 'truncated')
+    train = datasets.load('tuberlin', sketches, 32).train
+    with pytest.raises(datasets.ImageError) as error:
+        list(DataLoader(train, batch_size=2, num_workers=workers))
+    assert str(error.value).startswith(f'cannot read the image {path}: ')
+    assert '\n' not in str(error.value) and 'Traceback' not in str(error.value)
+
+
+# Folders
+
+def test_folders(tmp_path):
+    write_folders(tmp_path, classes=('b', 'a', 'B', '10', '9'))
+    (tmp_path / 'train' / 'a' / 'notes.txt').write_text('no image')
+    (tmp_path / 'train' / 'a' / '._0.png').write_text('what macOS leaves')
+    (tmp_path / 'train' / '.cache').mkdir()
+    data = datasets.load('imagenet12', str(tmp_path), 32)
+    assert data.classes == ['10', '9', 'B', 'a', 'b']
+    assert (len(data.train), len(data.val), data.channels) == (15, 15, 3)
+    assert [data.train[index][1] for index in range(15)] == [i // 3 for i in range(15)]
+
+
+@pytest.mark.parametrize('name, subfolder', [
+    ('tuberlin', 'tuberlin'), ('sketchyrecognition', 'sketchy_recognition'),
+    ('sketchyrecognition', 'sketchyrecognition'), ('imagenet12', 'imagenet12'),
+    ('cifar10', 'cifar10'), ('cifar100', 'cifar100')])
+def test_a_subfolder_named_after_the_dataset(tmp_path, name, subfolder):
+    write_folders(tmp_path / subfolder)
+    assert datasets.load(name, tmp_path, 32).classes == ['ant', 'bee']
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    write_folders(tmp_path / 'data')
+    assert len(datasets.load('tuberlin', '~/data', 32).train) == 6
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_cifar_in_folders(tmp_path, split):
+    write_folders(tmp_path, splits=('train', split))
+    data = datasets.load('cifar10', tmp_path, 32, tenCrop=True)
+    assert data.val[0][0].shape == (10, 3, 32, 32)
+
+
+def test_doodles_need_no_data():
+    data = datasets.load('doodles', '', 32)
+    image, label = data.train[0]
+    assert image.shape == (1, 32, 32) and label in range(len(data.classes))
+    assert data.channels == 1 and data.classes == sorted(data.classes)
+
+
+def test_doodles_do_not_depend_on_the_seed_of_a_run():
+    first, second = (datasets.load('doodles', '', 32, seed=seed).val for seed in (0, 1))
+    assert torch.equal(first[0][0], second[0][0])
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f'{SHARED} is absent')
+def test_real_data():
+    data = datasets.load('tuberlin', SHARED / 'tuberlin40', 225)
+    assert (len(data.train), len(data.val), len(data.classes)) == (2240, 560, 40)
+    values = data.val[0][0] * 0.93 + 0.06
+    assert 0 < values.mean() < 0.2  # little ink on much paper
+    data = datasets.load('cifar10', SHARED / 'cifar10-small', 32)
+    assert (len(data.train), len(data.val), len(data.classes)) == (1000, 200, 10)
+
+
+# CIFAR's batches
+
+@pytest.fixture(params=['cifar10', 'cifar100'])
+def batches(request, tmp_path, monkeypatch):
+    """(name, folder, class names) of two images a file; torchvision is told their MD5 sums."""
+    name = request.param
+    official, key = (CIFAR10, 'labels') if name == 'cifar10' else (CIFAR100, 'fine_labels')
+    folder = tmp_path / 'data' / official.base_folder
+    folder.mkdir(parents=True)
+
+    def dump(filename, content):
+        (folder / filename).write_bytes(pickle.dumps(content))
+        return filename, calculate_md5(folder / filename)
+
+    def batch(filename, number):
+        pixels = np.full((2, 3072), number, np.uint8)
+        pixels[:, :1024] = 255  # the first plane is red
+        return dump(filename, {'data': pixels, key: [number % 3, 2]})
+
+    for split in 'train_list', 'test_list':
+        files = [batch(file, number) for number, (file, _) in enumerate(getattr(official, split))]
+        monkeypatch.setattr(official, split, files)
+    classes = ['ant', 'bee', 'cat']
+    filename, md5 = dump(official.meta['filename'], {official.meta['key']: classes})
+    monkeypatch.setattr(official, 'meta', {**official.meta, 'md5': md5})
+    return name, folder, classes
+
+
+def test_batches(batches, monkeypatch):
+    name, folder, classes = batches
+    for data_dir in folder, folder.parent:
+        data = datasets.load(name, data_dir, 32)
+        assert data.classes == classes and data.channels == 3
+        assert (len(data.train), len(data.val)) == ((10, 2) if name == 'cifar10' else (2, 2))
+        image, label = data.val[0]
+        row = datasets.ROWS[name]
+        expected = (torch.tensor([1, 0, 0]) - torch.tensor(row.mean)) / torch.tensor(row.std)
+        torch.testing.assert_close(image[:, 16, 16], expected)
+        assert label == 0 and data.val[1][1] == 2
+    monkeypatch.chdir(folder)
+    assert datasets.load(name, '.', 32).classes == classes
+
+
+def test_batches_in_a_subfolder(batches, tmp_path):
+    name, folder, classes = batches
+    shutil.move(folder, tmp_path / 'all' / name / folder.name)
+    assert datasets.load(name, tmp_path / 'all', 32).classes == classes
+
+
+@pytest.mark.parametrize('how', ['truncated', 'missing'])
+def test_a_damaged_batch_is_named(batches, how):
+    name, folder, _ = batches
+    path = folder / ('test_batch' if name == 'cifar10' else 'test')
+    path.unlink() if how == 'missing' else damage(path, how)
+    with pytest.raises(ValueError, match=f'--data_dir: {path} is missing or is not the official'):
+        datasets.load(name, folder, 32)
+
+
+# Bad folders
+
+def remove(*path):
+    return lambda root: shutil.rmtree(root.joinpath(*path))
+
+
+def empty(*path):
+    def make(root):
+        for file in root.joinpath(*path).iterdir():
+            file.unlink()
+    return make
+
+
+def rename(old, new):
+    return lambda root: root.joinpath(old).rename(root / new)
+
+
+def no_class_folders(root):
+    for split in 'train', 'val':
+        shutil.rmtree(root / split)
+        (root / split).mkdir()
+
+
+@pytest.mark.parametrize('name', ['tuberlin', 'imagenet12', 'cifar10'])
+@pytest.mark.parametrize('spoil, sentence', [
+    (remove(), 'there is no folder {root}'),
+    (remove('train'), 'there is no folder train/ in {root}, nor in a subfolder of it named '),
+    (remove('val'), '{root} has train/, but neither val/ nor test/'),
+    (empty('train', 'bee'), 'no images in the class folder {root}/train/bee'),
+    (empty('val', 'ant'), 'no images in the class folder {root}/val/ant'),
+    (remove('val', 'bee'), 'the same classes, but only {root}/train has bee'),
+    (remove('train', 'ant'), 'the same classes, but only {root}/val has ant'),
+    (rename('val/bee', 'val/wasp'), 'only {root}/train has bee and only {root}/val has wasp'),
+    (no_class_folders, '{root}/train holds no class folders'),
+])
+def test_bad_folders(tmp_path, name, spoil, sentence):
+    root = write_folders(tmp_path / 'data')
+    spoil(root)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        datasets.load(name, root, 32)
+    assert str(error.value).startswith('--data_dir') and '\n' not in str(error.value)
+    assert sentence.format(root=root) in str(error.value)
+
+
+def test_several_empty_class_folders(tmp_path):
+    write_folders(tmp_path, classes=('ant', 'bee', 'cat'), each=0)
+    with pytest.raises(ValueError, match=r'train/ant \(and 2 more\)$'):
+        datasets.load('tuberlin', tmp_path, 32)
+
+
+@pytest.mark.parametrize('name', ['tuberlin', 'cifar100'])
+def test_bad_data_dir(tmp_path, name):
+    file = tmp_path / 'file.zip'
+    file.touch()
+    for data_dir, sentence in (file, 'is a file'), ('', 'is empty'), (None, 'is empty'):
+        with pytest.raises(ValueError, match=f'--data_dir.* {sentence}'):
+            datasets.load(name, data_dir, 32)

@@ -1,0 +1,334 @@
+"""The program as its user runs it: training, resuming, evaluating, and every kind of bad input."""
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+import main
+from conftest import ROOT
+from utils.checkpoint import read_checkpoint
+
+SMALL = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--model_def=sketchanetwbin',
+         '--inpsize=81', '--binaryWeight', '--optimType=adam', '--maxlr=0.001', '--minlr=0.0001', '--decayinterval=1']
+
+
+@pytest.fixture
+def train(sketch_folder, tmp_path):
+    """Runs main with SMALL and more flags; the runs are in tmp_path/logs."""
+    def run(*flags):
+        main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}/logs', *flags])
+    return run
+
+
+@pytest.fixture
+def refused(train, capsys):
+    """Runs main, expects exit code `code` and one sentence; returns the sentence."""
+    def run(*flags, code=2, by=train):
+        with pytest.raises(SystemExit) as exit_:
+            by(*flags)
+        error = capsys.readouterr().err
+        assert exit_.value.code == code
+        assert error.startswith('main.py: error: ') and error.count('\n') == 1 and 'Traceback' not in error
+        return error
+    return run
+
+
+@pytest.fixture(scope='module')
+def trained(sketch_folder, tmp_path_factory):
+    """The folder of a run of two epochs."""
+    logs = tmp_path_factory.mktemp('trained')
+    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=2', '--tenCrop'])
+    return logs / 'run'
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_published_command(sketch_folder, tmp_path):
+    command = (f"bash clean.sh; CUDA_VISIBLE_DEVICES=0 {sys.executable} main.py --dataset='tuberlin' "
+               f"--data_dir='{sketch_folder}' --nClasses=3 --workers=8 --epochs=1 --batch-size=12 "
+               "--testbatchsize=6 --learningratescheduler='decayschedular' --decayinterval=50 --decaylevel=2 "
+               "--optimType='adam' --nesterov --tenCrop --maxlr=0.001 --minlr=0.00001 --weightDecay=0 "
+               "--binaryWeight --binStart=2 --binEnd=7 --model_def='sketchanetwbin' --inpsize=81 "
+               f"--name='published' --logdir={tmp_path}")
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'Train:' in done.stdout and 'Val:' in done.stdout and '--nesterov is ignored' in done.stdout
+    assert 'epoch 1/1' not in done.stderr   # no progress bar where there is no terminal
+    assert (tmp_path / 'published' / 'best.pth.tar').exists()
+
+
+def test_what_a_run_leaves(trained):
+    metrics = rows(trained / 'metrics.jsonl')
+    assert [(row['epoch'], row['split']) for row in metrics] == [(0, 'train'), (0, 'val'), (1, 'train'), (1, 'val')]
+    assert {'epoch', 'split', 'loss', 'top1', 'top5', 'lr', 'time', 'data_time'} <= metrics[0].keys()
+    assert [row['lr'] for row in metrics] == [0.001, 0.001, 0.0005, 0.0005]
+    layers = rows(trained / 'weights.jsonl')
+    assert len(layers) == 2 * 6 and all(0 < row['K_over_n'] < 1 > row['relative_error'] > 0 for row in layers)
+    assert all(0 <= row['flip_ratio'] < 1 for row in layers) and any(row['flip_ratio'] for row in layers)
+    flags = json.loads((trained / 'flags.json').read_text())
+    assert flags['model_def'] == 'sketchanetwbin' and flags['binEnd'] == 7
+    log = (trained / 'log.txt').read_text()
+    for part in ('device: CPU', 'features.conv2', '128×64×5×5', 'parameters:', 'times smaller', 'Train:', 'Prec@5'):
+        assert part in log
+
+
+def test_tensorboard_can_read_the_events(trained):
+    tags = {}
+    for path in trained.glob('events.*'):
+        data = path.read_bytes()
+        while data:     # a TFRecord: length, its checksum, the event, its checksum
+            length, = struct.unpack('<Q', data[:8])
+            event = event_pb2.Event.FromString(data[12:12 + length])
+            data = data[16 + length:]
+            for value in event.summary.value:
+                tags.setdefault(value.tag, []).append(event.step)
+    for tag in ('train/loss', 'train/top1', 'train/lr', 'val/loss', 'val/top5', 'alpha/features.conv2',
+                'beta/features.conv2', 'K_over_n/features.conv2', 'relative_error/features.conv2',
+                'flip_ratio/classifier.conv7'):
+        assert tags[tag] == [0, 1], tag
+
+
+def test_resuming_is_exact(train, tmp_path):
+    train('--name=whole', '--epochs=4')
+    train('--name=halves', '--epochs=2')
+    torch.manual_seed(99)
+    train('--epochs=4', f'--resume={tmp_path}/logs/halves/last.pth.tar')
+    whole, halves = (tmp_path / 'logs' / name for name in ('whole', 'halves'))
+    a, b = (read_checkpoint(folder / 'last.pth.tar') for folder in (whole, halves))
+    assert a['epoch'] == b['epoch'] == 4 and a['best'] == b['best']
+    assert all(torch.equal(a['model'][name], b['model'][name]) for name in a['model'])
+    for state_a, state_b in zip(a['optimizer']['state'].values(), b['optimizer']['state'].values()):
+        assert all(torch.equal(state_a[key], state_b[key]) for key in state_a)
+    assert torch.equal(a['rng']['cpu'], b['rng']['cpu'])
+    for name in ('metrics.jsonl', 'weights.jsonl'):
+        untimed = ([{key: value for key, value in row.items() if 'time' not in key} for row in rows(folder / name)]
+                   for folder in (whole, halves))
+        assert next(untimed) == next(untimed)
+
+
+def test_a_seed_decides_the_result_and_the_workers_do_not(train, tmp_path):
+    for name, flags in (('a', ['--workers=0']), ('b', ['--workers=2']), ('c', ['--manualSeed=1'])):
+        train(f'--name={name}', '--epochs=1', *flags)
+    a, b, c = (read_checkpoint(tmp_path / 'logs' / name / 'last.pth.tar')['model'] for name in 'abc')
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a['features.conv1.weight'], c['features.conv1.weight'])
+
+
+def test_evaluation_equals_what_was_logged(trained, capsys):
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in trained.iterdir())
+    main.main([f'--resume={trained}/last.pth.tar', '--evaluate'])
+    logged = rows(trained / 'metrics.jsonl')[-1]
+    said = capsys.readouterr().out
+    assert f'loss {logged["loss"]:.4f}' in said and f'Prec@1 {logged["top1"]:.2f}' in said
+    assert before == sorted((path.name, path.stat().st_mtime_ns) for path in trained.iterdir())
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adam', 'adagrad', 'adamax', 'adadelta'])
+def test_every_optimizer_changes_the_latent_weights(train, tmp_path, optimizer):
+    train('--name=run', '--epochs=1', f'--optimType={optimizer}', '--nesterov', '--momentum=0.8')
+    checkpoint = read_checkpoint(tmp_path / 'logs/run/last.pth.tar')
+    assert len(checkpoint['optimizer']['state']) == len(checkpoint['optimizer']['param_groups'][0]['params'])
+
+
+@pytest.mark.parametrize('flags, method', [([], 'dab'), (['--binarizer=xnor'], 'xnor'), (['--bnnModel'], 'bnn')])
+def test_binarizers(train, tmp_path, flags, method):
+    train('--name=run', '--epochs=1', *flags)
+    assert json.loads((tmp_path / 'logs/run/flags.json').read_text())['binarizer'] == method
+
+
+def test_a_real_network_and_starting_from_pretrained_weights(train, tmp_path, capsys):
+    train('--name=real', '--epochs=1', '--no-binaryWeight')
+    assert 'binarized weights: none' in capsys.readouterr().out
+    train('--name=binary', '--epochs=0', f'--pretrained_file={tmp_path}/logs/real/best.pth.tar')
+    assert 'starts from' in capsys.readouterr().out
+
+
+def test_binarization_losses(train, tmp_path, capsys, refused):
+    train('--name=run', '--epochs=1', '--model_def=sketchanetfbin')
+    capsys.readouterr()
+    train('--evaluate', f'--resume={tmp_path}/logs/run/last.pth.tar', '--model_def=sketchanetfbin',
+          '--calculateBinarizationLosses')
+    table = capsys.readouterr().out.splitlines()[-6:]
+    assert [row.split()[0] for row in table] == [
+        *(f'features.sign{i}' for i in range(2, 6)), 'classifier.sign6', 'classifier.sign7']
+    assert all(float(cell) > 0 for row in table for cell in row.split()[1:])
+    assert 'no sign layers' in refused('--calculateBinarizationLosses')
+
+
+# Bad input: one sentence that names the flag, file or value.
+
+@pytest.mark.parametrize('flag, part', [
+    ('--dataset=tuberlinn', 'did you mean tuberlin'),
+    ('--model_def=sketchanetwbinn', 'did you mean sketchanetwbin'),
+    ('--optimType=adams', 'did you mean adam'),
+    ('--learningratescheduler=cosine', 'decayschedular'),
+    ('--binarizer=naive', 'dab'),
+    ('--data_dir=/nowhere', '/nowhere'),
+    ('--data_dir=', '--data_dir'),
+    ('--nClasses=4', '3 classes'),
+    ('--binEnd=1', '--binStart=2'),
+    ('--binStart=50', 'holds no convolution'),
+    ('--binStart=0', 'at least 1'),
+    ('--decayinterval=0', 'at least 1'),
+    ('--decayinterval=-1', 'at least 1'),
+    ('--decaylevel=0', 'more than 1'),
+    ('--decaylevel=1', 'more than 1'),
+    ('--batch-size=0', 'at least 1'),
+    ('--testbatchsize=-3', 'at least 1'),
+    ('--batch-size=1', 'more than 1 value per channel'),
+    ('--epochs=x', "'x'"),
+    ('--maxlr=nan', '--maxlr'),
+    ('--minlr=0.1', '--maxlr'),
+    ('--inpsize=20', 'at least 81'),
+    ('--evaluate', '--resume'),
+    ('--resume=/nowhere.pth.tar', '/nowhere.pth.tar'),
+    ('--pretrained_file=/nowhere.pth.tar', '/nowhere.pth.tar'),
+    ('--tenCrops', '--tenCrops'),
+    ('--name=', '--name'),
+    ('--logdir=/dev/null', '/dev/null'),
+])
+def test_a_wrong_flag(refused, flag, part):
+    assert part in refused('--epochs=1', flag)
+
+
+def test_bnnmodel_against_another_binarizer(refused):
+    assert '--bnnModel' in refused('--bnnModel', '--binarizer=xnor')
+    assert '--momentum' in refused('--optimType=sgd', '--nesterov', '--momentum=0')
+
+
+@pytest.fixture
+def broken_folder(sketch_folder, tmp_path):
+    return shutil.copytree(sketch_folder, tmp_path / 'broken')
+
+
+def test_a_class_without_images(refused, broken_folder):
+    for path in (broken_folder / 'train' / 'box').iterdir():
+        path.unlink()
+    assert 'box' in refused(f'--data_dir={broken_folder}')
+
+
+def test_other_classes_in_validation(refused, broken_folder):
+    (broken_folder / 'val' / 'box').rename(broken_folder / 'val' / 'boxes')
+    assert 'box' in refused(f'--data_dir={broken_folder}')
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_truncated_image(refused, broken_folder, workers):
+    path = broken_folder / 'train' / 'box' / '3.png'
+    path.write_bytes(path.read_bytes()[:60])
+    assert str(path) in refused(f'--data_dir={broken_folder}', f'--workers={workers}', code=1)
+
+
+def test_a_checkpoint_of_another_model(refused, trained, sketch_folder, tmp_path):
+    resume = f'--resume={trained}/last.pth.tar'
+    assert '--model_def=sketchanetwbin' in refused(resume, '--model_def=sketchanetfbin')
+    assert '--binarizer=dab' in refused(resume, '--binarizer=xnor')
+    assert 'optimType' in refused(resume, '--optimType=sgd')
+
+
+def test_other_classes_than_the_checkpoint(refused, trained, broken_folder):
+    for split in ('train', 'val'):
+        (broken_folder / split / 'box').rename(broken_folder / split / 'cube')
+    assert 'other classes' in refused(f'--resume={trained}/last.pth.tar', f'--data_dir={broken_folder}')
+
+
+def test_a_damaged_checkpoint(refused, trained, tmp_path):
+    path = tmp_path / 'cut.pth.tar'
+    path.write_bytes((trained / 'last.pth.tar').read_bytes()[:100_000])
+    assert 'cut.pth.tar' in refused(f'--resume={path}')
+    torch.save({'weights': 1}, path)
+    assert 'cut.pth.tar' in refused(f'--resume={path}')
+    torch.save(os.system, path)     # a pickle that could run code
+    assert 'cut.pth.tar' in refused(f'--resume={path}')
+
+
+def test_a_second_run_of_the_same_name(train, refused, trained, tmp_path):
+    train('--name=run', '--epochs=2')
+    folder = tmp_path / 'logs/run'
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert '--resume' in refused('--name=run', '--epochs=1')
+    assert '--resume' in refused('--name=run', f'--resume={trained}/last.pth.tar', '--epochs=3')
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    train('--name=run', '--epochs=1', '--overwrite')
+    assert len(rows(folder / 'metrics.jsonl')) == 2
+
+
+def test_resuming_an_earlier_epoch_does_not_lose_the_later_ones(train, refused, tmp_path):
+    train('--name=run', '--epochs=1')
+    folder = tmp_path / 'logs/run'
+    shutil.copy(folder / 'last.pth.tar', folder / 'first.pth.tar')
+    train('--epochs=2', f'--resume={folder}/last.pth.tar')
+    assert 'later epochs' in refused('--epochs=2', f'--resume={folder}/first.pth.tar')
+    train('--epochs=2', f'--resume={folder}/first.pth.tar', '--overwrite')
+    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [0, 0, 1, 1]
+
+
+def test_an_epoch_that_was_logged_but_not_saved_is_trained_again(train, tmp_path):
+    train('--name=run', '--epochs=1')
+    folder = tmp_path / 'logs/run'
+    with open(folder / 'metrics.jsonl', 'a') as file:
+        file.write(json.dumps({'epoch': 1, 'split': 'train'}) + '\n')
+    train('--epochs=2', f'--resume={folder}/last.pth.tar')
+    assert [(row['epoch'], row['split']) for row in rows(folder / 'metrics.jsonl')] == [
+        (0, 'train'), (0, 'val'), (1, 'train'), (1, 'val')]
+
+
+def test_a_loss_that_becomes_nan(train, refused, tmp_path):
+    train('--name=run', '--epochs=1')
+    last = tmp_path / 'logs/run/last.pth.tar'
+    before = last.read_bytes()
+    error = refused('--epochs=2', f'--resume={last}', '--maxlr=1e38', code=1)
+    assert 'NaN' in error and last.read_bytes() == before
+
+
+def test_a_full_disk_before_the_first_epoch(refused, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10 ** 9, 10 ** 9, 10 ** 6))
+    assert 'free disk' in refused('--epochs=1')
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(train, refused, tmp_path, monkeypatch):
+    train('--name=run', '--epochs=1')
+    folder = tmp_path / 'logs/run'
+    before = (folder / 'last.pth.tar').read_bytes()
+
+    def full(checkpoint, path):
+        path.write_bytes(b'half')
+        raise RuntimeError('PytorchStreamWriter failed writing file')
+    monkeypatch.setattr(torch, 'save', full)
+    assert 'last.pth.tar' in refused('--epochs=2', f'--resume={folder}/last.pth.tar', code=1)
+    assert (folder / 'last.pth.tar').read_bytes() == before and not list(folder.glob('*.tmp'))
+
+
+def test_ctrl_c_keeps_the_last_finished_epoch(sketch_folder, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, 'main.py', *SMALL, '--workers=2', '--epochs=1000', '--name=run', f'--data_dir={sketch_folder}',
+         f'--logdir={tmp_path}'], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True)
+    last = tmp_path / 'run/last.pth.tar'
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in err and 'Ctrl-C' in err
+    assert f'{read_checkpoint(last)["epoch"]} of 1000 epochs done' in out
+
+
+def test_help_names_every_flag():
+    done = subprocess.run([sys.executable, 'main.py', '--help'], cwd=ROOT, capture_output=True, text=True)
+    for flag in ('dataset data_dir nClasses workers epochs batch-size testbatchsize learningratescheduler '
+                 'decayinterval decaylevel optimType nesterov momentum tenCrop maxlr minlr weightDecay binaryWeight '
+                 'binStart binEnd model_def inpsize name logdir printfreq verbose manualSeed resume evaluate '
+                 'pretrained_file calculateBinarizationLosses bnnModel binarizer').split():
+        assert f'--{flag}' in done.stdout, flag

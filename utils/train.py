@@ -1,0 +1,123 @@
+"""One epoch of training and one validation. Nothing in a step waits for the device."""
+import math
+import time
+
+import torch
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+
+class Meter:
+    """Sums of the loss and of the top-1 and top-5 hits over images, kept on the device."""
+
+    def __init__(self, device):
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.images = 0
+        self.start = time.perf_counter()
+        self.data_time = 0.0
+
+    def update(self, log_probs, loss, target):
+        likeliest = log_probs.topk(min(5, log_probs.size(1)), dim=1).indices
+        hits = likeliest == target.unsqueeze(1)
+        self.sums += torch.stack([loss.detach().double() * len(target), hits[:, 0].sum(), hits.sum()])
+        self.images += len(target)
+
+    def read(self):
+        """Waits for the device; loss in nats, top1 and top5 in percent, times in seconds."""
+        loss, top1, top5 = (self.sums / max(self.images, 1)).tolist()
+        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': self.images,
+                'time': time.perf_counter() - self.start, 'data_time': self.data_time}
+
+
+def batches(loader, meter, device):
+    """(images, targets) on the device; what it waits for the data is added to meter.data_time."""
+    asked = time.perf_counter()
+    for images, target in loader:
+        meter.data_time += time.perf_counter() - asked
+        yield images.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        asked = time.perf_counter()
+
+
+def check_finite(loss):
+    if not math.isfinite(loss):
+        raise FloatingPointError(f'the loss became {loss}: a lower --maxlr may help'.replace('nan', 'NaN'))
+
+
+def train_epoch(model, loader, optimizer, device, progress, printfreq):
+    """Train one epoch. Returns Meter.read(); raises FloatingPointError for a loss that is no number."""
+    model.train()
+    meter = Meter(device)
+    for step, (images, target) in enumerate(progress(batches(loader, meter, device)), start=1):
+        log_probs = model(images)
+        loss = F.nll_loss(log_probs, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        meter.update(log_probs, loss, target)
+        if step % printfreq == 0:
+            metrics = meter.read()
+            check_finite(metrics['loss'])
+            progress.show(metrics)
+    metrics = meter.read()
+    check_finite(metrics['loss'])
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise FloatingPointError('a weight became NaN or infinite, which sign layers can hide from the loss')
+    return metrics
+
+
+def predict(model, images):
+    """Log-probabilities (N, classes) of images (N, C, H, W), or of ten crops (N, 10, C, H, W).
+
+    The log-probabilities of the crops are averaged.
+    """
+    if images.dim() == 4:
+        return model(images)
+    crops = images.size(1)
+    return model(images.flatten(0, 1)).unflatten(0, (-1, crops)).mean(1)
+
+
+@torch.no_grad()
+def validate(model, loader, device, progress):
+    """Loss and accuracies in evaluation mode; each weight is binarized once for all batches."""
+    model.eval()
+    meter = Meter(device)
+    with parametrize.cached():
+        for images, target in progress(batches(loader, meter, device)):
+            log_probs = predict(model, images)
+            meter.update(log_probs, F.nll_loss(log_probs, target), target)
+    return meter.read()
+
+
+def sign_losses(x):
+    """What sign(x) loses of x: (RMSE, RMSE over the root mean square of x, mean |1 − clamp(x)²|)."""
+    squared_error = torch.where(x >= 0, x - 1, x + 1).square().mean()
+    return torch.stack([squared_error.sqrt(), (squared_error / x.square().mean()).sqrt(),
+                        (1 - x.clamp(-1, 1).square()).abs().mean()])
+
+
+@torch.no_grad()
+def binarization_losses(model, sign_type, loader, device, progress):
+    """{name: [RMSE, normalized RMSE, one-minus-square]} of the input of every sign layer.
+
+    WACV 2018, §4: measured in evaluation mode and averaged over the validation images.
+    """
+    model.eval()
+    sums = {name: torch.zeros(3, dtype=torch.float64, device=device)
+            for name, module in model.named_modules() if isinstance(module, sign_type)}
+
+    def measure(name):
+        def hook(module, inputs):
+            sums[name] += sign_losses(inputs[0].float()) * images.size(0)
+        return hook
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(measure(name)) for name in sums]
+    meter, total = Meter(device), 0
+    try:
+        with parametrize.cached():
+            for images, _ in progress(batches(loader, meter, device)):
+                predict(model, images)
+                total += images.size(0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (losses / total).tolist() for name, losses in sums.items()}
