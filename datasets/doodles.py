@@ -22,7 +22,7 @@ class Hand(random.Random):
         return self.random() < probability
 
     def times(self, fewest, most, probability=1):
-        """The numbers below a count from `fewest` to `most`, or, with the rest of luck, none."""
+        """With this probability range(n) for an n from `fewest` to `most`, else an empty range."""
         return range(self.randint(fewest, most) if self.maybe(probability) else 0)
 
 
