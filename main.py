@@ -10,6 +10,9 @@ import os
 import sys
 import warnings
 
+# Threads that wait must not spin: beside loading workers, spinning makes a step up to 10 times slower.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -34,7 +37,7 @@ def build(flags, stored):
     if flags.binEnd is None:
         flags.binEnd = max(flags.binStart, len(binarize.convolutions(model)) - 1)
     if flags.binaryWeight:
-        binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer)
+        binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer, flags.binSearch)
     if stored:
         model.load_state_dict(stored['model'])
     elif flags.pretrained_file:

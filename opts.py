@@ -66,7 +66,7 @@ def parser():
     model.add_argument('--model_def', default='sketchanetwbin', type=one_of(models.names()), metavar='NAME',
                        help=f'one of {", ".join(models.names())} (default: %(default)s)')
     model.add_argument('--inpsize', type=at_least(1), metavar='PIXELS',
-                       help="side of the network's square input (default: the model's own, 112 for doodles)")
+                       help="side of the network's square input (default: the model's own, 97 for doodles)")
     model.add_argument('--pretrained_file', metavar='FILE',
                        help='start from the weights in this checkpoint, where names and shapes agree')
 
@@ -79,6 +79,9 @@ def parser():
                         help='last one; beyond the last means to the end (default: the last but one)')
     binary.add_argument('--binarizer', choices=METHODS, default=None,
                         help='dab: two values by distribution; xnor: ±mean|W|; bnn: ±1 (default: dab)')
+    binary.add_argument('--binSearch', choices=('fast', 'exact'), default='fast',
+                        help='of dab: fast finds the same optimum without sorting every filter, on the CPU '
+                             '(default: %(default)s)')
     binary.add_argument('--bnnModel', action='store_true', help='the same as --binarizer=bnn')
     binary.add_argument('--calculateBinarizationLosses', action='store_true',
                         help='at the end, print what each sign layer loses of its input')
@@ -166,7 +169,7 @@ def complete(flags):
     flags.binarizer = flags.binarizer or ('bnn' if flags.bnnModel else 'dab')
     if flags.inpsize is None:
         own = models.default_inpsize(flags.model_def)
-        flags.inpsize = min(own, 112) if flags.dataset == 'doodles' else own
+        flags.inpsize = min(own, 97) if flags.dataset == 'doodles' else own
     if flags.name is None:
         binary = f'-{flags.binarizer}' if flags.binaryWeight else ''
         flags.name = f'{flags.dataset}-{flags.model_def}{binary}'

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from . import native
+
 
 class DAB:
     """Distribution-aware binarization: the least-squares best two values of every filter.
@@ -153,6 +155,29 @@ class _StraightThrough(torch.autograd.Function):
         return (gradient * factor.view(gradient.shape)).to(gradient.dtype), None, None
 
 
+class _NativeDAB(torch.autograd.Function):
+    """What projection and _StraightThrough do under 'dab', fused on the CPU (utils/native.cpp).
+
+    forward projects `projected` (the latent tensor or a copy of it) in place. The split is as exact
+    as DAB.split's: a histogram bounds J between its edges, and only the bins that may hold the
+    optimum are sorted.
+    """
+
+    @staticmethod
+    def forward(ctx, latent, projected):
+        two_valued = torch.empty_like(projected)
+        alpha, beta, boundary, marked = projected.new_empty(4, len(projected))
+        native.call('dab_forward', projected, two_valued, alpha, beta, boundary, marked)
+        ctx.save_for_backward(projected, alpha, beta, boundary, marked)
+        return two_valued
+
+    @staticmethod
+    def backward(ctx, gradient):
+        latent_gradient = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+        native.call('dab_backward', gradient.contiguous(), *ctx.saved_tensors, latent_gradient)
+        return latent_gradient, None
+
+
 class Binarization(nn.Module):
     """The parametrization of a convolution's weight: latent parameter in, two-valued weight out.
 
@@ -162,15 +187,16 @@ class Binarization(nn.Module):
     projection can differ, where the clamp has moved a mean.
     """
 
-    def __init__(self, method):
+    def __init__(self, method, search='fast'):
         super().__init__()
-        self.method = method
+        self.method, self.search = method, search
 
     def forward(self, latent):
         in_step = self.training and torch.is_grad_enabled()
-        with torch.no_grad():
-            projected = project_(latent if in_step else latent.clone())
-        return _StraightThrough.apply(latent, projected, self.method)
+        projected = latent.detach() if in_step else latent.detach().clone()
+        if self.method == 'dab' and self.search == 'fast' and native.takes(projected):
+            return _NativeDAB.apply(latent, projected)
+        return _StraightThrough.apply(latent, project_(projected), self.method)
 
 
 def convolutions(model):
@@ -189,13 +215,14 @@ def binarized(model):
     return [(name, conv) for _, name, conv in convolutions(model) if binarization(conv)]
 
 
-def wrap(model, binStart, binEnd, method='dab'):
+def wrap(model, binStart, binEnd, method='dab', search='fast'):
     """Binarize the weights of the convolutions binStart … binEnd (both inclusive) and return model.
 
     The stored parameter, `parametrizations.weight.original`, is the latent weight that the
     optimizer owns; `conv.weight` is the binarized one. A binEnd beyond the last convolution means
-    "to the end". Where a filter has one weight the layer stays real, with a warning. Raises
-    ValueError for a range without a convolution, an unknown method, or a model wrapped before.
+    "to the end". Where a filter has one weight the layer stays real, with a warning. search: 'fast'
+    splits without sorting where it can (float32 on the CPU, with a C++ compiler), 'exact' sorts.
+    Raises ValueError for a range without a convolution, an unknown method, or a model wrapped before.
     """
     _method(method)
     layers = convolutions(model)
@@ -210,7 +237,7 @@ def wrap(model, binStart, binEnd, method='dab'):
             warnings.warn(f'convolution {name} stays real: its filters have a single weight')
             continue
         # unsafe=True only skips a trial call, which would project the weights before training.
-        parametrize.register_parametrization(conv, 'weight', Binarization(method), unsafe=True)
+        parametrize.register_parametrization(conv, 'weight', Binarization(method, search), unsafe=True)
     return model
 
 

@@ -1,0 +1,164 @@
+"""The fused binarization (utils/native.cpp) against the PyTorch one, which test_binarize.py holds."""
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import models
+from test_binarize import KINDS, best_objective, filters, objective
+from utils import binarize, native
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason='no C++ compiler')
+SHAPES = [(8, 16, 3, 3), (5, 3, 5, 5), (4, 1, 3, 3), (7, 2, 1, 1), (6, 512, 1, 1), (3, 256, 7, 7)]
+
+
+def native_split(weight):
+    """W~, alpha, beta, boundary, K of weights that are projected in place."""
+    two_valued = torch.empty_like(weight)
+    values = torch.empty(4, len(weight))
+    native.call('dab_forward', weight, two_valued, *values)
+    return two_valued, *values
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('n', [2, 3, 4, 9, 100, 2500, 100_000])
+def test_the_split_is_the_optimum(kind, n):
+    weight = filters(kind, n).clamp(-1, 1).view(4, 1, 1, n)    # one channel: centring leaves it alone
+    two_valued, alpha, beta, boundary, marked = native_split(weight)
+    for row, w, a, b, t, k in zip(weight.flatten(1).numpy(), two_valued.flatten(1).numpy(), *(
+            values.tolist() for values in (alpha, beta, boundary, marked))):
+        e = row > np.float32(t)
+        if e.any():
+            assert k == e.sum() < n
+            centred = row.astype(np.float64) - row.astype(np.float64).mean()
+            assert objective(centred, e) >= best_objective(centred) * (1 - 1e-6) - 1e-15
+            np.testing.assert_allclose(a, row[e].mean(dtype=np.float64), rtol=1e-6)
+            np.testing.assert_allclose(b, row[~e].mean(dtype=np.float64), rtol=1e-6)
+        else:
+            assert row.min() == row.max() == a == b
+        np.testing.assert_array_equal(w, np.where(e, np.float32(a), np.float32(b)))
+
+
+def adversarial_rows():
+    """Filters made against histograms and against searches that start at the last boundary."""
+    rng = np.random.default_rng(5)
+    n = 3000
+    yield 'one outlier far away', np.r_[rng.normal(0, 1e-6, n - 1), 1.0]
+    yield 'two outliers', np.r_[rng.normal(0, 1e-4, n - 2), -1.0, 1.0]
+    yield 'three clusters of ties', np.repeat([-0.9, 0.1, 0.100001], n // 3)
+    yield 'neighbouring floats', np.where(rng.random(n) < 0.5, 0.1, np.nextafter(np.float32(0.1), np.float32(1)))
+    yield 'tiny', rng.normal(0, 1e-30, n)
+    yield 'geometric', np.float64(0.99) ** np.arange(n)
+    yield 'two nearly equal optima', np.r_[np.full(n // 3, -1.0), np.full(n // 3, 0.0), np.full(n // 3, 0.99999)]
+    yield 'at the clamp', np.sign(rng.normal(size=n))
+
+
+@pytest.mark.parametrize('name, row', list(adversarial_rows()))
+def test_adversarial_filters(name, row):
+    weight = torch.tensor(row, dtype=torch.float32).view(1, 1, 1, -1)
+    two_valued, _, _, boundary, _ = native_split(weight)
+    row = weight.flatten().double().numpy()
+    scale = np.abs(row).max()
+    centred = (row - row.mean()) / scale
+    e = row > boundary.item()
+    assert 0 < e.sum() < len(e)
+    assert objective(centred, e) >= best_objective(centred) * (1 - 1e-6)
+
+
+def pair(shape, groups=1):
+    """The same convolution twice: fast in float32, and exact in float64, whose split no rounding moves."""
+    convs = []
+    for search in ('fast', 'exact'):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(shape[1] * groups, shape[0], shape[2:], groups=groups, bias=False)
+        nn.init.normal_(conv.weight, std=0.6)
+        convs.append(binarize.wrap(conv, 1, 1, search=search))
+    return convs[0], convs[1].double()
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('threads', [1, 2])
+def test_forward_and_backward_equal_those_in_pytorch(shape, threads):
+    fast, exact = pair(shape, groups=shape[0] if shape[1] == 1 else 1)
+    torch.set_num_threads(threads)
+    try:
+        gradient = torch.randn(fast.parametrizations.weight.original.shape)
+        (fast.weight * gradient).sum().backward()
+        (exact.weight * gradient.double()).sum().backward()
+    finally:
+        torch.set_num_threads(1)
+    a, b = (conv.parametrizations.weight.original for conv in (fast, exact))
+    assert shape == (7, 2, 1, 1) or (a.abs() == 1).any()            # the clamp and [|W| < 1] matter
+    torch.testing.assert_close(a, b.float(), rtol=0, atol=2e-7)     # the projected latent weights
+    torch.testing.assert_close(a.grad, b.grad.float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast.eval().weight, exact.eval().weight.float(), rtol=1e-5, atol=1e-7)
+
+
+def test_evaluation_leaves_the_latent_weights_and_passes_gradients():
+    fast, exact = (conv.eval() for conv in pair((8, 16, 3, 3)))
+    before = fast.parametrizations.weight.original.detach().clone()
+    fast.weight.square().sum().backward()
+    exact.weight.square().sum().backward()
+    latent = fast.parametrizations.weight.original
+    assert torch.equal(latent, before)
+    torch.testing.assert_close(latent.grad, exact.parametrizations.weight.original.grad.float())
+
+
+def test_nan_shows():
+    conv, _ = pair((8, 16, 3, 3))
+    with torch.no_grad():
+        conv.parametrizations.weight.original[3, 0, 0, 0] = torch.nan
+    assert conv.weight[3].isnan().any() and not conv.weight[:3].isnan().any()
+
+
+def test_what_the_library_cannot_take_goes_through_pytorch(monkeypatch):
+    fast, _ = pair((8, 16, 3, 3))
+    monkeypatch.setattr(native, 'call', None)
+    with pytest.raises(TypeError):
+        fast.weight
+    assert fast.double().weight.dtype == torch.float64
+    monkeypatch.setattr(native, 'library', lambda: None)
+    assert fast.float().weight.dtype == torch.float32
+
+
+def test_no_compiler_is_said_once_and_is_no_error(monkeypatch):
+    monkeypatch.setenv('CXX', '/nowhere/compiler')
+    monkeypatch.setenv('XDG_CACHE_HOME', '/proc/nowhere')
+    native.library.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match='slower'):
+            assert native.library() is None
+    finally:
+        native.library.cache_clear()
+
+
+def test_every_filter_stays_at_the_optimum_over_300_real_steps():
+    """J of what the layers compute with, in float64, from initialization on (a small Sketch-A-Net)."""
+    torch.manual_seed(0)
+    model = binarize.wrap(models.build('sketchanetwbin', 5, channels=1, inpsize=81), 3, 7)
+    layers = [conv for _, conv in binarize.binarized(model)]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    loss = nn.NLLLoss()
+    for step in range(300):
+        target = torch.randint(5, (2,))
+        images = torch.randn(2, 1, 81, 81) * 0.3 + (target / 5).view(-1, 1, 1, 1)
+        optimizer.zero_grad()
+        loss(model(images), target).backward()
+        if step < 10 or step % 10 == 0:
+            for conv in layers:     # the gradient has not moved the projected weights yet
+                check_optimal(conv, filters=slice(step % 16, None, 16))
+        optimizer.step()
+
+
+def check_optimal(conv, filters):
+    with torch.no_grad():
+        rows = conv.parametrizations.weight.original[filters].flatten(1).double()
+        ordered, _ = rows.sort(1, descending=True)
+        sums, n = ordered.cumsum(1), rows.size(1)
+        counts = torch.arange(1, n, dtype=torch.float64)
+        best = (sums[:, :-1] ** 2 / counts + (sums[:, -1:] - sums[:, :-1]) ** 2 / (n - counts)).max(1).values
+        used = conv.weight[filters].flatten(1)
+        e = used == used.max(1, keepdim=True).values
+        marked, k = (rows * e).sum(1), e.sum(1)
+        used_objective = marked ** 2 / k + (rows.sum(1) - marked) ** 2 / (n - k)
+        assert (used_objective >= best * (1 - 1e-6)).all()
