@@ -14,15 +14,15 @@ import warnings
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import datasets
 import models
 from models.blocks import Sign
 from opts import parse
-from utils import binarize, checkpoint, optim, train
+from utils import binarize, checkpoint, optim, parallel, train
 from utils.describe import describe, loss_table
-from utils.record import Progress, Run, summary
+from utils.record import Progress, Run, SilentRun, summary
 
 
 def build(flags, stored):
@@ -42,7 +42,7 @@ def build(flags, stored):
         model.load_state_dict(stored['model'])
     elif flags.pretrained_file:
         anew = checkpoint.load_pretrained(model, flags.pretrained_file)
-        print(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
+        say(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
     if flags.batch_size == 1:   # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
         copy.deepcopy(model)(torch.zeros(1, data.channels, flags.inpsize, flags.inpsize))
     if flags.calculateBinarizationLosses and not any(isinstance(layer, Sign) for layer in model.modules()):
@@ -51,12 +51,17 @@ def build(flags, stored):
 
 
 def loaders(data, flags, device):
-    """Training and validation batches; a last lone training image, too few for BatchNorm, is left out."""
+    """This process's share of the training and validation batches.
+
+    A last lone training image, too few for BatchNorm, is left out; no validation image is.
+    """
     common = {'num_workers': flags.workers, 'pin_memory': device.type == 'cuda'}
-    lone = flags.batch_size > 1 and len(data.train) % flags.batch_size == 1
-    return (DataLoader(data.train, flags.batch_size, shuffle=True, generator=torch.Generator(),
-                       drop_last=lone, **common),
-            DataLoader(data.val, flags.testbatchsize, **common))
+    rank, processes = parallel.rank(), parallel.processes()
+    sampler = DistributedSampler(data.train, processes, rank, seed=flags.manualSeed)
+    lone = flags.batch_size > 1 and len(sampler) % flags.batch_size == 1
+    share = Subset(data.val, range(rank, len(data.val), processes))
+    return (DataLoader(data.train, flags.batch_size, sampler=sampler, drop_last=lone, **common),
+            DataLoader(share, flags.testbatchsize, **common))
 
 
 def open_run(flags, stored, model):
@@ -65,6 +70,8 @@ def open_run(flags, stored, model):
                                       flags.weightDecay, flags.momentum, flags.nesterov)
     if stored:
         optimizer.load_state_dict(stored['optimizer'])
+    if parallel.rank() > 0:
+        return optimizer, SilentRun()
     checkpoint.check_room(flags.logdir, model)
     folder = os.path.join(flags.logdir, flags.name)
     return optimizer, Run(folder, vars(flags), flags.resume, stored, flags.overwrite)
@@ -76,16 +83,20 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
     run.weights(model)
     if stored:
         checkpoint.restore_random_state(stored['rng'])
+    replica = parallel.replicate(model, device, flags.syncBN and device.type == 'cuda')
     try:
         for epoch in range(first, flags.epochs):
             lr = optim.SCHEDULES[flags.learningratescheduler](
                 epoch, flags.maxlr, flags.minlr, flags.decayinterval, flags.decaylevel)
             optim.set_learning_rate(optimizer, lr)
             data.train.set_epoch(epoch)
-            batches[0].generator.manual_seed(flags.manualSeed + epoch)
+            batches[0].sampler.set_epoch(epoch)
+            if parallel.rank() > 0:     # other dropout than in the first process, whose state is saved
+                torch.manual_seed((flags.manualSeed + epoch) * parallel.processes() + parallel.rank())
             progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(batches[0]))
-            metrics = train.train_epoch(model, batches[0], optimizer, device, progress, flags.printfreq)
+            metrics = train.train_epoch(replica, batches[0], optimizer, device, progress, flags.printfreq)
             run.epoch('train', epoch, metrics, lr)
+            parallel.agree_on_buffers(model)
             metrics = train.validate(model, batches[1], device, Progress('validation', len(batches[1])))
             run.epoch('val', epoch, metrics, lr)
             run.weights(model, epoch)
@@ -100,16 +111,22 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
         run.close()
 
 
+def say(text):
+    if parallel.rank() == 0:
+        print(text, flush=True)
+
+
 def fail(error, code):
-    sys.stderr.write(f'main.py: error: {error}\n')
+    if parallel.rank() == 0 or isinstance(error, datasets.ImageError):
+        sys.stderr.write(f'main.py: error: {error}\n')
     sys.exit(code)
 
 
 def main(arguments=None):
     warnings.formatwarning = lambda message, *_, **__: f'main.py: warning: {message}\n'
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    torch.backends.cudnn.benchmark = True
     flags, stored = parse(arguments)
+    device = parallel.start()
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(flags.manualSeed)
     try:
         data, model = build(flags, stored)
@@ -121,20 +138,23 @@ def main(arguments=None):
         fail(error, 2)
     try:
         if flags.evaluate:
-            print(summary('val', train.validate(
-                model, batches[1], device, Progress('validation', len(batches[1])))))
+            metrics = train.validate(model, batches[1], device, Progress('validation', len(batches[1])))
+            say(summary('val', metrics))
         else:
             run.say(describe(model, data.channels, flags.inpsize, device, flags.verbose))
             if flags.nesterov and flags.optimType != 'sgd':
                 run.say(f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum')
+            if flags.syncBN and device.type == 'cpu':
+                run.say('--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only')
             learn(flags, stored, data, model, optimizer, run, batches, device)
         if flags.calculateBinarizationLosses:
             progress = Progress('binarization losses', len(batches[1]))
-            print(loss_table(train.binarization_losses(model, Sign, batches[1], device, progress)))
+            say(loss_table(train.binarization_losses(model, Sign, batches[1], device, progress)))
     except KeyboardInterrupt:
         fail('stopped by Ctrl-C', 130)
     except (datasets.ImageError, FloatingPointError, OSError) as error:
         fail(error, 1)
+    parallel.stop()
 
 
 if __name__ == '__main__':

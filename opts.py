@@ -90,7 +90,7 @@ def parser():
     training.add_argument('--epochs', type=at_least(0), default=15, metavar='N',
                           help='passes over the training set, resumed ones included (default: %(default)s)')
     training.add_argument('--batch-size', type=at_least(1), default=32, metavar='IMAGES',
-                          help='images in a training step (default: %(default)s)')
+                          help='images in a training step of one process (default: %(default)s)')
     training.add_argument('--testbatchsize', type=at_least(1), default=32, metavar='IMAGES',
                           help='images in a validation step, ten crops each with --tenCrop (default: %(default)s)')
     training.add_argument('--optimType', type=one_of(list(OPTIMIZERS)), default='adam', metavar='NAME',
@@ -111,6 +111,8 @@ def parser():
                           help='epochs between two decays of the learning rate (default: %(default)s)')
     training.add_argument('--decaylevel', type=at_least(1, float, above=True), default=2.0, metavar='X',
                           help='what a decay divides the learning rate by (default: %(default)s)')
+    training.add_argument('--syncBN', action='store_true',
+                          help='under torchrun, BatchNorm statistics over all processes (GPUs only)')
     training.add_argument('--manualSeed', type=at_least(0), default=0, metavar='N',
                           help='seed of initialization, data order and augmentation (default: %(default)s)')
 

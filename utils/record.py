@@ -17,6 +17,7 @@ import torch
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from . import parallel
 from .binarize import binarized, layer_split
 from .checkpoint import read_checkpoint, write_checkpoint, write_whole
 
@@ -31,7 +32,7 @@ class Progress:
 
     def __call__(self, iterable):
         self.bar = tqdm(iterable, self.title, self.total, leave=False, dynamic_ncols=True,
-                        disable=not sys.stderr.isatty())
+                        disable=parallel.rank() > 0 or not sys.stderr.isatty())
         return self.bar
 
     def show(self, metrics):
@@ -130,6 +131,17 @@ class Run:
     def close(self):
         self.events.close()
         self.log.close()
+
+
+class SilentRun:
+    """Stands for the Run in all processes but the first, which alone records."""
+
+    saved = folder = None
+
+    def nothing(self, *_, **__):
+        pass
+
+    say = epoch = weights = save = close = nothing
 
 
 def summary(split, metrics, prefix=''):

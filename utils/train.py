@@ -6,6 +6,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from . import parallel
+
 
 class Meter:
     """Sums of the loss and of the top-1 and top-5 hits over images, kept on the device."""
@@ -23,9 +25,12 @@ class Meter:
         self.images += len(target)
 
     def read(self):
-        """Waits for the device; loss in nats, top1 and top5 in percent, times in seconds."""
-        loss, top1, top5 = (self.sums / max(self.images, 1)).tolist()
-        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': self.images,
+        """Over all processes; waits for them and for the device. Loss in nats, top1 and top5 in
+        percent, times in seconds.
+        """
+        *sums, images = parallel.sum_(torch.cat([self.sums, self.sums.new_tensor([self.images])])).tolist()
+        loss, top1, top5 = (value / max(images, 1) for value in sums)
+        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': int(images),
                 'time': time.perf_counter() - self.start, 'data_time': self.data_time}
 
 
@@ -102,22 +107,22 @@ def binarization_losses(model, sign_type, loader, device, progress):
     WACV 2018, §4: measured in evaluation mode and averaged over the validation images.
     """
     model.eval()
-    sums = {name: torch.zeros(3, dtype=torch.float64, device=device)
+    sums = {name: torch.zeros(4, dtype=torch.float64, device=device)
             for name, module in model.named_modules() if isinstance(module, sign_type)}
 
     def measure(name):
         def hook(module, inputs):
-            sums[name] += sign_losses(inputs[0].float()) * images.size(0)
+            losses = sign_losses(inputs[0].float())
+            sums[name] += torch.cat([losses, losses.new_ones(1)]) * images.size(0)
         return hook
 
     hooks = [model.get_submodule(name).register_forward_pre_hook(measure(name)) for name in sums]
-    meter, total = Meter(device), 0
+    meter = Meter(device)
     try:
         with parametrize.cached():
             for images, _ in progress(batches(loader, meter, device)):
                 predict(model, images)
-                total += images.size(0)
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: (losses / total).tolist() for name, losses in sums.items()}
+    return {name: (parallel.sum_(total)[:3] / total[3]).tolist() for name, total in sums.items()}

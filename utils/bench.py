@@ -1,0 +1,198 @@
+"""Benchmarks: what binarization costs, against the real-valued network, in one interleaved run.
+
+    python3 -m utils.bench step                              a training step of three networks
+    python3 -m utils.bench step --model_def=alexnetwbin --batch-size=16 --binEnd=7
+    python3 -m utils.bench eval                              a validation pass with ten crops
+    python3 -m utils.bench data --data_dir=DIR               the sketch training transform
+
+Prints medians of the rounds, their ratio (ours / baseline) and the quartiles of the ratio; with
+--json, a list of {case, baseline_s, ours_s, ratio} on the last line.
+"""
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # as main.py does
+
+import torch
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+import datasets
+import models
+from utils import binarize, train
+
+NETWORKS = [    # name, batch size, channels, binStart, binEnd
+    ('sketchanetwbin', 32, 1, 2, 7),
+    ('resnetwbin18', 16, 1, 2, 100),
+    ('bincifar', 64, 3, 2, 7),
+]
+
+
+def interleave(baseline, ours, rounds):
+    """Seconds of both functions, called in turn `rounds` times after one call to warm up: two lists."""
+    times = ([], [])
+    for _ in range(rounds + 1):
+        for function, seconds in zip((baseline, ours), times):
+            start = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - start)
+    return times[0][1:], times[1][1:]
+
+
+def row(case, baseline, ours):
+    """Prints the line of a case; returns its JSON object."""
+    ratios = [a / b for a, b in zip(ours, baseline)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    seconds = statistics.median(baseline), statistics.median(ours)
+    ratio = seconds[1] / seconds[0]
+    print(f'{case:44} {seconds[0] * 1e3:10.2f} {seconds[1] * 1e3:10.2f} {ratio:8.3f}   {low:.3f} – {high:.3f}',
+          flush=True)
+    return {'case': case, 'baseline_s': seconds[0], 'ours_s': seconds[1], 'ratio': ratio}
+
+
+def network(name, channels, binStart, binEnd, search):
+    """The real-valued network (search None) or the binarized one, from the same initialization."""
+    torch.manual_seed(0)
+    model = models.build(name, 250, channels=channels)
+    return binarize.wrap(model, binStart, binEnd, search=search) if search else model
+
+
+def stepper(name, batch, channels, binStart, binEnd, search):
+    """A function that does one training step with Adam on fixed random images."""
+    model = network(name, channels, binStart, binEnd, search).train()
+    images = torch.randn(batch, channels, *[models.default_inpsize(name)] * 2)
+    target = torch.arange(batch) % 250
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step():
+        loss = F.nll_loss(model(images), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return step
+
+
+def copy_bandwidth():
+    """Bytes per second that a large copy reads and writes."""
+    source = torch.zeros(2 ** 25)
+    target = torch.zeros_like(source)
+    seconds, _ = interleave(lambda: target.copy_(source), lambda: None, rounds=9)
+    return 2 * source.nbytes / statistics.median(seconds)
+
+
+def peak_memory(*arguments):
+    """Megabytes of peak resident memory of a fresh process that does three training steps."""
+    step = stepper(*arguments)
+    for _ in range(3):
+        step()
+    with open('/proc/self/status') as status:   # ru_maxrss would count the parent before the exec
+        return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
+
+
+def bench_step(options):
+    bandwidth = copy_bandwidth()
+    rows = []
+    for case in networks(options):
+        baseline, ours = (stepper(*case, search) for search in (None, options.binSearch))
+        title = f'step {case[0]} batch {case[1]} convolutions {case[3]}-{case[4]}'
+        rows.append(row(title, *interleave(baseline, ours, options.rounds)))
+        del baseline, ours
+        weights, _ = binarize.weight_bits(network(*case[:1], *case[2:], 'exact'))
+        # Forward: latent weights read and written, W~ written. Backward: two tensors read, one written.
+        floor = 6 * 4 * weights / bandwidth
+        real, binary = (fresh(peak_memory, *case, search) for search in (None, options.binSearch))
+        print(f'  {weights / 1e6:.1f} M binarized weights; moving them takes at least {floor * 1e3:.1f} ms at '
+              f'{bandwidth / 1e9:.1f} GB/s; peak memory {real:.0f} -> {binary:.0f} MB, ratio {binary / real:.3f}')
+        rows.append({'case': title.replace('step', 'peak MB'), 'baseline_s': real, 'ours_s': binary,
+                     'ratio': binary / real})
+    return rows
+
+
+def fresh(function, *arguments):
+    """function(*arguments) in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def bench_eval(options):
+    rows = []
+    for case in networks(options):
+        name, _, channels, *_ = case
+        crops = torch.randn(2, 10, channels, *[models.default_inpsize(name)] * 2)
+        real, binary = (network(name, *case[2:], search).eval() for search in (None, options.binSearch))
+
+        def validation(model, cached):
+            with torch.no_grad(), parametrize.cached() if cached else torch.no_grad():
+                for _ in range(2):
+                    train.predict(model, crops)
+
+        title = f'eval {name} 2 batches of 2 × 10 crops'
+        rows.append(row(title, *interleave(
+            lambda: validation(real, True), lambda: validation(binary, True), options.rounds)))
+    return rows
+
+
+def bench_data(options):
+    plain, ours = (datasets.load('tuberlin', options.data_dir, options.inpsize, plain=plain).train
+                   for plain in (True, False))
+    indices = torch.randperm(len(plain), generator=torch.Generator().manual_seed(0))[:options.images].tolist()
+
+    def reader(images):
+        return lambda: [images[index] for index in indices]
+
+    torch.set_num_threads(1)    # as in a loading worker
+    rows = [row(f'data {len(indices)} sketches at {options.inpsize}, one process',
+                *interleave(reader(plain), reader(ours), options.rounds))]
+    print(f'  {len(indices) / rows[0]["baseline_s"]:.0f} -> {len(indices) / rows[0]["ours_s"]:.0f} images/s')
+    return rows
+
+
+def networks(options):
+    if options.model_def is None:
+        return NETWORKS
+    return [(options.model_def, options.batch_size, options.channels, options.binStart, options.binEnd)]
+
+
+def machine():
+    try:
+        with open('/proc/cpuinfo') as file:
+            name = next(line.split(': ')[1].strip() for line in file if line.startswith('model name'))
+    except (OSError, StopIteration):
+        name = platform.processor()
+    return f'{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}'
+
+
+def main():
+    parser = argparse.ArgumentParser('python3 -m utils.bench', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', choices=('step', 'data', 'eval'))
+    parser.add_argument('--model_def', choices=models.names(), metavar='NAME')
+    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--channels', type=int, default=1)
+    parser.add_argument('--binStart', type=int, default=2)
+    parser.add_argument('--binEnd', type=int, default=100)
+    parser.add_argument('--binSearch', choices=('fast', 'exact'), default='fast')
+    parser.add_argument('--data_dir', default='data/tuberlin')
+    parser.add_argument('--inpsize', type=int, default=225)
+    parser.add_argument('--images', type=int, default=200)
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--json', action='store_true')
+    options = parser.parse_args()
+    print(machine())
+    print(f'{"case":44} {"baseline ms":>10} {"ours ms":>10} {"ratio":>8}   quartiles')
+    try:
+        rows = {'step': bench_step, 'data': bench_data, 'eval': bench_eval}[options.what](options)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    if options.json:
+        print(json.dumps(rows))
+
+
+if __name__ == '__main__':
+    main()
