@@ -43,6 +43,9 @@ def build(flags, stored):
     elif flags.pretrained_file:
         anew = checkpoint.load_pretrained(model, flags.pretrained_file)
         say(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
+    if flags.channelsLast:
+        model.register_forward_pre_hook(
+            lambda _, inputs: inputs[0].contiguous(memory_format=torch.channels_last))
     if flags.batch_size == 1:   # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
         copy.deepcopy(model)(torch.zeros(1, data.channels, flags.inpsize, flags.inpsize))
     if flags.calculateBinarizationLosses and not any(isinstance(layer, Sign) for layer in model.modules()):
@@ -83,7 +86,13 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
     run.weights(model)
     if stored:
         checkpoint.restore_random_state(stored['rng'])
+    amp = getattr(torch, flags.amp) if flags.amp else None
+    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
+    if stored and 'scaler' in stored:
+        scaler.load_state_dict(stored['scaler'])
     replica = parallel.replicate(model, device, flags.syncBN and device.type == 'cuda')
+    if flags.compile:
+        replica = torch.compile(replica)
     try:
         for epoch in range(first, flags.epochs):
             lr = optim.SCHEDULES[flags.learningratescheduler](
@@ -94,16 +103,18 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
             if parallel.rank() > 0:     # other dropout than in the first process, whose state is saved
                 torch.manual_seed((flags.manualSeed + epoch) * parallel.processes() + parallel.rank())
             progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(batches[0]))
-            metrics = train.train_epoch(replica, batches[0], optimizer, device, progress, flags.printfreq)
+            metrics = train.train_epoch(
+                replica, batches[0], optimizer, device, progress, flags.printfreq, amp, scaler)
             run.epoch('train', epoch, metrics, lr)
             parallel.agree_on_buffers(model)
-            metrics = train.validate(model, batches[1], device, Progress('validation', len(batches[1])))
+            progress = Progress('validation', len(batches[1]))
+            metrics = train.validate(model, batches[1], device, progress, amp)
             run.epoch('val', epoch, metrics, lr)
             run.weights(model, epoch)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
             run.say(f'best Prec@1 so far {best:.2f}')
             run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, 'model': model.state_dict(),
-                      'optimizer': optimizer.state_dict(), 'rng': checkpoint.random_state(),
+                      'optimizer': optimizer.state_dict(), 'rng': checkpoint.random_state(), 'scaler': scaler.state_dict(),
                       'flags': vars(flags), 'classes': data.classes, 'channels': data.channels}, is_best)
     finally:
         run.say(f'{run.saved} of {flags.epochs} epochs done' + (f', best Prec@1 {best:.2f}' if run.saved else '') +
@@ -138,7 +149,9 @@ def main(arguments=None):
         fail(error, 2)
     try:
         if flags.evaluate:
-            metrics = train.validate(model, batches[1], device, Progress('validation', len(batches[1])))
+            progress = Progress('validation', len(batches[1]))
+            amp = getattr(torch, flags.amp) if flags.amp else None
+            metrics = train.validate(model, batches[1], device, progress, amp)
             say(summary('val', metrics))
         else:
             run.say(describe(model, data.channels, flags.inpsize, device, flags.verbose))

@@ -111,6 +111,11 @@ def parser():
                           help='epochs between two decays of the learning rate (default: %(default)s)')
     training.add_argument('--decaylevel', type=at_least(1, float, above=True), default=2.0, metavar='X',
                           help='what a decay divides the learning rate by (default: %(default)s)')
+    training.add_argument('--amp', choices=('bfloat16', 'float16'),
+                          help='compute under autocast in this type; latent weights stay float32 (default: off)')
+    training.add_argument('--channelsLast', action=switch, default=False,
+                          help='run the convolutions on channels-last activations')
+    training.add_argument('--compile', action=switch, default=False, help='train through torch.compile')
     training.add_argument('--syncBN', action='store_true',
                           help='under torchrun, BatchNorm statistics over all processes (GPUs only)')
     training.add_argument('--manualSeed', type=at_least(0), default=0, metavar='N',

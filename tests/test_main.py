@@ -147,6 +147,15 @@ def test_binarizers(train, tmp_path, flags, method):
     assert json.loads((tmp_path / 'logs/run/flags.json').read_text())['binarizer'] == method
 
 
+@pytest.mark.parametrize('method', ['dab', 'xnor', 'bnn'])
+@pytest.mark.parametrize('flag', ['--amp=bfloat16', '--amp=float16', '--channelsLast', '--compile'])
+def test_faster_arithmetic(train, tmp_path, flag, method):
+    train('--name=run', '--epochs=1', flag, f'--binarizer={method}')
+    checkpoint = read_checkpoint(tmp_path / 'logs/run/last.pth.tar')
+    latent = checkpoint['model']['features.conv2.parametrizations.weight.original']
+    assert latent.dtype == torch.float32 and latent.is_contiguous() and latent.isfinite().all()
+
+
 def test_a_real_network_and_starting_from_pretrained_weights(train, tmp_path, capsys):
     train('--name=real', '--epochs=1', '--no-binaryWeight')
     assert 'binarized weights: none' in capsys.readouterr().out

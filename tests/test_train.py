@@ -89,8 +89,8 @@ def test_metrics_are_weighted_by_images_and_top5_counts_five():
 def test_validation_binarizes_every_weight_once(monkeypatch):
     model = binarize.wrap(models.build('sketchanetwbin', 3, channels=1, inpsize=81), 2, 7)
     calls = []
-    split_rows = binarize._split_rows
-    monkeypatch.setattr(binarize, '_split_rows', lambda *arguments: calls.append(1) or split_rows(*arguments))
+    forward = binarize.Binarization.forward
+    monkeypatch.setattr(binarize.Binarization, 'forward', lambda self, w: calls.append(1) or forward(self, w))
     batches = [(torch.randn(2, 1, 81, 81), torch.tensor([0, 1]))] * 3
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     train.validate(model, batches, CPU, quiet(batches))

@@ -191,6 +191,7 @@ class Binarization(nn.Module):
         super().__init__()
         self.method, self.search = method, search
 
+    @torch.compiler.disable     # in-place projection and the native library are opaque to it
     def forward(self, latent):
         in_step = self.training and torch.is_grad_enabled()
         projected = latent.detach() if in_step else latent.detach().clone()

@@ -48,16 +48,23 @@ def check_finite(loss):
         raise FloatingPointError(f'the loss became {loss}: a lower --maxlr may help'.replace('nan', 'NaN'))
 
 
-def train_epoch(model, loader, optimizer, device, progress, printfreq):
-    """Train one epoch. Returns Meter.read(); raises FloatingPointError for a loss that is no number."""
+def train_epoch(model, loader, optimizer, device, progress, printfreq, amp=None, scaler=None):
+    """Train one epoch; returns Meter.read().
+
+    amp: the dtype of autocast or None; scaler: a GradScaler, which float16 needs. Raises
+    FloatingPointError for a loss or a weight that is no number.
+    """
+    scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
     model.train()
     meter = Meter(device)
     for step, (images, target) in enumerate(progress(batches(loader, meter, device)), start=1):
-        log_probs = model(images)
+        with torch.autocast(device.type, amp, enabled=amp is not None):
+            log_probs = model(images).float()
         loss = F.nll_loss(log_probs, target)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         meter.update(log_probs, loss, target)
         if step % printfreq == 0:
             metrics = meter.read()
@@ -82,13 +89,14 @@ def predict(model, images):
 
 
 @torch.no_grad()
-def validate(model, loader, device, progress):
+def validate(model, loader, device, progress, amp=None):
     """Loss and accuracies in evaluation mode; each weight is binarized once for all batches."""
     model.eval()
     meter = Meter(device)
     with parametrize.cached():
         for images, target in progress(batches(loader, meter, device)):
-            log_probs = predict(model, images)
+            with torch.autocast(device.type, amp, enabled=amp is not None):
+                log_probs = predict(model, images).float()
             meter.update(log_probs, F.nll_loss(log_probs, target), target)
     return meter.read()
 
