@@ -86,7 +86,6 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
     run.weights(model)
     if stored:
         checkpoint.restore_random_state(stored['rng'])
-    amp = getattr(torch, flags.amp) if flags.amp else None
     scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
     if stored and 'scaler' in stored:
         scaler.load_state_dict(stored['scaler'])
@@ -104,11 +103,11 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
                 torch.manual_seed((flags.manualSeed + epoch) * parallel.processes() + parallel.rank())
             progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(batches[0]))
             metrics = train.train_epoch(
-                replica, batches[0], optimizer, device, progress, flags.printfreq, amp, scaler)
+                replica, batches[0], optimizer, device, progress, flags.printfreq, flags.amp, scaler)
             run.epoch('train', epoch, metrics, lr)
             parallel.agree_on_buffers(model)
             progress = Progress('validation', len(batches[1]))
-            metrics = train.validate(model, batches[1], device, progress, amp)
+            metrics = train.validate(model, batches[1], device, progress, flags.amp)
             run.epoch('val', epoch, metrics, lr)
             run.weights(model, epoch)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
@@ -128,7 +127,7 @@ def say(text):
 
 
 def fail(error, code):
-    if parallel.rank() == 0 or isinstance(error, datasets.ImageError):
+    if parallel.rank() == 0 or code == 1:   # torchrun stops all processes after the first that fails
         sys.stderr.write(f'main.py: error: {error}\n')
     sys.exit(code)
 
@@ -145,14 +144,14 @@ def main(arguments=None):
         batches = loaders(data, flags, device)
         if not flags.evaluate:
             optimizer, run = open_run(flags, stored, model)
+    except KeyboardInterrupt:
+        fail('stopped by Ctrl-C before the first epoch', 130)
     except (ValueError, OSError) as error:
-        fail(error, 2)
+        fail(error, 1 if isinstance(error, datasets.ImageError) else 2)
     try:
         if flags.evaluate:
             progress = Progress('validation', len(batches[1]))
-            amp = getattr(torch, flags.amp) if flags.amp else None
-            metrics = train.validate(model, batches[1], device, progress, amp)
-            say(summary('val', metrics))
+            say(summary('val', train.validate(model, batches[1], device, progress, flags.amp)))
         else:
             run.say(describe(model, data.channels, flags.inpsize, device, flags.verbose))
             if flags.nesterov and flags.optimType != 'sgd':

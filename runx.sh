@@ -64,7 +64,7 @@ case ${1:-} in
         experiments ;;
     demo)
         shift; setup
-        exec "$PYTHON" main.py --binaryWeight --name="demo-$(date +%Y%m%d-%H%M%S)" "$@" ;;
+        exec "$PYTHON" main.py --binaryWeight --epochs=11 --maxlr=0.003 --decayinterval=4 --name="demo-$(date +%Y%m%d-%H%M%S)" "$@" ;;
     test)
         shift; setup
         exec "$PYTHON" -m pytest -q tests "$@" ;;

@@ -11,7 +11,7 @@ from functools import partial
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from datasets import cifar, doodles, folders, transforms
+from datasets import cache, cifar, doodles, folders, transforms
 from datasets.images import ImageError, read_image
 
 __all__ = ['Data', 'ImageError', 'load', 'names', 'read_image', 'transform']
@@ -27,6 +27,11 @@ class Row:
     @property
     def channels(self):
         return len(self.mean)
+
+    @property
+    def sketches(self):
+        """Sketches have a cache, if in folders, and fused transforms."""
+        return self.channels == 1
 
 
 @dataclass(frozen=True)
@@ -69,24 +74,31 @@ def names():
     return list(ROWS)
 
 
-def transform(name, inpsize, train=False, tenCrop=False):
+def transform(name, inpsize, train=False, tenCrop=False, plain=False):
     """The callable from a PIL image, as read_image gives it, to a float32 tensor.
 
-    (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with tenCrop, which training ignores.
+    (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with tenCrop, which training ignores. With
+    `plain`, sketches for training go through one torchvision transform after the other.
     """
     row = ROWS[name]
-    return transforms.compose(row.kind, inpsize, row.mean, row.std, train, tenCrop)
+    fused = row.sketches and not plain
+    return transforms.compose(row.kind, inpsize, row.mean, row.std, train, tenCrop, fused)
 
 
-def load(name, data_dir, inpsize, tenCrop=False, seed=0):
+def load(name, data_dir, inpsize, tenCrop=False, seed=0, plain=False):
     """The training and validation images of `name`, transformed, as Data.
 
-    Raises ValueError or FileNotFoundError with one sentence about what is wrong in `data_dir`;
-    reading an item raises ImageError where the image is damaged.
+    Raises ValueError or FileNotFoundError with one sentence about what is wrong in `data_dir`, as
+    does ImageError where a sketch is damaged; other images raise it when they are read. With
+    `plain`, the reference of tests and measurements, sketches are not cached, their transforms
+    not fused.
     """
     row = ROWS[name]
     train, val, classes = row.source(data_dir, row.channels)
+    if row.sketches and not plain:
+        train, val = (cache.cached(split, transforms.side(inpsize)) for split in (train, val))
+    augment = transform(name, inpsize, train=True, plain=plain)
     return Data(
-        transforms.Transformed(train, transform(name, inpsize, train=True), seed),
+        transforms.Transformed(train, augment, seed),
         transforms.Transformed(val, transform(name, inpsize, tenCrop=tenCrop), seed),
         classes, row.channels)

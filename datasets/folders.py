@@ -8,10 +8,10 @@ from datasets.images import read_image
 
 
 class Folder:
-    """A sequence of (PIL image, label) from a list of (path, label)."""
+    """A sequence of (PIL image, label) from a list of (path, label), the paths below `root`."""
 
-    def __init__(self, samples, channels):
-        self.samples, self.channels = samples, channels
+    def __init__(self, root, samples, channels):
+        self.root, self.samples, self.channels = root, samples, channels
 
     def __len__(self):
         return len(self.samples)
@@ -37,7 +37,8 @@ def load(data_dir, channels, names):
         raise FileNotFoundError(f'--data_dir: {root} has train/, but neither val/ nor test/')
     classes = _classes(train)
     _require_same(train, classes, val, _classes(val))
-    return *(Folder(_samples(split, classes), channels) for split in (train, val)), classes
+    splits = (Folder(split, _samples(split, classes), channels) for split in (train, val))
+    return *splits, classes
 
 
 def candidates(data_dir, names):

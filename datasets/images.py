@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 
-class ImageError(Exception):
+class ImageError(ValueError):
     """An image that cannot be read; str() is one sentence that names the file.
 
     A DataLoader worker hands its exceptions on as type(text of the whole traceback), which ends

@@ -1,4 +1,6 @@
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,9 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+CACHE = tempfile.TemporaryDirectory()
+os.environ['XDG_CACHE_HOME'] = CACHE.name     # the user's own caches stay as they are
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 torch.set_num_threads(1)     # small tensors: a second thread costs more than it gives on a busy machine
 
 

@@ -32,7 +32,7 @@ def test_every_model_trains_a_binarized_step(name):
     model = binarize.wrap(models.build(name, 5, channels=1, inpsize=inpsize), 2, 100)
     latents = {layer: conv.parametrizations.weight.original for layer, conv in binarize.binarized(model)}
     images, target = torch.randn(4, 1, inpsize, inpsize), torch.tensor([0, 1, 2, 3])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.train()
     loss = F.nll_loss(model(images), target)
     loss.backward()

@@ -2,6 +2,7 @@
 
     python3 -m utils.bench step                              a training step of three networks
     python3 -m utils.bench step --model_def=alexnetwbin --batch-size=16 --binEnd=7
+    python3 -m utils.bench flags                             the same under --amp, --compile, --channelsLast
     python3 -m utils.bench eval                              a validation pass with ten crops
     python3 -m utils.bench data --data_dir=DIR               the sketch training transform
 
@@ -63,15 +64,19 @@ def network(name, channels, binStart, binEnd, search):
     return binarize.wrap(model, binStart, binEnd, search=search) if search else model
 
 
-def stepper(name, batch, channels, binStart, binEnd, search):
+def stepper(name, batch, channels, binStart, binEnd, search, amp=None, layout=None, compiled=False):
     """A function that does one training step with Adam on fixed random images."""
     model = network(name, channels, binStart, binEnd, search).train()
     images = torch.randn(batch, channels, *[models.default_inpsize(name)] * 2)
+    images = images.contiguous(memory_format=layout or torch.contiguous_format)
     target = torch.arange(batch) % 250
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    forward = torch.compile(model) if compiled else model
 
     def step():
-        loss = F.nll_loss(model(images), target)
+        with train.autocast(torch.device('cpu'), amp):
+            log_probs = forward(images).float()
+        loss = F.nll_loss(log_probs, target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -118,6 +123,17 @@ def fresh(function, *arguments):
     """function(*arguments) in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def bench_flags(options):
+    """The binarized step under --amp, --channelsLast, --compile against the one without."""
+    rows = []
+    for flag, settings in {'--amp=bfloat16': {'amp': 'bfloat16'}, '--compile': {'compiled': True},
+                           '--channelsLast': {'layout': torch.channels_last}}.items():
+        for case in networks(options):
+            functions = (stepper(*case, options.binSearch, **chosen) for chosen in ({}, settings))
+            rows.append(row(f'step {case[0]} batch {case[1]} {flag}', *interleave(*functions, options.rounds)))
+    return rows
 
 
 def bench_eval(options):
@@ -171,7 +187,7 @@ def machine():
 def main():
     parser = argparse.ArgumentParser('python3 -m utils.bench', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', choices=('step', 'data', 'eval'))
+    parser.add_argument('what', choices=('step', 'flags', 'data', 'eval'))
     parser.add_argument('--model_def', choices=models.names(), metavar='NAME')
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--channels', type=int, default=1)
@@ -187,7 +203,7 @@ def main():
     print(machine())
     print(f'{"case":44} {"baseline ms":>10} {"ours ms":>10} {"ratio":>8}   quartiles')
     try:
-        rows = {'step': bench_step, 'data': bench_data, 'eval': bench_eval}[options.what](options)
+        rows = {'step': bench_step, 'flags': bench_flags, 'data': bench_data, 'eval': bench_eval}[options.what](options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if options.json:

@@ -48,17 +48,22 @@ def check_finite(loss):
         raise FloatingPointError(f'the loss became {loss}: a lower --maxlr may help'.replace('nan', 'NaN'))
 
 
+def autocast(device, amp):
+    """The context of --amp: autocast in the dtype of that name, or none for None."""
+    return torch.autocast(device.type, getattr(torch, amp or 'bfloat16'), enabled=amp is not None)
+
+
 def train_epoch(model, loader, optimizer, device, progress, printfreq, amp=None, scaler=None):
     """Train one epoch; returns Meter.read().
 
-    amp: the dtype of autocast or None; scaler: a GradScaler, which float16 needs. Raises
+    amp: the name of autocast's dtype or None; scaler: a GradScaler, which float16 needs. Raises
     FloatingPointError for a loss or a weight that is no number.
     """
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
     model.train()
     meter = Meter(device)
     for step, (images, target) in enumerate(progress(batches(loader, meter, device)), start=1):
-        with torch.autocast(device.type, amp, enabled=amp is not None):
+        with autocast(device, amp):
             log_probs = model(images).float()
         loss = F.nll_loss(log_probs, target)
         optimizer.zero_grad(set_to_none=True)
@@ -95,7 +100,7 @@ def validate(model, loader, device, progress, amp=None):
     meter = Meter(device)
     with parametrize.cached():
         for images, target in progress(batches(loader, meter, device)):
-            with torch.autocast(device.type, amp, enabled=amp is not None):
+            with autocast(device, amp):
                 log_probs = predict(model, images).float()
             meter.update(log_probs, F.nll_loss(log_probs, target), target)
     return meter.read()
