@@ -27,8 +27,18 @@ inline double objective(double marked, double sum, double n, double total) {
     return excess * excess / (marked * (n - marked));
 }
 
+inline float clamp(float weight) { return std::min(std::max(weight, -1.0f), 1.0f); }
+
 // Centre each tap over the channels (more than one), clamp to [-1, 1]: weights are (channels, taps).
 void project(float* weights, int64_t channels, int64_t taps, Scratch& scratch) {
+    if (taps == 1) {    // the loops below, the other way around: a vector instead of single weights
+        double mean = 0;
+#pragma omp simd reduction(+:mean)
+        for (int64_t c = 0; c < channels; c++) mean += weights[c];
+        const float shift = channels > 1 ? static_cast<float>(mean / channels) : 0;
+        for (int64_t c = 0; c < channels; c++) weights[c] = clamp(weights[c] - shift);
+        return;
+    }
     auto& means = scratch.means;
     means.assign(taps, 0.0);
     if (channels > 1) {
@@ -37,10 +47,8 @@ void project(float* weights, int64_t channels, int64_t taps, Scratch& scratch) {
         for (auto& mean : means) mean /= channels;
     }
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t t = 0; t < taps; t++) {
-            float centred = weights[c * taps + t] - static_cast<float>(means[t]);
-            weights[c * taps + t] = std::min(std::max(centred, -1.0f), 1.0f);
-        }
+        for (int64_t t = 0; t < taps; t++)
+            weights[c * taps + t] = clamp(weights[c * taps + t] - static_cast<float>(means[t]));
 }
 
 // The boundary of the partition with the largest J, found exactly without sorting the filter.
