@@ -30,8 +30,8 @@ def build(flags, stored):
     data = datasets.load(flags.dataset, flags.data_dir, flags.inpsize, flags.tenCrop, flags.manualSeed)
     if flags.nClasses not in (None, len(data.classes)):
         raise ValueError(f'--nClasses={flags.nClasses}, but the data has {len(data.classes)} classes')
-    if stored and stored['classes'] != data.classes:
-        raise ValueError(f'--resume: {flags.resume} was trained on other classes than this data has')
+    if stored and (stored['classes'], stored['channels']) != (data.classes, data.channels):
+        raise ValueError(f'--resume: {flags.resume} was trained on other classes or channels than this data has')
     flags.nClasses = len(data.classes)
     model = models.build(flags.model_def, flags.nClasses, channels=data.channels, inpsize=flags.inpsize)
     if flags.binEnd is None:
@@ -39,7 +39,7 @@ def build(flags, stored):
     if flags.binaryWeight:
         binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer, flags.binSearch)
     if stored:
-        model.load_state_dict(stored['model'])
+        checkpoint.load_model(model, stored, flags.resume)
     elif flags.pretrained_file:
         anew = checkpoint.load_pretrained(model, flags.pretrained_file)
         say(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
@@ -113,8 +113,9 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
             run.say(f'best Prec@1 so far {best:.2f}')
             run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, 'model': model.state_dict(),
-                      'optimizer': optimizer.state_dict(), 'rng': checkpoint.random_state(), 'scaler': scaler.state_dict(),
-                      'flags': vars(flags), 'classes': data.classes, 'channels': data.channels}, is_best)
+                      'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict(),
+                      'rng': checkpoint.random_state(), 'flags': vars(flags), 'classes': data.classes,
+                      'channels': data.channels}, is_best)
     finally:
         run.say(f'{run.saved} of {flags.epochs} epochs done' + (f', best Prec@1 {best:.2f}' if run.saved else '') +
                 f'; log, curves and checkpoints: {run.folder}')

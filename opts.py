@@ -47,7 +47,8 @@ def at_least(smallest, kind=int, above=False):
 def parser():
     parser = Parser(prog='main.py', allow_abbrev=False, description=
                     'Train a convolutional network with distribution-aware binarized weights.',
-                    epilog='Without flags: a small Sketch-A-Net on doodles that the program draws; add --binaryWeight to binarize it.')
+                    epilog='Without flags: a small Sketch-A-Net on doodles that the program draws; '
+                           '--binaryWeight binarizes it.')
     switch = argparse.BooleanOptionalAction
 
     data = parser.add_argument_group('data')

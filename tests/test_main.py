@@ -247,6 +247,13 @@ def test_a_checkpoint_of_another_model(refused, trained, sketch_folder, tmp_path
     assert 'optimType' in refused(resume, '--optimType=sgd')
 
 
+def test_weights_that_do_not_fit(refused, trained, tmp_path):
+    checkpoint = read_checkpoint(trained / 'last.pth.tar')
+    checkpoint['model']['features.conv1.weight'] = torch.zeros(3)
+    torch.save(checkpoint, tmp_path / 'odd.pth.tar')
+    assert 'do not fit' in refused(f'--resume={tmp_path}/odd.pth.tar')
+
+
 def test_other_classes_than_the_checkpoint(refused, trained, broken_folder):
     for split in ('train', 'val'):
         (broken_folder / split / 'box').rename(broken_folder / split / 'cube')

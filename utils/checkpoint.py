@@ -53,6 +53,14 @@ def check_room(folder, model, optimizer_slots=2):
                       f'this run need {needed / 1e6:.0f} MB')
 
 
+def load_model(model, stored, path):
+    """Load the model of the checkpoint `stored`, which came from the file path; ValueError if it does not fit."""
+    try:
+        model.load_state_dict(stored['model'])
+    except RuntimeError:
+        raise ValueError(f'--resume: the weights in {path} do not fit this network') from None
+
+
 def load_pretrained(model, path):
     """Copy the tensors of the checkpoint at path whose names and shapes agree; real and latent
     weights count as the same. Returns the names of the parameters that start anew.
