@@ -143,14 +143,14 @@ def bench_eval(options):
         crops = torch.randn(2, 10, channels, *[models.default_inpsize(name)] * 2)
         real, binary = (network(name, *case[2:], search).eval() for search in (None, options.binSearch))
 
-        def validation(model, cached):
-            with torch.no_grad(), parametrize.cached() if cached else torch.no_grad():
+        def validation(model):
+            with torch.no_grad(), parametrize.cached():
                 for _ in range(2):
                     train.predict(model, crops)
 
         title = f'eval {name} 2 batches of 2 × 10 crops'
         rows.append(row(title, *interleave(
-            lambda: validation(real, True), lambda: validation(binary, True), options.rounds)))
+            lambda: validation(real), lambda: validation(binary), options.rounds)))
     return rows
 
 

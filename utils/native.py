@@ -1,6 +1,6 @@
 """Builds utils/native.cpp once with the machine's C++ compiler, caches it, and calls it.
 
-Without a compiler `available()` is False, said once, and the PyTorch code of utils/binarize.py is used.
+Without a compiler `library()` is None, said once, and the PyTorch code of utils/binarize.py is used.
 """
 import ctypes
 import functools

@@ -8,7 +8,6 @@
     last.pth.tar    the last finished epoch; best.pth.tar: the one with the best validation accuracy
 """
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
