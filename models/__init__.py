@@ -18,7 +18,9 @@ import pkgutil
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .blocks import layer_set
+import torch
+
+from .blocks import initialize, layer_set
 
 
 class Variant(NamedTuple):
@@ -58,6 +60,7 @@ def build(name, nClasses, channels=3, inpsize=None, signLayers=None):
 
     inpsize=None takes the family's default. signLayers, '2-5,7' or a set of numbers, replaces the
     variant's convolutions with binarized inputs and leaves all else (biases, dropout) as it is.
+    Under one seed the variants of a family start from the same weights.
     Raises ValueError for an unknown name, an inpsize that is too small, and signLayers that the
     family cannot binarize.
     """
@@ -74,12 +77,27 @@ def build(name, nClasses, channels=3, inpsize=None, signLayers=None):
             raise ValueError(f'signLayers of {name} must lie in {variant.signable}, '
                              f'not {signLayers}')
         row = row | {'signLayers': signLayers}
-    return variant.builder(nClasses, channels, inpsize, **row)
+    seed = torch.randint(2 ** 63 - 1, (), device='cpu').item()
+    with torch.random.fork_rng(devices=[]):     # so that variants with other biases start from the same weights
+        model = variant.builder(nClasses, channels, inpsize, **row)
+        torch.default_generator.manual_seed(seed)
+        return model.apply(initialize)
 
 
 def names():
     """Return the names of all models, sorted."""
     return sorted(_variants)
+
+
+def family(name):
+    """Return the names of the models that share a builder with `name`, the real-valued one first."""
+    builder = _find(name).builder
+    return [other for other, variant in _variants.items() if variant.builder is builder]
+
+
+def sign_layers(name):
+    """Return the numbers of the convolutions of `name` whose inputs are binarized, as a frozenset."""
+    return layer_set(_find(name).row.get('signLayers', ''))
 
 
 def default_inpsize(name):

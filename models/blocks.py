@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 
 class SignFunction(torch.autograd.Function):
@@ -34,6 +35,27 @@ class Sign(nn.Module):
         return SignFunction.apply(x)
 
 
+class SignConv2d(nn.Conv2d):
+    """A convolution of signs.
+
+    In evaluation, where its weights are binarized, a result is the exact (α − β)(e·x) + β·Σx rounded once, as in the
+    packed network: e·x and Σx are whole numbers, which float32 holds up to 2^24. A sum of α and β would be rounded at
+    every step, in an order that no one chose, and now and then a sign further on would be another.
+    """
+
+    def _conv_forward(self, x, weight, bias):
+        convolve = super()._conv_forward
+        exact = not self.training and is_parametrized(self, 'weight') and self.groups == 1
+        if not exact or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            return convolve(x, weight, bias)
+        alpha, beta = (values.double().view(-1, 1, 1) for values in (weight.amax((1, 2, 3)), weight.amin((1, 2, 3))))
+        marked = (weight == weight.amax((1, 2, 3), keepdim=True)).to(x.dtype)
+        product, total = (convolve(x, filters, None).round()    # Winograd's algorithm would need it
+                          for filters in (marked, torch.ones_like(weight[:1])))
+        y = ((alpha - beta) * product + beta * total).to(x.dtype)
+        return y if bias is None else y + bias.view(-1, 1, 1)
+
+
 class Units:
     """Makes the convolution units of one network, numbering its convolutions 1, 2, ... .
 
@@ -49,11 +71,11 @@ class Units:
         self.batchnorm = batchnorm
         self.number = 0
 
-    def conv(self, inplanes, planes, kernel_size, **options):
+    def conv(self, inplanes, planes, kernel_size, kind=nn.Conv2d, **options):
         """The next convolution alone; options are those of nn.Conv2d."""
         self.number += 1
         options['bias'] = self.number in self.biasLayers
-        return {f'conv{self.number}': nn.Conv2d(inplanes, planes, kernel_size, **options)}
+        return {f'conv{self.number}': kind(inplanes, planes, kernel_size, **options)}
 
     def __call__(self, inplanes, planes, kernel_size, *, norm='after', relu=True, dropout=0,
                  **options):
@@ -62,9 +84,9 @@ class Units:
         norm says where the BatchNorm of a unit with real inputs stands: 'after' or 'before' the
         convolution, or None for nowhere. dropout comes directly before the convolution.
         """
-        conv = self.conv(inplanes, planes, kernel_size, **options)
+        sign = self.number + 1 in self.signLayers
+        conv = self.conv(inplanes, planes, kernel_size, SignConv2d if sign else nn.Conv2d, **options)
         n = self.number
-        sign = n in self.signLayers
         layers = {}
         if sign or norm == 'before':
             layers[f'bn{n}'] = self.batchnorm(inplanes)
@@ -86,12 +108,11 @@ def sequential(**layers):
 
 
 def network(**parts):
-    """Return the initialized network of the named parts, followed by log-softmax.
+    """Return the network of the named parts, followed by log-softmax.
 
     The last part gives (N, nClasses) or (N, nClasses, 1, 1), the network (N, nClasses).
     """
-    model = sequential(**parts, flatten=nn.Flatten(), logsoftmax=nn.LogSoftmax(dim=1))
-    return model.apply(initialize)
+    return sequential(**parts, flatten=nn.Flatten(), logsoftmax=nn.LogSoftmax(dim=1))
 
 
 def initialize(layer):
@@ -123,3 +144,14 @@ def layer_set(layers):
             raise ValueError(f"a set of layers is written like '2-5,7', not '{layers}'")
         numbers.update(range(first, last + 1))
     return frozenset(numbers)
+
+
+def layer_string(numbers):
+    """The shortest string of which layer_set makes these numbers: '2-5,7' of {2, 3, 4, 5, 7}."""
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ','.join(str(first) if first == last else f'{first}-{last}' for first, last in runs)

@@ -10,7 +10,8 @@ import torchvision
 from torch import nn
 
 import models
-from models.blocks import Sign, layer_set
+from models.blocks import Sign, SignConv2d, layer_set
+from utils.binarize import wrap
 
 # name: parameters, channels, classes, convolutions with binarized inputs, with a bias, in all
 SPEC = {
@@ -204,6 +205,21 @@ def test_sign_keeps_the_dtype(dtype):
     y = Sign()(x)
     y.sum().backward()
     assert y.dtype == x.grad.dtype == dtype
+
+
+@pytest.mark.parametrize('method', ['dab', 'xnor'])
+def test_a_convolution_of_signs_evaluates_to_exact_sums_rounded_once(method):
+    conv = SignConv2d(70, 40, 3, stride=2, padding=1, bias=True)
+    wrap(nn.Sequential(conv), 1, 1, method).eval()
+    signs = Sign()(torch.randn(4, 70, 21, 21))
+    with torch.no_grad():
+        y = conv(signs)
+        exact = nn.functional.conv2d(signs.double(), conv.weight.double(), None, 2, 1)
+        assert y.equal(exact.float() + conv.bias.view(-1, 1, 1))
+        plain = nn.functional.conv2d(signs, conv.weight, conv.bias, 2, 1)
+        assert not y.equal(plain) and torch.allclose(y, plain, atol=1e-4)
+        conv.train()
+        assert conv(signs).equal(nn.functional.conv2d(signs, conv.weight, conv.bias, 2, 1))
 
 
 def test_initialization():
