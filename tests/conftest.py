@@ -3,16 +3,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import utils  # noqa: E402, F401  (before torch)
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 CACHE = tempfile.TemporaryDirectory()
 os.environ['XDG_CACHE_HOME'] = CACHE.name     # the user's own caches stay as they are
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 torch.set_num_threads(1)     # small tensors: a second thread costs more than it gives on a busy machine
 
 

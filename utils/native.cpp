@@ -8,17 +8,18 @@
 
 namespace {
 
-constexpr int MOST_BINS = 512;
+constexpr int MOST_BINS = 256, FEW = 48;
 
-struct Bin {
-    double sum;
-    int64_t count;
+// The best partition yet of n weights that sum to total: `marked` of them, which sum to `sum`.
+struct Best {
+    double n, total, value = -1, marked = 1, sum = 0;
 };
 
 struct Scratch {
     std::vector<uint16_t> bin_of;
     std::vector<float> near;
     std::vector<double> means;
+    std::vector<float> shifts;
 };
 
 // n·(J − total²/n) of `marked` weights that sum to `sum`, of n weights that sum to `total`.
@@ -30,109 +31,119 @@ inline double objective(double marked, double sum, double n, double total) {
 inline float clamp(float weight) { return std::min(std::max(weight, -1.0f), 1.0f); }
 
 // Centre each tap over the channels (more than one), clamp to [-1, 1]: weights are (channels, taps).
+// In rows of 16 channels, so that the inner loops are long whatever the number of taps.
 void project(float* weights, int64_t channels, int64_t taps, Scratch& scratch) {
-    if (taps == 1) {    // the loops below, the other way around: a vector instead of single weights
-        double mean = 0;
-#pragma omp simd reduction(+:mean)
-        for (int64_t c = 0; c < channels; c++) mean += weights[c];
-        const float shift = channels > 1 ? static_cast<float>(mean / channels) : 0;
-        for (int64_t c = 0; c < channels; c++) weights[c] = clamp(weights[c] - shift);
-        return;
-    }
+    const int64_t n = channels * taps, row = 16 * taps;
     auto& means = scratch.means;
-    means.assign(taps, 0.0);
+    auto& shifts = scratch.shifts;
+    means.assign(row, 0.0);
+    shifts.assign(row, 0.0f);
     if (channels > 1) {
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t t = 0; t < taps; t++) means[t] += weights[c * taps + t];
-        for (auto& mean : means) mean /= channels;
+        for (int64_t start = 0; start < n; start += row)
+            for (int64_t i = 0; i < std::min(row, n - start); i++) means[i] += weights[start + i];
+        for (int64_t t = 0; t < taps; t++) {
+            double mean = 0;
+            for (int64_t i = t; i < row; i += taps) mean += means[i] / channels;
+            for (int64_t i = t; i < row; i += taps) shifts[i] = static_cast<float>(mean);
+        }
     }
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t t = 0; t < taps; t++)
-            weights[c * taps + t] = clamp(weights[c * taps + t] - static_cast<float>(means[t]));
+    for (int64_t start = 0; start < n; start += row)
+        for (int64_t i = 0; i < std::min(row, n - start); i++)
+            weights[start + i] = clamp(weights[start + i] - shifts[i]);
+}
+
+struct Range {
+    float low, high;
+};
+
+// The least and the largest of w, count >= 1, in 16 lanes that the compiler makes a vector of.
+Range range(const float* w, int64_t count) {
+    float low[16], high[16];
+    std::fill_n(low, 16, w[0]);
+    std::fill_n(high, 16, w[0]);
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (int lane = 0; lane < 16; lane++) {
+            low[lane] = std::min(low[lane], w[i + lane]);
+            high[lane] = std::max(high[lane], w[i + lane]);
+        }
+    for (; i < count; i++) low[0] = std::min(low[0], w[i]), high[0] = std::max(high[0], w[i]);
+    return {*std::min_element(low, low + 16), *std::max_element(high, high + 16)};
+}
+
+inline void consider(Best& best, double marked, double sum, double value) {
+    if (value > best.value && marked > 0 && marked < best.n)
+        best.value = value, best.marked = marked, best.sum = sum;
 }
 
 // The boundary of the partition with the largest J, found exactly without sorting the filter.
 //
 // A histogram of counts and sums gives J at every edge between two bins. Inside a bin, the points
 // (K, S) of all further candidates lie in a triangle: the edges of the bin bound how S grows with K.
-// J is convex in (K, S), so its value at the apex bounds them, and only the bins whose bound exceeds
-// the best edge are sorted.
-float best_boundary(const float* w, int64_t n, float low, float high, Scratch& scratch) {
-    const int bins_used = std::clamp<int>(n / 16, 16, MOST_BINS);
-    Bin bins[MOST_BINS];
-    std::fill_n(bins, bins_used, Bin{});
-    const float scale = bins_used / (high - low);
-    const double width = (static_cast<double>(high) - low) / bins_used;
-    const double slack = 1e-3 * width;      // more than what rounding can move a weight out of its bin
-    if (!std::isfinite(scale)) return low + (high - low) / 2;
+// J is convex in (K, S), so its value at the apex bounds them, and the search goes on, in the same
+// way, only between the first and the last bin whose bound exceeds the best edge.
+float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch& scratch) {
+    Best best{static_cast<double>(n), total};
     auto& bin_of = scratch.bin_of;
+    auto& near = scratch.near;
     bin_of.resize(n);
-    for (int64_t i = 0; i < n; i++) {
-        int bin = static_cast<int>((w[i] - low) * scale);
-        bin_of[i] = static_cast<uint16_t>(bin < bins_used ? bin : bins_used - 1);
-    }
-    double total = 0;
-    for (int64_t i = 0; i < n; i++) {
-        Bin& bin = bins[bin_of[i]];
-        bin.sum += w[i];
-        bin.count++;
-        total += w[i];
-    }
+    near.resize(n + 1);
+    double marked = 0, sum = 0;     // of the weights above those that are searched
+    for (int64_t count = n, before = 2 * n;;) {
+        const int bins = std::clamp<int>(count / 16, 8, MOST_BINS);
+        const float low = ends.low, scale = bins / (ends.high - low);
+        if (count <= FEW || count > before / 2 || !std::isfinite(scale)) {
+            if (w != near.data()) std::copy_n(w, count, near.begin());
+            std::sort(near.begin(), near.begin() + count, std::greater<float>());
+            for (int64_t i = 0; i < count; i++) {
+                marked++, sum += near[i];
+                if (marked < n) consider(best, marked, sum, objective(marked, sum, n, total));
+            }
+            break;
+        }
+        double sums[MOST_BINS] = {}, above[MOST_BINS + 1], above_sum[MOST_BINS + 1], value[MOST_BINS];
+        int64_t counts[MOST_BINS] = {};
+        for (int64_t i = 0; i < count; i++) {
+            const int bin = static_cast<int>((w[i] - low) * scale);
+            bin_of[i] = static_cast<uint16_t>(bin < bins ? bin : bins - 1);
+        }
+        for (int64_t i = 0; i < count; i++) {
+            sums[bin_of[i]] += w[i];
+            counts[bin_of[i]]++;
+        }
+        above[bins] = marked, above_sum[bins] = sum;
+        for (int b = bins - 1; b >= 0; b--) {
+            above[b] = above[b + 1] + counts[b];
+            above_sum[b] = above_sum[b + 1] + sums[b];
+        }
+        for (int b = 0; b < bins; b++)
+            value[b] = objective(std::min(std::max(above[b], 0.5), n - 0.5), above_sum[b], n, total);
+        for (int b = 0; b < bins; b++) consider(best, above[b], above_sum[b], value[b]);
 
-    double best = -1, best_marked = 1, best_sum = high;
-    double marked = 0, sum = 0;
-    for (int b = bins_used - 1; b > 0; b--) {
-        marked += bins[b].count;
-        sum += bins[b].sum;
-        if (bins[b].count == 0 || marked >= n) continue;
-        const double value = objective(marked, sum, n, total);
-        if (value > best) best = value, best_marked = marked, best_sum = sum;
-    }
-
-    bool is_near[MOST_BINS] = {};
-    bool any = false;
-    marked = sum = 0;
-    for (int b = bins_used - 1; b >= 0; b--) {
-        const Bin& bin = bins[b];
-        if (bin.count > 1) {
+        const double width = (static_cast<double>(ends.high) - low) / bins;
+        const double slack = 1e-3 * width;      // more than what rounding can move a weight out of its bin
+        for (int b = 0; b < bins; b++) {
             const double bottom = low + b * width - slack, rise = width + 2 * slack;
-            const double inside = (bin.sum - bin.count * bottom) / rise;
-            const double apex = std::min(std::max(marked + inside, 0.5), n - 0.5);
-            is_near[b] = objective(apex, sum + inside * (bottom + rise), n, total) > best;
-            any |= is_near[b];
+            const double inside = (sums[b] - counts[b] * bottom) / rise;
+            const double apex = std::min(std::max(above[b + 1] + inside, 0.5), n - 0.5);
+            value[b] = objective(apex, above_sum[b + 1] + inside * (bottom + rise), n, total);
         }
-        marked += bin.count;
-        sum += bin.sum;
-    }
+        int first = bins, last = -1;
+        for (int b = 0; b < bins; b++)
+            if (counts[b] > 1 && value[b] > best.value) first = std::min(first, b), last = b;
+        if (last < 0) break;
 
-    if (any) {
-        auto& near = scratch.near;
-        near.resize(n + 1);
-        int64_t count = 0;
-        for (int64_t i = 0; i < n; i++) {
-            near[count] = w[i];
-            count += is_near[bin_of[i]];
+        marked = above[last + 1], sum = above_sum[last + 1];
+        int64_t kept = 0;
+        for (int64_t i = 0; i < count; i++) {
+            near[kept] = w[i];
+            kept += static_cast<uint16_t>(bin_of[i] - first) <= last - first;
         }
-        std::sort(near.begin(), near.begin() + count, std::greater<float>());
-        marked = sum = 0;
-        auto next = near.begin();
-        for (int b = bins_used - 1; b >= 0; b--) {
-            if (!is_near[b]) {
-                marked += bins[b].count;
-                sum += bins[b].sum;
-                continue;
-            }
-            for (int64_t i = 0; i < bins[b].count; i++, next++) {
-                marked++;
-                sum += *next;
-                if (marked >= n) break;
-                const double value = objective(marked, sum, n, total);
-                if (value > best) best = value, best_marked = marked, best_sum = sum;
-            }
-        }
+        before = count, count = kept, w = near.data();
+        ends = range(w, count);
     }
     // At the optimum every weight takes the nearer value.
-    return static_cast<float>((best_sum / best_marked + (total - best_sum) / (n - best_marked)) / 2);
+    return static_cast<float>((best.sum / best.marked + (total - best.sum) / (n - best.marked)) / 2);
 }
 
 }  // namespace
@@ -151,19 +162,13 @@ void dab_forward(float* weights, float* two_valued, float* alpha, float* beta, f
         for (int64_t f = 0; f < filters; f++) {
             float* w = weights + f * n;
             project(w, channels, taps, scratch);
-            float low = w[0], high = w[0];
-            bool is_nan = false;
-#pragma omp simd reduction(min:low) reduction(max:high) reduction(|:is_nan)
-            for (int64_t i = 0; i < n; i++) {
-                low = std::min(low, w[i]);
-                high = std::max(high, w[i]);
-                is_nan |= w[i] != w[i];
-            }
+            double total = 0;
+#pragma omp simd reduction(+:total)
+            for (int64_t i = 0; i < n; i++) total += w[i];
+            const auto [low, high] = std::isnan(total) ? Range{NAN, NAN} : range(w, n);
             float threshold = high;
-            if (is_nan) {
-                low = high = NAN;
-            } else if (low < high) {
-                threshold = best_boundary(w, n, low, high, scratch);
+            if (low < high) {
+                threshold = best_boundary(w, n, {low, high}, total, scratch);
                 if (!(threshold < high)) threshold = std::nextafter(high, low);
                 if (threshold < low) threshold = low;
             }

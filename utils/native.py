@@ -4,16 +4,16 @@ Without a compiler `library()` is None, said once, and the PyTorch code of utils
 """
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import warnings
 from pathlib import Path
 
 import torch
+
+from . import cached
 
 SOURCE = Path(__file__).with_name('native.cpp')
 FLAGS = ['-O3', '-march=native', '-fno-math-errno', '-fno-trapping-math', '-fopenmp', '-std=c++17', '-shared', '-fPIC']
@@ -29,17 +29,14 @@ def build():
     compiler = os.environ.get('CXX') or next(filter(shutil.which, ('g++', 'clang++', 'c++')), None)
     if compiler is None:
         raise FileNotFoundError('there is no C++ compiler')
+
+    def compile(folder):
+        path = folder / 'native.so'
+        subprocess.run([compiler, *FLAGS, '-o', path, SOURCE], check=True, capture_output=True, text=True)
+        return path
     # -march=native makes the library one for this processor only.
-    identity = f'{SOURCE.read_text()} {compiler} {FLAGS} {platform.machine()} {processor_flags()}'
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'dab'
-    library = cache / f'native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so'
-    if not library.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            built = Path(folder) / 'native.so'
-            subprocess.run([compiler, *FLAGS, '-o', built, SOURCE], check=True, capture_output=True, text=True)
-            os.replace(built, library)
-    return library
+    identity = SOURCE.read_text(), compiler, FLAGS, platform.machine(), processor_flags()
+    return cached.library('native', identity, compile)
 
 
 def processor_flags():
