@@ -4,36 +4,47 @@
     python3 main.py --dataset=tuberlin --data_dir=DIR --model_def=sketchanetwbin --binaryWeight
     python3 main.py --resume=logs/NAME/last.pth.tar               continue where a run stopped
     python3 main.py --resume=logs/NAME/best.pth.tar --evaluate    validate a checkpoint
+    python3 main.py --resume=logs/NAME/best.pth.tar --classify drawing.png more/
+    python3 main.py --resume=logs/NAME/best.pth.tar --export model.dab
+    python3 main.py --packed model.dab --classify drawing.png     by a file that has one bit per binarized weight
 """
 import copy
 import os
 import sys
 import warnings
 
-# Threads that wait must not spin: beside loading workers, spinning makes a step up to 10 times slower.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+import utils  # noqa: F401  (before torch)
 
 import torch
+from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import datasets
 import models
 from models.blocks import Sign
-from opts import parse
-from utils import binarize, checkpoint, optim, parallel, train
+from opts import parse, source
+from utils import binarize, checkpoint, interrupt, optim, parallel, train
 from utils.describe import describe, loss_table
+from utils.packed import format as packed_format, network as packed
 from utils.record import Progress, Run, SilentRun, summary
 
 
-def build(flags, stored):
-    """Data and network as the flags and the checkpoint `stored` (or None) say."""
+def load_data(flags, stored):
+    """The data that the flags name, which must be what the checkpoint `stored` (or None) was trained on."""
     data = datasets.load(flags.dataset, flags.data_dir, flags.inpsize, flags.tenCrop, flags.manualSeed)
     if flags.nClasses not in (None, len(data.classes)):
         raise ValueError(f'--nClasses={flags.nClasses}, but the data has {len(data.classes)} classes')
     if stored and (stored['classes'], stored['channels']) != (data.classes, data.channels):
-        raise ValueError(f'--resume: {flags.resume} was trained on other classes or channels than this data has')
+        raise ValueError(f'{source(flags)} was trained on other classes or channels than this data has')
     flags.nClasses = len(data.classes)
-    model = models.build(flags.model_def, flags.nClasses, channels=data.channels, inpsize=flags.inpsize)
+    return data
+
+
+def build(flags, stored, channels):
+    """The network that the flags name, with the weights of `stored`: a checkpoint, a packed model or None."""
+    if flags.packed:
+        return stored['network']
+    model = models.build(flags.model_def, flags.nClasses, channels, flags.inpsize, flags.signLayers)
     if flags.binEnd is None:
         flags.binEnd = max(flags.binStart, len(binarize.convolutions(model)) - 1)
     if flags.binaryWeight:
@@ -47,10 +58,10 @@ def build(flags, stored):
         model.register_forward_pre_hook(
             lambda _, inputs: inputs[0].contiguous(memory_format=torch.channels_last))
     if flags.batch_size == 1:   # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
-        copy.deepcopy(model)(torch.zeros(1, data.channels, flags.inpsize, flags.inpsize))
+        copy.deepcopy(model)(torch.zeros(1, channels, flags.inpsize, flags.inpsize))
     if flags.calculateBinarizationLosses and not any(isinstance(layer, Sign) for layer in model.modules()):
         raise ValueError(f'--calculateBinarizationLosses: {flags.model_def} has no sign layers')
-    return data, model
+    return model
 
 
 def loaders(data, flags, device):
@@ -89,7 +100,7 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
     scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
     if stored and 'scaler' in stored:
         scaler.load_state_dict(stored['scaler'])
-    replica = parallel.replicate(model, device, flags.syncBN and device.type == 'cuda')
+    replica = parallel.replicate(model, device, flags.syncBN)
     if flags.compile:
         replica = torch.compile(replica)
     try:
@@ -122,6 +133,34 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
         run.close()
 
 
+@torch.no_grad()
+def classify(flags, stored, device):
+    """Print the five likeliest classes of every image of --classify, from the checkpoint alone."""
+    flags.nClasses = len(stored['classes'])
+    model = build(flags, stored, stored['channels']).to(device).eval()
+    show = datasets.transform(flags.dataset, flags.inpsize, tenCrop=flags.tenCrop)
+    with parametrize.cached():
+        for path in datasets.image_files(flags.classify):
+            image = show(datasets.read_image(path, stored['channels'])).to(device)
+            top = train.predict(model, image[None])[0].softmax(0).topk(min(5, flags.nClasses))
+            likeliest = (f'{stored["classes"][label]} {100 * probability:.1f} %'
+                         for probability, label in zip(*map(torch.Tensor.tolist, top)))
+            say(f'{path}: {", ".join(likeliest)}')
+
+
+def export(flags, stored):
+    """Write the network of the checkpoint to the packed model --export; print what it needs."""
+    flags.nClasses = len(stored['classes'])
+    model = build(flags, stored, stored['channels'])
+    mean, std = datasets.normalization(flags.dataset)
+    if len(mean) != stored['channels']:
+        raise ValueError(f'{source(flags)} was trained on images of other channels than --dataset={flags.dataset} has')
+    description = packed_format.Description(flags.model_def, flags.signLayers, stored['classes'], flags.inpsize,
+                                            mean, std, flags.dataset, flags.tenCrop)
+    rows = packed_format.write(flags.export, description, packed.pack(model), flags.exportHalf, flags.overwrite)
+    say(packed.size_table(rows, model, os.path.getsize(flags.export)))
+
+
 def say(text):
     if parallel.rank() == 0:
         print(text, flush=True)
@@ -135,18 +174,24 @@ def fail(error, code):
 
 def main(arguments=None):
     warnings.formatwarning = lambda message, *_, **__: f'main.py: warning: {message}\n'
+    interrupt.listen()
     flags, stored = parse(arguments)
     device = parallel.start()
+    device = torch.device('cpu') if flags.packed else device
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(flags.manualSeed)
     try:
-        data, model = build(flags, stored)
-        model.to(device)
+        if flags.export:
+            return export(flags, stored)
+        if flags.classify:
+            return classify(flags, stored, device)
+        data = load_data(flags, stored)
+        model = build(flags, stored, data.channels).to(device)
         batches = loaders(data, flags, device)
         if not flags.evaluate:
             optimizer, run = open_run(flags, stored, model)
     except KeyboardInterrupt:
-        fail('stopped by Ctrl-C before the first epoch', 130)
+        fail('stopped by Ctrl-C', 130)
     except (ValueError, OSError) as error:
         fail(error, 1 if isinstance(error, datasets.ImageError) else 2)
     try:
@@ -159,6 +204,7 @@ def main(arguments=None):
                 run.say(f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum')
             if flags.syncBN and device.type == 'cpu':
                 run.say('--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only')
+                flags.syncBN = False
             learn(flags, stored, data, model, optimizer, run, batches, device)
         if flags.calculateBinarizationLosses:
             progress = Progress('binarization losses', len(batches[1]))

@@ -6,14 +6,20 @@ import os
 
 import datasets
 import models
+from models.blocks import Sign, layer_set, layer_string
 from utils.binarize import METHODS
 from utils.checkpoint import read_checkpoint
 from utils.optim import OPTIMIZERS, SCHEDULES
+from utils.packed import network as packed
 
 # What a checkpoint fixes: another value makes another network.
-FIXED = ('model_def', 'nClasses', 'inpsize', 'binaryWeight', 'binStart', 'binEnd', 'binarizer', 'optimType')
+FIXED = ('model_def', 'signLayers', 'nClasses', 'inpsize', 'binaryWeight', 'binStart', 'binEnd', 'binarizer',
+         'optimType')
+# What a packed model fixes.
+PACKED = ('model_def', 'signLayers', 'nClasses', 'inpsize')
 # What a resumed command does not take over from the flags of its checkpoint.
-ONCE = ('resume', 'pretrained_file', 'evaluate', 'overwrite', 'calculateBinarizationLosses')
+ONCE = ('resume', 'packed', 'export', 'exportHalf', 'pretrained_file', 'evaluate', 'classify', 'overwrite',
+        'calculateBinarizationLosses')
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,6 +50,14 @@ def at_least(smallest, kind=int, above=False):
     return number
 
 
+def layers(text):
+    """A set of convolutions like '2-5,7', in one spelling."""
+    try:
+        return layer_string(layer_set(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
 def parser():
     parser = Parser(prog='main.py', allow_abbrev=False, description=
                     'Train a convolutional network with distribution-aware binarized weights.',
@@ -66,6 +80,9 @@ def parser():
     model = parser.add_argument_group('model')
     model.add_argument('--model_def', default='sketchanetwbin', type=one_of(models.names()), metavar='NAME',
                        help=f'one of {", ".join(models.names())} (default: %(default)s)')
+    model.add_argument('--signLayers', type=layers, metavar='LAYERS',
+                       help="convolutions with binarized inputs, like 2-5,7 (default: the model's own; only "
+                            'families with an fbin variant take it)')
     model.add_argument('--inpsize', type=at_least(1), metavar='PIXELS',
                        help="side of the network's square input (default: the model's own, 97 for doodles)")
     model.add_argument('--pretrained_file', metavar='FILE',
@@ -130,6 +147,14 @@ def parser():
                      help='continue from this checkpoint; flags not given are taken from it')
     run.add_argument('--overwrite', action='store_true', help='replace an earlier run of the same name')
     run.add_argument('--evaluate', action='store_true', help='validate the checkpoint of --resume and exit')
+    run.add_argument('--classify', nargs='+', metavar='IMAGE',
+                     help='print the five likeliest classes of these images, or of the images in these folders, '
+                          'by the checkpoint of --resume, and exit')
+    run.add_argument('--export', metavar='FILE',
+                     help='write the checkpoint of --resume as a packed model, one bit per binarized weight, and exit')
+    run.add_argument('--exportHalf', action='store_true', help='with float16 for what is real in a packed model')
+    run.add_argument('--packed', metavar='FILE',
+                     help='--evaluate or --classify by this packed model, on the CPU, instead of a checkpoint')
     run.add_argument('--printfreq', type=at_least(1), default=10, metavar='STEPS',
                      help='steps between two updates of the progress bar (default: %(default)s)')
     run.add_argument('--verbose', action='store_true', help='print the network')
@@ -137,23 +162,43 @@ def parser():
 
 
 def parse(arguments=None):
-    """(flags, checkpoint of --resume or None). Exits with code 2 and a sentence for a wrong command."""
+    """(flags, checkpoint of --resume, what read_packed returns, or None). Exits with code 2 and a sentence for a
+    wrong command.
+    """
     command = parser()
-    flags, checkpoint = command.parse_args(arguments), None
+    flags, stored = command.parse_args(arguments), None
     try:
-        if flags.resume:
-            checkpoint = read_checkpoint(flags.resume)
-            command.set_defaults(**{flag: value for flag, value in checkpoint['flags'].items()
-                                    if flag not in ONCE})
+        if flags.resume and flags.packed:
+            raise ValueError('--resume and --packed both name a network: give one of them')
+        if flags.resume or flags.packed:
+            stored = read_checkpoint(flags.resume) if flags.resume else read_packed(flags.packed)
+            command.set_defaults(**{flag: value for flag, value in stored['flags'].items() if flag not in ONCE})
             flags = command.parse_args(arguments)
         check(flags)
         complete(flags)
-        for flag in FIXED if checkpoint else ():
-            if (stored := checkpoint['flags'][flag]) != (given := getattr(flags, flag)):
-                raise ValueError(f'--resume: {flags.resume} was trained with --{flag}={stored}, not {given}')
+        for flag in () if not stored else FIXED if flags.resume else PACKED:
+            if (fixed := stored['flags'].get(flag)) != (given := getattr(flags, flag)):
+                raise ValueError(f'{source(flags)} was trained with --{flag}={fixed}, not {given}')
     except ValueError as error:
         command.error(error)
-    return flags, checkpoint
+    return flags, stored
+
+
+def read_packed(path):
+    """What evaluation needs of a checkpoint, and the 'network', from the packed model at path; ValueError if damaged."""
+    description, network = packed.load(path, models.build, Sign)
+    if description.dataset not in datasets.names():
+        raise ValueError(f'{path} was made for {description.dataset}, which is no --dataset of this program')
+    if datasets.normalization(description.dataset) != (description.mean, description.std):
+        raise ValueError(f'{path} normalizes images otherwise than --dataset={description.dataset} does here')
+    flags = {'model_def': description.model_def, 'signLayers': description.signLayers, 'inpsize': description.inpsize,
+             'nClasses': len(description.classes), 'dataset': description.dataset, 'tenCrop': description.tenCrop}
+    return {'flags': flags, 'classes': description.classes, 'channels': description.channels, 'network': network}
+
+
+def source(flags):
+    """The flag and the file that the network comes from."""
+    return f'--resume: {flags.resume}' if flags.resume else f'--packed: {flags.packed}'
 
 
 def check(flags):
@@ -166,8 +211,19 @@ def check(flags):
         raise ValueError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
     if flags.name == '':
         raise ValueError('--name must not be empty')
-    if flags.evaluate and not flags.resume:
-        raise ValueError('--evaluate needs the checkpoint to validate: --resume=FILE')
+    for flag in 'evaluate', 'classify':
+        if getattr(flags, flag) and not (flags.resume or flags.packed):
+            raise ValueError(f'--{flag} needs a checkpoint, --resume=FILE, or a packed model, --packed=FILE')
+    if flags.packed and not (flags.evaluate or flags.classify):
+        raise ValueError('--packed cannot be trained, only used: with --evaluate or --classify')
+    if flags.packed and flags.calculateBinarizationLosses:
+        raise ValueError('--calculateBinarizationLosses needs the checkpoint: a packed model has no sign layers')
+    if flags.packed and flags.amp:
+        raise ValueError(f'--amp={flags.amp}: a packed model computes in bits and float32')
+    if flags.export == '' or flags.export and not flags.resume:
+        raise ValueError('--export=FILE needs the checkpoint to pack: --resume=FILE')
+    if flags.exportHalf and not flags.export:
+        raise ValueError('--exportHalf needs --export=FILE')
     if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
         raise ValueError('--nesterov needs a --momentum above 0')
 

@@ -2,6 +2,7 @@
 # bash runx.sh                              list the experiments
 # bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about 3 minutes on 2 cores
 # bash runx.sh test [flags of pytest]       the test suite
+# bash runx.sh compare [flags]              real, dab, xnor and bnn networks side by side (utils/compare.py)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
 #
 # DATA (default: data) is the folder with one folder per dataset, as datasets.prepare makes them.
@@ -47,7 +48,7 @@ experiments() {
 # Sets PYTHON: a python3 that has the packages, or else .venv made from requirements.txt.
 setup() {
     local has='import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))'
-    local packages=(torch torchvision numpy PIL tensorboardX tqdm pytest hypothesis)
+    local packages=(torch torchvision numpy PIL ninja matplotlib tensorboardX tqdm pytest hypothesis)
     for PYTHON in python3 .venv/bin/python; do
         "$PYTHON" -c "$has" "${packages[@]}" 2>/dev/null && return
     done
@@ -60,11 +61,14 @@ setup() {
 
 case ${1:-} in
     '')
-        echo 'bash runx.sh demo | test | one of these experiments, with more flags of main.py if you like:'
+        echo 'bash runx.sh demo | test | compare | one of these experiments, with more flags of main.py if you like:'
         experiments ;;
     demo)
         shift; setup
         exec "$PYTHON" main.py --binaryWeight --epochs=11 --maxlr=0.003 --decayinterval=4 --name="demo-$(date +%Y%m%d-%H%M%S)" "$@" ;;
+    compare)
+        shift; setup
+        exec "$PYTHON" -m utils.compare "$@" ;;
     test)
         shift; setup
         exec "$PYTHON" -m pytest -q tests "$@" ;;

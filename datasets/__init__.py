@@ -12,9 +12,11 @@ from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from datasets import cache, cifar, doodles, folders, transforms
+from datasets.folders import image_files
 from datasets.images import ImageError, read_image
 
-__all__ = ['Data', 'ImageError', 'load', 'names', 'read_image', 'transform']
+__all__ = ['Data', 'ImageError', 'image_files', 'load', 'names', 'normalization', 'read_image',
+           'transform']
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ ROWS = {
 
 def names():
     return list(ROWS)
+
+
+def normalization(name):
+    """(mean, std) of `name`, a list of a number for each channel, of pixels in [0, 1]."""
+    return list(ROWS[name].mean), list(ROWS[name].std)
 
 
 def transform(name, inpsize, train=False, tenCrop=False, plain=False):

@@ -41,6 +41,22 @@ def load(data_dir, channels, names):
     return *splits, classes
 
 
+def image_files(paths):
+    """The files among `paths` and the images in the folders among them, at any depth, sorted there.
+
+    Raises FileNotFoundError for a path that does not exist and ValueError for a folder without images.
+    """
+    files = []
+    for path in map(Path, paths):
+        found = sorted(f for f in path.rglob('*') if _is_image(f)) if path.is_dir() else [path]
+        if not path.exists():
+            raise FileNotFoundError(f'there is no image {path}')
+        if not found:
+            raise ValueError(f'there are no images in {path}')
+        files += found
+    return files
+
+
 def candidates(data_dir, names):
     """The folders in which a dataset may lie: `data_dir`, then its subfolders `names`."""
     if not data_dir:

@@ -134,6 +134,39 @@ def test_evaluation_equals_what_was_logged(trained, capsys):
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in trained.iterdir())
 
 
+def test_classifying_agrees_with_validation_and_needs_no_data(trained, sketch_folder, capsys, monkeypatch):
+    monkeypatch.setattr(main.datasets, 'load', None)
+    main.main([f'--resume={trained}/last.pth.tar', '--classify', str(sketch_folder / 'val')])
+    lines = capsys.readouterr().out.splitlines()
+    folders, guesses = zip(*((os.path.basename(os.path.dirname(path)), guess.split(', '))
+                             for path, guess in (line.split(': ') for line in lines)))
+    hits = sum(guess[0].split()[0] == folder for guess, folder in zip(guesses, folders))
+    assert len(lines) == 12 and 100 * hits / 12 == pytest.approx(rows(trained / 'metrics.jsonl')[-1]['top1'])
+    for guess in guesses:
+        names, percents = zip(*(part.split()[:2] for part in guess))
+        assert set(names) == {'bar', 'box', 'ring'} and sum(map(float, percents)) == pytest.approx(100, abs=0.2)
+
+
+def test_what_cannot_be_classified(refused, trained, tmp_path):
+    resume = f'--resume={trained}/last.pth.tar'
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'text.png').write_text('no image')
+    assert '--resume' in refused('--classify', 'drawing.png')
+    assert 'drawing.png' in refused(resume, '--classify', 'drawing.png')
+    assert 'empty' in refused(resume, '--classify', f'{tmp_path}/empty')
+    assert 'text.png' in refused(resume, '--classify', f'{tmp_path}/text.png', code=1)
+
+
+def test_sign_layers_of_ones_own(train, refused, tmp_path, capsys):
+    train('--name=run', '--epochs=1', '--signLayers=6,2-3')
+    said = capsys.readouterr().out.splitlines()
+    table = [line.split()[-1] for line in said if line[:1].isdigit()]
+    assert [number for number, inputs in enumerate(table, 1) if inputs == 'binarized'] == [2, 3, 6]
+    resume = f'--resume={tmp_path}/logs/run/last.pth.tar'
+    train(resume, '--epochs=2')
+    assert '--signLayers=2-3,6' in refused(resume, '--epochs=3', '--signLayers=2')
+
+
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam', 'adagrad', 'adamax', 'adadelta'])
 def test_every_optimizer_changes_the_latent_weights(train, tmp_path, optimizer):
     train('--name=run', '--epochs=1', f'--optimType={optimizer}', '--nesterov', '--momentum=0.8')
@@ -202,6 +235,8 @@ def test_binarization_losses(train, tmp_path, capsys, refused):
     ('--minlr=0.1', '--maxlr'),
     ('--inpsize=20', 'at least 81'),
     ('--evaluate', '--resume'),
+    ('--signLayers=2-x', "'2-x'"),
+    ('--signLayers=2-8', '2-7'),
     ('--resume=/nowhere.pth.tar', '/nowhere.pth.tar'),
     ('--pretrained_file=/nowhere.pth.tar', '/nowhere.pth.tar'),
     ('--tenCrops', '--tenCrops'),

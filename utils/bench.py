@@ -5,9 +5,11 @@
     python3 -m utils.bench flags                             the same under --amp, --compile, --channelsLast
     python3 -m utils.bench eval                              a validation pass with ten crops
     python3 -m utils.bench data --data_dir=DIR               the sketch training transform
+    python3 -m utils.bench packed                            packed networks against float32 ones
 
 Prints medians of the rounds, their ratio (ours / baseline) and the quartiles of the ratio; with
---json, a list of {case, baseline_s, ours_s, ratio} on the last line.
+--json, a list of {case, baseline_s, ours_s, ratio} on the last line; of `packed` {case, batch, threads, float_s,
+packed_s, speedup}.
 """
 import argparse
 import json
@@ -18,8 +20,6 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # as main.py does
-
 import torch
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -27,6 +27,7 @@ from torch.nn.utils import parametrize
 import datasets
 import models
 from utils import binarize, train
+from utils.packed import bench as packed
 
 NETWORKS = [    # name, batch size, channels, binStart, binEnd
     ('sketchanetwbin', 32, 1, 2, 7),
@@ -169,6 +170,10 @@ def bench_data(options):
     return rows
 
 
+def bench_packed(options):
+    return packed.bench(options, interleave)
+
+
 def networks(options):
     if options.model_def is None:
         return NETWORKS
@@ -187,7 +192,7 @@ def machine():
 def main():
     parser = argparse.ArgumentParser('python3 -m utils.bench', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', choices=('step', 'flags', 'data', 'eval'))
+    parser.add_argument('what', choices=('step', 'flags', 'data', 'eval', 'packed'))
     parser.add_argument('--model_def', choices=models.names(), metavar='NAME')
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--channels', type=int, default=1)
@@ -197,13 +202,16 @@ def main():
     parser.add_argument('--data_dir', default='data/tuberlin')
     parser.add_argument('--inpsize', type=int, default=225)
     parser.add_argument('--images', type=int, default=200)
+    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='of packed')
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--json', action='store_true')
     options = parser.parse_args()
     print(machine())
-    print(f'{"case":44} {"baseline ms":>10} {"ours ms":>10} {"ratio":>8}   quartiles')
+    if options.what != 'packed':
+        print(f'{"case":44} {"baseline ms":>10} {"ours ms":>10} {"ratio":>8}   quartiles')
     try:
-        rows = {'step': bench_step, 'flags': bench_flags, 'data': bench_data, 'eval': bench_eval}[options.what](options)
+        rows = {'step': bench_step, 'flags': bench_flags, 'data': bench_data, 'eval': bench_eval,
+                'packed': bench_packed}[options.what](options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if options.json:

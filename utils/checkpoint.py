@@ -58,7 +58,7 @@ def load_model(model, stored, path):
     try:
         model.load_state_dict(stored['model'])
     except RuntimeError:
-        raise ValueError(f'--resume: the weights in {path} do not fit this network') from None
+        raise ValueError(f'the weights in {path} do not fit this network') from None
 
 
 def load_pretrained(model, path):

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from . import parallel
+from . import interrupt, parallel
 
 
 class Meter:
@@ -37,7 +37,10 @@ class Meter:
 def batches(loader, meter, device):
     """(images, targets) on the device; what it waits for the data is added to meter.data_time."""
     asked = time.perf_counter()
-    for images, target in loader:
+    with interrupt.postponed():
+        loaded = iter(loader)
+    for images, target in loaded:
+        interrupt.check()
         meter.data_time += time.perf_counter() - asked
         yield images.to(device, non_blocking=True), target.to(device, non_blocking=True)
         asked = time.perf_counter()

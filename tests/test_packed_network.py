@@ -1,0 +1,249 @@
+"""Packed networks compute what the simulated ones do (utils/packed/network.py)."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+import models
+from models.blocks import Sign
+from utils import binarize
+from utils.packed import format, network, ops
+
+SIGNED = ['nin', *(name for name in models.names() if models.sign_layers(name))]
+LEAST = {'alexnet': 63, 'bincifar': 8, 'googlenet': 33, 'sketchanet': 81, 'squeezenet': 37}
+CLASSES = 10
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@torch.no_grad()
+def simulated(name, binStart=2, binEnd=100, method='dab', **options):
+    """The binarized network and four images; BatchNorms have statistics of such images and scales of both signs."""
+    size = inpsize(name)
+    model = binarize.wrap(models.build(name, CLASSES, 1, size, **options), binStart, binEnd, method)
+    images = torch.randn(4, 1, size, size)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None
+            if norm.affine:
+                norm.weight.uniform_(0.5, 1.5).mul_(torch.randn_like(norm.weight).sign())
+                nn.init.normal_(norm.bias, std=0.3)
+    model.train()(images)
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_var += 0.1 * norm.running_var.mean()   # dead channels would amplify rounding
+    return model.eval(), images
+
+
+def inpsize(name):
+    return next((size for family, size in LEAST.items() if name.startswith(family)), 32)
+
+
+def repack(model, name, path, **options):
+    """The packed network, by way of a file."""
+    description = format.Description(name, None, [str(label) for label in range(CLASSES)], inpsize(name), [0.0], [1.0],
+                                     'doodles', False)
+    format.write(path / 'model.dab', description, network.pack(model), **options)
+    return network.load(path / 'model.dab', models.build, Sign)[1]
+
+
+def units(packed, kind=network.BinaryUnit):
+    return [module for module in packed.modules() if isinstance(module, kind)]
+
+
+@torch.no_grad()
+def differences(model, packed, images):
+    """Of each image the largest difference of a log-probability."""
+    with parametrize.cached():
+        return (model(images) - packed(images)).abs().flatten(1).amax(1)
+
+
+def agree(model, packed, images, tolerance=1e-4):
+    """Whether the outputs are equal for every image."""
+    return bool((differences(model, packed, images) < tolerance).all())
+
+
+@pytest.mark.parametrize('name', SIGNED)
+def test_every_network_with_binarized_inputs(name, tmp_path):
+    model, images = simulated(name)
+    packed = repack(model, name, tmp_path)
+    layers = len(binarize.convolutions(model))
+    assert len(units(packed)) == sum(isinstance(module, Sign) for module in model.modules()) > 0
+    assert len(units(packed)) + len(units(packed, network.ExpandedConv2d)) == layers - 1
+    assert not any(isinstance(module, Sign | nn.Dropout) for module in packed.modules())
+    assert agree(model, packed, images) and agree(model, packed, -images)
+    units(packed)[0].flip[:8] ^= True
+    assert (differences(model, packed, images) > 1e-4).all()     # the comparison would notice
+
+
+@pytest.mark.parametrize('name', ['googlenetfbin', 'resnetfbin18', 'sketchanetfbin', 'squeezenetfbin'])
+def test_the_packed_network_is_the_simulated_one_in_float64(name, tmp_path):
+    model, images = simulated(name)
+    packed = repack(model, name, tmp_path)
+    for _, conv in binarize.binarized(model):
+        parametrize.remove_parametrizations(conv, 'weight')     # its two values stay those of float32
+    model.double()
+    assert agree(lambda images: model(images.double()), packed, images, tolerance=2e-5)
+
+
+@pytest.mark.parametrize('name', sorted(set(models.names()) - set(SIGNED)))
+def test_every_network_with_real_inputs(name, tmp_path):
+    model, images = simulated(name)
+    packed = repack(model, name, tmp_path)
+    assert len(units(packed, network.ExpandedConv2d)) == len(binarize.binarized(model)) and not units(packed)
+    assert len(binarize.binarized(model)) > 5
+    assert agree(model, packed, images, tolerance=1e-3)     # convolutions sum in another order than in NCHW memory
+    units(packed, network.ExpandedConv2d)[3].alpha[:4] += 1
+    assert (differences(model, packed, images) > 1e-3).all()
+
+
+@pytest.mark.parametrize('method', ['xnor', 'bnn'])
+def test_other_binarizers(method, tmp_path):
+    model, images = simulated('sketchanethybrid', method=method)
+    packed = repack(model, 'sketchanethybrid', tmp_path)
+    assert len(units(packed)) == 4
+    assert agree(model, packed, images)
+
+
+def test_signs_before_real_weights_stay(tmp_path):
+    model, images = simulated('resnetfbin18', binStart=4, binEnd=6)
+    packed = repack(model, 'resnetfbin18', tmp_path)
+    assert len(units(packed)) == 3 and sum(isinstance(module, Sign) for module in packed.modules()) == 19 - 3
+    assert agree(model, packed, images)
+
+
+def test_a_real_network(tmp_path):
+    model = models.build('nin', CLASSES, 1).eval()
+    packed = repack(model, 'nin', tmp_path)
+    assert agree(model, packed, torch.randn(2, 1, 32, 32))
+
+
+def test_exported_weights_are_those_of_evaluation(tmp_path):
+    model, _ = simulated('resnetwbin18')
+    tensors = network.pack(model)
+    for name, conv in binarize.binarized(model):
+        bits, alpha, beta = (tensors[f'{name}.{key}'] for key in ('weight', 'alpha', 'beta'))
+        mask = ops.unpack_mask(bits.words, bits.shape[1])
+        with torch.no_grad():
+            assert torch.where(mask, alpha.view(-1, 1, 1, 1), beta.view(-1, 1, 1, 1)).equal(conv.weight)
+        _, alpha_too, beta_too, mask_too = binarize.layer_split(conv)
+        assert torch.allclose(alpha, alpha_too, atol=1e-3) and torch.allclose(beta, beta_too, atol=1e-3)
+        assert (mask != mask_too).float().mean() < 1e-3     # where the optimum is flat
+
+
+def test_float16_outside_the_bits(tmp_path):
+    model, images = simulated('sketchanetfbin')
+    rounded = copy.deepcopy(model)
+    for name, tensor in rounded.state_dict().items():
+        if 'original' not in name and 'num_batches' not in name:
+            tensor.copy_(tensor.half())
+    packed = repack(model, 'sketchanetfbin', tmp_path, half=True)
+    assert agree(rounded, packed, images) and not agree(model, packed, images)
+
+
+@pytest.mark.parametrize('instructions', [*ops.instruction_sets(), None])
+def test_every_implementation(instructions, tmp_path, monkeypatch):
+    if instructions:
+        monkeypatch.setenv('DAB_INSTRUCTIONS', instructions)
+    else:       # a machine without a compiler
+        monkeypatch.setattr(ops, 'pack_signs', ops._pack_signs)
+        monkeypatch.setattr(ops, 'binary_conv2d', ops._binary_conv2d)
+    model, images = simulated('resnetfbin18')
+    assert agree(model, repack(model, 'resnetfbin18', tmp_path), images)
+
+
+def test_threads_change_nothing(tmp_path):
+    model, images = simulated('sketchanetfbin')
+    packed = repack(model, 'sketchanetfbin', tmp_path)
+    units_only = nn.Sequential(*(unit for unit in units(packed)[1:4]))
+    maps = torch.relu(torch.randn(2, 128, 9, 9))
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in 1, 2, 3:
+            torch.set_num_threads(threads)
+            results.append(units_only(maps))
+            assert agree(model, packed, images)
+    finally:
+        torch.set_num_threads(before)
+    assert results[0].equal(results[1]) and results[0].equal(results[2])
+
+
+def test_a_network_that_is_no_sequence():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1, padding_mode='reflect')
+            self.grouped = nn.Sequential(nn.BatchNorm2d(8), Sign(), nn.Conv2d(8, 70, 3, groups=2, dilation=2))
+            self.named = nn.Sequential(nn.BatchNorm2d(70), Sign(), nn.Dropout(), nn.Conv2d(70, 5, 2, padding='valid'),
+                                       nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2))
+
+        def forward(self, x):
+            return self.named(self.grouped(self.conv(x)))
+
+    model = binarize.wrap(Odd(), 1, 3).eval()
+    with torch.device('meta'):
+        skeleton = Odd()
+    packed = network.assemble(skeleton, network.pack(model), Sign)
+    assert len(units(packed)) == 1 and len(units(packed, network.ExpandedConv2d)) == 2
+    assert agree(model, packed, torch.randn(2, 3, 12, 12))
+
+
+def batchnorm(channels):
+    """A BatchNorm in evaluation mode with numbers of every size, and every kind of scale."""
+    norm = nn.BatchNorm2d(channels).eval().requires_grad_(False)
+    for tensor in norm.weight, norm.bias, norm.running_mean:
+        tensor.copy_(torch.randn(channels) * 10.0 ** torch.randint(-6, 5, (channels,)))
+    norm.running_var.copy_(10.0 ** torch.randint(-8, 5, (channels,)) * torch.rand(channels))
+    norm.weight[::7] = 0
+    norm.weight[3::11] = 1e-42      # subnormal
+    norm.bias[::5] = 0
+    norm.running_mean[::3] = 0
+    norm.running_mean[4::9] = norm.bias[4::9] = 0
+    return norm
+
+
+def test_thresholds_are_exact():
+    """The bit is the sign that PyTorch's BatchNorm and comparison give, at the threshold's neighbours and elsewhere."""
+    norm = batchnorm(2000)
+    threshold, flip = network.sign_threshold(norm)
+    below, above = (torch.nextafter(threshold, torch.tensor(end)) for end in (-torch.inf, torch.inf))
+    tried = [threshold, below, above, torch.zeros(2000), -torch.zeros(2000), torch.randn(2000),
+             *(torch.full((2000,), end) for end in (-3.4e38, 3.4e38, 1e-45, -1e-45, 1.0, -1.0)),
+             torch.randn(2000) * 1e4, norm.running_mean, torch.nextafter(norm.running_mean, torch.tensor(torch.inf))]
+    x = torch.stack([values.clamp(-3.4e38, 3.4e38) for values in tried])[..., None, None]
+    x = x.expand(-1, -1, 3, 5).contiguous()
+    signs = Sign()(norm(x))
+    for images in x, x.contiguous(memory_format=torch.channels_last):
+        bits = ops.pack_signs(images, threshold, flip)
+        assert ops._unpack(bits, 2000).permute(0, 3, 1, 2).equal(signs > 0)
+    assert 200 < (threshold == -torch.inf).sum() < 1000     # scales of 0
+    assert flip.sum() > 500 and (~flip).sum() > 500
+
+
+def test_thresholds_without_scale_and_bias():
+    norm = nn.BatchNorm2d(3, affine=False).eval()
+    norm.running_mean.copy_(torch.tensor([0, 1.5, -2]))
+    threshold, flip = network.sign_threshold(norm)
+    assert threshold.tolist() == [0, 1.5, -2] and not flip.any()
+
+
+def test_negated_channels_change_no_bit():
+    conv, norm = nn.Conv2d(2, 6, 3).requires_grad_(False), nn.BatchNorm2d(6).eval().requires_grad_(False)
+    for tensor in norm.weight, norm.bias, norm.running_mean:
+        tensor.normal_()
+    x = torch.randn(2, 2, 9, 9)
+    before = norm(conv(x))
+    network.make_increasing(conv, norm)
+    assert (norm.weight >= 0).all() and norm(conv(x)).equal(before)
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_channels_last(channels):
+    x = torch.randn(2, channels, 4, 5)
+    y = network.channels_last(x)
+    assert y.equal(x) and y.stride() == (20 * channels, 1, 5 * channels, channels)

@@ -1,0 +1,271 @@
+"""Bits and popcounts (utils/packed) against convolutions in float64, whose sums of ±1 are exact."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from utils.packed import ops
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = ops.instruction_sets()
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+class PyTorch:
+    """The operators of a machine without a compiler."""
+
+    pack_signs = staticmethod(ops._pack_signs)
+
+    @staticmethod
+    def binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride=1, padding=0, relu=False):
+        pairs = (n if isinstance(n, list | tuple) else (n, n) for n in (kernel_size, stride, padding))
+        return ops._binary_conv2d(bits, prepared, alpha, beta, channels, *pairs, relu)
+
+
+def implementations():
+    """Yields the operators with each of the instruction sets, and in PyTorch."""
+    before = os.environ.get('DAB_INSTRUCTIONS')
+    try:
+        for name in SETS:
+            os.environ['DAB_INSTRUCTIONS'] = name
+            yield name, ops
+    finally:
+        os.environ.pop('DAB_INSTRUCTIONS') if before is None else os.environ.update(DAB_INSTRUCTIONS=before)
+    yield 'pytorch', PyTorch
+
+
+def bits_of(signs):
+    """A bool (N, C, H, W) in words, one bit after another."""
+    images, channels, height, width = signs.shape
+    words = np.zeros((images, height, width, -(-channels // 64)), np.uint64)
+    for c in range(channels):
+        words[..., c // 64] |= signs[:, c].numpy().astype(np.uint64) << np.uint64(c % 64)
+    return torch.from_numpy(words.view(np.int64))
+
+
+def case(seed, images, channels, filters, size, kernel):
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.rand(images, channels, *size, generator=generator) < 0.6
+    marked = torch.rand(filters, channels, *kernel, generator=generator) < 0.3
+    alpha, beta = torch.randn(2, filters, generator=generator)
+    return signs, marked, alpha, beta
+
+
+def convolve(signs, weight, stride, padding):
+    return functional.conv2d(signs.double() * 2 - 1, weight.double(), None, stride, padding)
+
+
+def check(signs, marked, alpha, beta, stride, padding):
+    """Every implementation: e·x and Σx are the exact integers, results are float64's rounded to float32."""
+    channels, kernel = marked.shape[1], tuple(marked.shape[2:])
+    products = convolve(signs, marked, stride, padding)
+    totals = convolve(signs, torch.ones_like(marked), stride, padding)
+    exact = (alpha.double() - beta.double()).view(-1, 1, 1) * products + beta.double().view(-1, 1, 1) * totals
+    bits, prepared = bits_of(signs), ops.prepare(ops.pack_mask(marked), channels)
+    one, zero = torch.ones_like(alpha), torch.zeros_like(alpha)
+    for name, operators in implementations():
+        def run(alpha, beta, relu=False):
+            return operators.binary_conv2d(bits, prepared, alpha, beta, channels, kernel, stride, padding, relu)
+        assert torch.equal(run(one, zero).double(), products), name
+        assert torch.equal(run(one, one).double(), totals), name
+        out = run(alpha, beta)
+        assert out.dtype == torch.float32 and out.is_contiguous(memory_format=torch.channels_last)
+        np.testing.assert_array_max_ulp(out.numpy(), exact.float().numpy(), maxulp=1)
+        assert torch.equal(run(alpha, beta, relu=True), out.relu()), name
+
+
+@pytest.mark.parametrize('channels', [1, 3, 63, 64, 65, 130])
+@pytest.mark.parametrize('filters, kernel', [(1, (1, 1)), (16, (3, 3)), (33, (2, 5)), (70, (7, 7))])
+@pytest.mark.parametrize('stride, padding', [(1, 0), (1, 1), (2, 3), ((3, 1), (8, 5))])
+def test_integers_are_exact_and_results_rounded_once(channels, filters, kernel, stride, padding):
+    check(*case(0, 2, channels, filters, (9, 7), kernel), stride, padding)
+
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 200), st.integers(1, 70), st.tuples(st.integers(1, 12), st.integers(1, 12)),
+       st.tuples(st.integers(1, 7), st.integers(1, 7)), pairs, st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_random_shapes(images, channels, filters, size, kernel, stride, padding):
+    padding = tuple(max(pad, (k - side + 1) // 2) for pad, k, side in zip(padding, kernel, size))
+    check(*case(1, images, channels, filters, size, kernel), stride, padding)
+
+
+@pytest.mark.parametrize('positions', range(1, 20))
+def test_every_number_of_output_positions(positions):
+    check(*case(2, 1, 70, 32, (1, positions), (1, 1)), 1, 0)
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+def test_threads(threads):
+    torch.set_num_threads(threads)
+    try:
+        check(*case(3, 3, 200, 80, (21, 13), (3, 3)), 1, 1)
+        check(*case(3, 1, 64, 300, (2, 2), (3, 3)), 1, 1)
+        x = torch.randn(3, 70, 21, 13, generator=torch.Generator().manual_seed(0))
+        zero, no = torch.zeros(70), torch.zeros(70, dtype=torch.bool)
+        for memory in FORMATS:
+            assert torch.equal(ops.pack_signs(x.to(memory_format=memory), zero, no), bits_of(x >= 0))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 16, 31, 63, 64, 65, 130])
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (5, 13), (9, 16)])
+def test_signs(channels, size):
+    generator = torch.Generator().manual_seed(channels)
+    x = torch.randn(2, channels, *size, generator=generator)
+    threshold = torch.randn(channels, generator=generator)
+    flip = torch.rand(channels, generator=generator) < 0.5
+    x[:, ::2, 0, 0] = threshold[::2]
+    expected = bits_of((x >= threshold.view(-1, 1, 1)) != flip.view(-1, 1, 1))
+    for name, operators in implementations():
+        for memory in FORMATS:
+            assert torch.equal(operators.pack_signs(x.to(memory_format=memory), threshold, flip), expected), name
+        assert torch.equal(operators.pack_signs(x.transpose(2, 3), threshold, flip), expected.transpose(1, 2)), name
+
+
+def test_signs_of_special_values():
+    inf, nan = float('inf'), float('nan')
+    values = [nan, inf, -inf, 0.0, -0.0, 1e-45, -1e-45]
+    thresholds = [0.0, -0.0, inf, -inf, nan]
+    x = torch.tensor(values).view(1, 1, 1, -1).expand(1, len(thresholds) * 2, 3, -1)
+    threshold = torch.tensor(thresholds * 2)
+    flip = torch.arange(len(threshold)) >= len(thresholds)
+    rows = [[float(value) >= float(t) for value in np.float32(values)] for t in np.float32(thresholds)]
+    signs = torch.tensor(rows + [[not sign for sign in row] for row in rows])
+    expected = bits_of(signs.view(1, -1, 1, len(values)).expand(1, -1, 3, -1))
+    for name, operators in implementations():
+        for memory in FORMATS:
+            signs = operators.pack_signs(x.contiguous(memory_format=memory), threshold, flip)
+            assert torch.equal(signs, expected), name
+
+
+@pytest.mark.parametrize('channels', [1, 63, 64, 65, 130])
+def test_masks_and_back(channels):
+    mask = torch.rand(5, channels, 3, 2, generator=torch.Generator().manual_seed(0)) < 0.5
+    words = ops.pack_mask(mask)
+    assert torch.equal(words, bits_of(mask))
+    assert torch.equal(ops.unpack_mask(words, channels), mask)
+
+
+def test_nan_and_infinite_scales():
+    signs, marked, _, _ = case(4, 1, 8, 3, (4, 4), (3, 3))
+    alpha, beta = torch.tensor([float('nan'), float('inf'), 1e36]), torch.tensor([0.0, 1.0, -1e36])
+    bits, prepared = bits_of(signs), ops.prepare(ops.pack_mask(marked), 8)
+    results = [operators.binary_conv2d(bits, prepared, alpha, beta, 8, 3, relu=True)
+               for _, operators in implementations()]
+    assert results[-1][:, 0].isnan().all() and results[-1][:, 2].isfinite().all()
+    for result in results:
+        assert torch.equal(result[:, 0].isnan(), results[-1][:, 0].isnan())
+        assert torch.equal(result[:, 2], results[-1][:, 2])
+
+
+def test_what_does_not_fit_is_refused():
+    signs, marked, alpha, beta = case(5, 1, 70, 3, (4, 4), (3, 3))
+    bits, prepared = bits_of(signs), ops.prepare(ops.pack_mask(marked), 70)
+    good = dict(bits=bits, prepared=prepared, alpha=alpha, beta=beta, channels=70, kernel_size=3)
+    ops.binary_conv2d(**good)
+    for bad in (dict(bits=bits[..., :1]), dict(bits=bits.int()), dict(bits=bits[0]), dict(channels=64),
+                dict(channels=0), dict(prepared=prepared[:, 1:]), dict(prepared=prepared.int()), dict(kernel_size=2),
+                dict(kernel_size=[3]), dict(stride=[1, 1, 1]), dict(padding=[]),
+                dict(kernel_size=5), dict(stride=0), dict(padding=-1), dict(alpha=alpha[:2]), dict(beta=beta.double())):
+        with pytest.raises(ValueError):
+            ops.binary_conv2d(**good | bad)
+    x, zero, no = signs.float(), torch.zeros(70), torch.zeros(70, dtype=torch.bool)
+    ops.pack_signs(x, zero, no)
+    for bad in ((signs, zero, no), (x[0], zero, no), (x, zero[1:], no), (x, zero, no.float()), (x, zero.double(), no)):
+        with pytest.raises(ValueError):
+            ops.pack_signs(*bad)
+    with pytest.raises(ValueError, match='71'):
+        ops.prepare(bits[..., :1], 71)
+
+
+def test_no_images():
+    prepared = ops.prepare(ops.pack_mask(torch.ones(3, 8, 3, 3, dtype=torch.bool)), 8)
+    bits = ops.pack_signs(torch.empty(0, 8, 5, 5), torch.zeros(8), torch.zeros(8, dtype=torch.bool))
+    assert bits.shape == (0, 5, 5, 1)
+    assert ops.binary_conv2d(bits, prepared, torch.ones(3), torch.ones(3), 8, 3, 2).shape == (0, 3, 2, 2)
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, marked, stride, padding):
+        super().__init__()
+        self.register_buffer('prepared', ops.prepare(ops.pack_mask(marked), marked.shape[1]))
+        self.shape, self.options = marked.shape, (stride, padding, True)
+
+    def forward(self, x):
+        filters, channels, *kernel_size = self.shape
+        bits = ops.pack_signs(x, x.new_zeros(channels), torch.zeros(channels, dtype=torch.bool))
+        return ops.binary_conv2d(bits, self.prepared, x.new_ones(filters), x.new_full((filters,), -0.5), channels,
+                                 kernel_size, *self.options).mean((2, 3))
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_compiled(dynamic):
+    layer = Layer(torch.rand(20, 70, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5, (2, 1), (1, 0))
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend='aot_eager')
+    with torch.inference_mode():
+        for images in (2, 3):
+            x = torch.randn(images, 70, 9, 9, generator=torch.Generator().manual_seed(1))
+            torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_operators_are_registered_well():
+    signs, marked, alpha, beta = case(6, 2, 70, 20, (7, 5), (3, 2))
+    x, flip = signs.float(), torch.zeros(70, dtype=torch.bool)
+    for memory in FORMATS:
+        torch.library.opcheck(torch.ops.dab.pack_signs.default, (x.to(memory_format=memory), torch.zeros(70), flip))
+    prepared = ops.prepare(ops.pack_mask(marked), 70)
+    torch.library.opcheck(torch.ops.dab.binary_conv2d.default,
+                          (bits_of(signs), prepared, alpha, beta, 70, [3, 2], [2, 1], [1, 0], True))
+
+
+SCRIPT = '''
+import warnings
+warnings.simplefilter('always')
+import torch
+from utils.packed import ops
+for _ in range(2):
+    bits = ops.pack_signs(torch.full((1, 3, 4, 4), -0.5), torch.zeros(3), torch.tensor([True, False, True]))
+    prepared = ops.prepare(ops.pack_mask(torch.ones(2, 3, 2, 2, dtype=torch.bool)), 3)
+    out = ops.binary_conv2d(bits, prepared, torch.tensor([2.0, 3.0]), torch.zeros(2), 3, 2, padding=1)
+print(ops.instruction_sets()[0], bits.unique().tolist(), out[0, :, 1, 1].tolist(), out[0, 0, 0, 0].item(), out.shape)
+'''
+
+
+def run_alone(**environment):
+    return subprocess.run([sys.executable, '-c', SCRIPT], cwd=ROOT, env=os.environ | environment, text=True,
+                          capture_output=True, check=True)
+
+
+@pytest.mark.parametrize('broken, reason', [(False, 'there is no C++ compiler'), (True, 'Error building extension')])
+def test_without_a_compiler_pytorch_says_so_once(tmp_path, broken, reason):
+    compiler = tmp_path / 'compiler'
+    if broken:
+        compiler.write_text('#!/bin/sh\n[ "$1" = -v ] && echo "gcc version 12.2.0" || exit 1\n')
+        compiler.chmod(0o755)
+    result = run_alone(CXX=str(compiler), XDG_CACHE_HOME=str(tmp_path))
+    assert result.stdout == 'pytorch [5] [8.0, 12.0] 2.0 torch.Size([1, 2, 5, 5])\n'
+    said = [line for line in result.stderr.splitlines() if 'UserWarning' in line]
+    assert len(said) == 1 and f'correct but slower: {reason}' in said[0]
+    assert not list(tmp_path.glob('dab/*'))
+
+
+@pytest.mark.skipif(SETS == ['pytorch'], reason='no C++ compiler')
+def test_the_kernel_is_built_once_and_needs_no_path_to_ninja():
+    cache = Path(os.environ['XDG_CACHE_HOME']) / 'dab'
+    built, = cache.glob('packed-*')
+    written = built.stat().st_mtime_ns
+    result = run_alone()
+    assert result.stdout.startswith(f'{SETS[0]} [5] [8.0, 12.0] 2.0')
+    assert result.stderr == ''
+    assert built.stat().st_mtime_ns == written and list(cache.glob('packed-*')) == [built]

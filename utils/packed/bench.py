@@ -1,0 +1,184 @@
+"""The case `packed` of utils.bench: packed networks and their convolutions against float32, on the same inputs."""
+import multiprocessing
+import statistics
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+import models
+from models.blocks import Sign
+from utils import binarize
+from utils.packed import format, network, ops
+from utils.packed.profiling import profile
+
+NETWORKS = [('sketchanetfbin', 2, 7), ('resnetfbin18', 2, 100)]     # name, binStart, binEnd
+CLASSES = 250
+BATCHES = 1, 16
+
+
+class Pair(NamedTuple):
+    name: str
+    shape: tuple        # of an image
+    model: nn.Module    # the float32 network, its two-valued weights plain tensors
+    path: Path          # the same one packed
+
+
+def pair(name, binStart, binEnd, channels, folder):
+    """The Pair of an architecture, initialized at random."""
+    torch.manual_seed(0)
+    model = models.build(name, CLASSES, channels)
+    size = models.default_inpsize(name)
+    with torch.no_grad():
+        for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
+            norm.momentum = None
+        model.train()(torch.randn(4, channels, size, size))     # BatchNorm statistics of these inputs: signs that vary
+    binarize.wrap(model.eval(), binStart, binEnd)
+    path = Path(folder) / f'{name}.dab'
+    description = format.Description(name, None, [str(label) for label in range(CLASSES)], size, channels * [0.0],
+                                     channels * [1.0], 'tuberlin', False)
+    format.write(path, description, network.pack(model))
+    for _, conv in binarize.binarized(model):
+        parametrize.remove_parametrizations(conv, 'weight')
+    return Pair(name, (channels, size, size), model.requires_grad_(False), path)
+
+
+def read(path):
+    return network.load(path, models.build, Sign)[1]
+
+
+def row(case, batch, threads, times):
+    """Print the line of a case; returns its JSON object."""
+    float_s, packed_s = map(statistics.median, times)
+    low, _, high = statistics.quantiles([a / b for a, b in zip(*times)], n=4)
+    print(f'{case:52} {batch:5} {threads:7} {float_s * 1e3:10.3f} {packed_s * 1e3:10.3f} {float_s / packed_s:8.2f}   '
+          f'{low:.2f} – {high:.2f}', flush=True)
+    return {'case': case, 'batch': batch, 'threads': threads, 'float_s': float_s, 'packed_s': packed_s,
+            'speedup': float_s / packed_s}
+
+
+def header(title):
+    print(f'\n{title}\n{"case":52} {"batch":>5} {"threads":>7} {"float ms":>10} {"packed ms":>10} {"speed-up":>8}   '
+          'quartiles')
+
+
+def inputs(packed, sample):
+    """{name of a BinaryUnit: its input} in a run on the sample."""
+    found = {}
+    hooks = [unit.register_forward_pre_hook(lambda _, args, name=name: found.setdefault(name, args[0]))
+             for name, unit in packed.named_modules() if isinstance(unit, network.BinaryUnit)]
+    packed(sample)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def layers(model, packed, sample):
+    """[(title, unit, its input, the same convolution in float32)] of the different layers larger than 1×1."""
+    found = {}
+    for name, x in inputs(packed, sample).items():
+        unit, conv = packed.get_submodule(name), model.get_submodule(name)
+        if unit.kernel_size != (1, 1) and x.shape[2:] != unit.kernel_size:
+            title = f'{unit.channels}→{len(unit.alpha)} {unit.kernel_size[0]}×{unit.kernel_size[1]}'
+            title += f' at {x.shape[2]}×{x.shape[3]}' + (f' /{unit.stride[0]}' if unit.stride[0] > 1 else '')
+            found.setdefault(title, (name, unit, x, conv))
+    return [(f'{title} ({name})', *rest) for title, (name, *rest) in found.items()]
+
+
+def convolutions(interleave, pairs, threads, rounds):
+    header('Binary convolutions, with packing of the input, against torch.nn.functional.conv2d on the same tensors')
+    rows = []
+    for name, shape, model, path in pairs:
+        packed = read(path)
+        for batch in BATCHES:
+            for title, unit, x, conv in layers(model, packed, torch.randn(batch, *shape)):
+                x = x.contiguous()
+                for number in threads:
+                    torch.set_num_threads(number)
+                    rows.append(row(f'conv {name} {title}', batch, number, interleave(
+                        lambda: F.conv2d(x, conv.weight, None, conv.stride, conv.padding), lambda: unit(x), rounds)))
+    for batch in BATCHES:
+        for number in threads:
+            speedups = [row['speedup'] for row in rows if (row['batch'], row['threads']) == (batch, number)] or [1]
+            print(f'batch {batch}, {number} threads: geometric mean {statistics.geometric_mean(speedups):.2f}, '
+                  f'least {min(speedups):.2f}')
+    return rows
+
+
+def whole(interleave, pairs, threads, rounds):
+    header('Whole networks, image in to classes out')
+    rows = []
+    for name, shape, model, path in pairs:
+        packed = read(path)
+        for batch in BATCHES:
+            images = torch.randn(batch, *shape)
+            for number in threads:
+                torch.set_num_threads(number)
+                rows.append(row(f'network {name}', batch, number,
+                                interleave(lambda: model(images), lambda: packed(images), rounds)))
+    return rows
+
+
+def resident(load, path, name, shape):
+    """Megabytes of peak resident memory before (PyTorch and oneDNN loaded) and after three inferences of one image."""
+    def read_peak():
+        with open('/proc/self/status') as status:
+            return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
+
+    torch.set_num_threads(1)
+    F.conv2d(torch.zeros(2, 16, 16, 16), torch.zeros(16, 16, 5, 5))
+    ops.load()
+    with torch.device('meta'):
+        nn.init.kaiming_normal_(nn.Conv2d(1, 1, 1).weight)
+    before = read_peak()
+    with torch.no_grad():
+        model, image = load(path, name, shape[0]), torch.randn(1, *shape)
+        for _ in range(3):
+            model(image)
+    return before, read_peak()
+
+
+def load_float(path, name, channels):
+    with torch.device('meta'):
+        model = models.build(name, CLASSES, channels)
+    model.load_state_dict(torch.load(path, weights_only=True), assign=True)
+    return model.eval()
+
+
+def load_packed(path, name, channels):
+    return read(path)
+
+
+def memory(pairs):
+    print(f'\nPeak resident memory, MB, of a fresh process that reads the network and classifies one image\n'
+          f'{"network":20} {"imports":>8} {"float32":>8} {"packed":>8}   increase: {"float32":>8} {"packed":>8} '
+          f'{"ratio":>7}')
+    for name, shape, model, path in pairs:
+        state = path.with_suffix('.pth')
+        torch.save(model.state_dict(), state)
+        peaks = []
+        for load, file in (load_float, state), (load_packed, path):
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+                peaks.append(pool.submit(resident, load, file, name, shape).result())
+        (start, whole), (packed_start, packed) = peaks
+        print(f'{name:20} {start:8.0f} {whole:8.0f} {packed:8.0f}             {whole - start:8.1f} '
+              f'{packed - packed_start:8.1f} {(packed - packed_start) / (whole - start):7.3f}', flush=True)
+
+
+@torch.no_grad()
+def bench(options, interleave):
+    """All tables; returns a list of {case, batch, threads, float_s, packed_s, speedup}."""
+    print(f'instructions: {", ".join(ops.instruction_sets())}')
+    chosen = [(options.model_def, options.binStart, options.binEnd)] if options.model_def else NETWORKS
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [pair(*case, options.channels, folder) for case in chosen]
+        rows = convolutions(interleave, pairs, options.threads, options.rounds)
+        rows += whole(interleave, pairs, options.threads, options.rounds)
+        memory(pairs)
+        profile({name: (read(path), torch.randn(1, *shape)) for name, shape, _, path in pairs}, options.rounds)
+    return rows
