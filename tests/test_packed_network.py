@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+import datasets
 import models
+from conftest import ROOT
 from models.blocks import Sign
 from utils import binarize
 from utils.packed import format, network, ops
@@ -14,6 +16,7 @@ from utils.packed import format, network, ops
 SIGNED = ['nin', *(name for name in models.names() if models.sign_layers(name))]
 LEAST = {'alexnet': 63, 'bincifar': 8, 'googlenet': 33, 'sketchanet': 81, 'squeezenet': 37}
 CLASSES = 10
+TUBERLIN = ROOT.parent / 'shared/data/tuberlin40'
 
 
 @pytest.fixture(autouse=True)
@@ -22,18 +25,21 @@ def seeded():
 
 
 @torch.no_grad()
-def simulated(name, binStart=2, binEnd=100, method='dab', **options):
-    """The binarized network and four images; BatchNorms have statistics of such images and scales of both signs."""
+def simulated(name, binStart=2, binEnd=100, method='dab', images=None, **options):
+    """The binarized network and the images, four at random by default.
+
+    BatchNorms have the statistics of the first images and scales of both signs.
+    """
     size = inpsize(name)
     model = binarize.wrap(models.build(name, CLASSES, 1, size, **options), binStart, binEnd, method)
-    images = torch.randn(4, 1, size, size)
+    images = torch.randn(4, 1, size, size) if images is None else images
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = None
             if norm.affine:
                 norm.weight.uniform_(0.5, 1.5).mul_(torch.randn_like(norm.weight).sign())
                 nn.init.normal_(norm.bias, std=0.3)
-    model.train()(images)
+    model.train()(images[:40])
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_var += 0.1 * norm.running_var.mean()   # dead channels would amplify rounding
@@ -81,6 +87,21 @@ def test_every_network_with_binarized_inputs(name, tmp_path):
     assert (differences(model, packed, images) > 1e-4).all()     # the comparison would notice
 
 
+@pytest.mark.skipif(not TUBERLIN.exists(), reason='the sketches of TU-Berlin are not here')
+@pytest.mark.parametrize('name', SIGNED)
+def test_real_sketches(name, tmp_path):
+    """A sketch of each class, and all 560 for one network: the same log-probabilities, the same likeliest class."""
+    sketches = datasets.load('tuberlin', TUBERLIN, inpsize(name)).val
+    order = torch.randperm(len(sketches)) if name == 'sketchanetfbin' else range(0, len(sketches), 14)
+    model, images = simulated(name, images=torch.stack([sketches[int(i)][0] for i in order]))
+    packed = repack(model, name, tmp_path)
+    with torch.no_grad(), parametrize.cached():
+        for some in images.split(40):
+            expected, found = model(some), packed(some)
+            assert (expected - found).abs().max() < 1e-4 and found.argmax(1).equal(expected.argmax(1))
+    assert images.unique(dim=0).shape == images.shape and expected.argmax(1).unique().numel() > 1
+
+
 @pytest.mark.parametrize('name', ['googlenetfbin', 'resnetfbin18', 'sketchanetfbin', 'squeezenetfbin'])
 def test_the_packed_network_is_the_simulated_one_in_float64(name, tmp_path):
     model, images = simulated(name)
@@ -97,7 +118,7 @@ def test_every_network_with_real_inputs(name, tmp_path):
     packed = repack(model, name, tmp_path)
     assert len(units(packed, network.ExpandedConv2d)) == len(binarize.binarized(model)) and not units(packed)
     assert len(binarize.binarized(model)) > 5
-    assert agree(model, packed, images, tolerance=1e-3)     # convolutions sum in another order than in NCHW memory
+    assert agree(model, packed, images)
     units(packed, network.ExpandedConv2d)[3].alpha[:4] += 1
     assert (differences(model, packed, images) > 1e-3).all()
 

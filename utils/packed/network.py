@@ -61,10 +61,10 @@ def assemble(network, tensors, sign_type):
             layers = fused(layers, sign_type, binary)
         parent._modules = {name: ExpandedConv2d(layer, *binary[layer]) if layer in binary else layer
                            for name, layer in layers.items()}
-    for conv in network.modules():
-        if isinstance(conv, nn.Conv2d) and conv.weight is not None:
-            conv.weight = nn.Parameter(channels_last(conv.weight))
-    network.register_forward_pre_hook(lambda _, inputs: channels_last(inputs[0]))
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):    # computed in the simulated network's order of memory, to round alike
+            layer.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
+            layer.register_forward_hook(lambda _, inputs, y: channels_last(y))
     return network.requires_grad_(False)
 
 
@@ -163,15 +163,16 @@ class ExpandedConv2d(nn.Module):
     def forward(self, x):
         pieces = [values.split(self.filters) for values in (self.words, self.alpha, self.beta)]
         pieces.append(repeat(None) if self.conv.bias is None else self.conv.bias.split(self.filters))
+        x = x.contiguous()
         outputs = [self.conv._conv_forward(x, self.expand(*values), bias) for *values, bias in zip(*pieces)]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+        return channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
 
     def expand(self, words, alpha, beta):
         octets = words.view(torch.uint8).int()
         weight, rest = (functional.embedding(octets, table).flatten(-2)[..., :self.channels]
                         for table in (OCTETS, 1 - OCTETS))
         weight = weight.mul_(alpha.view(-1, 1, 1, 1)).addcmul_(rest, beta.view(-1, 1, 1, 1))
-        return weight.permute(0, 3, 1, 2)
+        return weight.permute(0, 3, 1, 2).contiguous()
 
 
 OCTETS = (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).float()    # the bits of each byte
