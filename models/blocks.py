@@ -38,14 +38,15 @@ class Sign(nn.Module):
 class SignConv2d(nn.Conv2d):
     """A convolution of signs.
 
-    In evaluation, where its weights are binarized, a result is the exact (α − β)(e·x) + β·Σx rounded once, as in the
+    In evaluation, where the weight is parametrized with two values a filter (utils.binarize), a result is the exact (α − β)(e·x) + β·Σx rounded once, as in the
     packed network: e·x and Σx are whole numbers, which float32 holds up to 2^24. A sum of α and β would be rounded at
     every step, in an order that no one chose, and now and then a sign further on would be another.
     """
 
     def _conv_forward(self, x, weight, bias):
         convolve = super()._conv_forward
-        exact = not self.training and is_parametrized(self, 'weight') and self.groups == 1
+        two_valued = is_parametrized(self, 'weight') and getattr(self.parametrizations.weight[-1], 'two_valued', False)
+        exact = two_valued and self.groups == 1 and not self.training
         if not exact or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return convolve(x, weight, bias)
         alpha, beta = (values.double().view(-1, 1, 1) for values in (weight.amax((1, 2, 3)), weight.amin((1, 2, 3))))

@@ -218,6 +218,8 @@ def test_a_convolution_of_signs_evaluates_to_exact_sums_rounded_once(method):
         assert y.equal(exact.float() + conv.bias.view(-1, 1, 1))
         plain = nn.functional.conv2d(signs, conv.weight, conv.bias, 2, 1)
         assert not y.equal(plain) and torch.allclose(y, plain, atol=1e-4)
+        other = nn.utils.parametrizations.weight_norm(SignConv2d(70, 40, 3)).eval()
+        assert other(signs).equal(nn.functional.conv2d(signs, other.weight, other.bias))
         conv.train()
         assert conv(signs).equal(nn.functional.conv2d(signs, conv.weight, conv.bias, 2, 1))
 

@@ -187,6 +187,8 @@ class Binarization(nn.Module):
     projection can differ, where the clamp has moved a mean.
     """
 
+    two_valued = True   # as models.blocks.SignConv2d wants to know
+
     def __init__(self, method, search='fast'):
         super().__init__()
         self.method, self.search = method, search
