@@ -1,7 +1,15 @@
-"""What OpenMP and PyTorch's allocator read when torch is loaded, so import this package before torch."""
+"""How the process keeps threads and memory: OpenMP and PyTorch read it when torch is loaded, so import this first."""
+import contextlib
+import ctypes
 import os
 
-# Threads that wait must not spin: beside loading workers, spinning makes a step up to 10 times slower.
+# Threads that wait must not spin for long: beside loading workers that makes a step up to 10 times slower. A tenth
+# of a millisecond (GCC's OpenMP counts turns) spares small layers the waking of threads, which takes as long.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-# Large tensors in huge pages: a step that allocates anew otherwise waits for thousands of page faults.
+os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+# A step frees and allocates the same large tensors again and again. In huge pages that stay with the process
+# it does not wait for millions of page faults (M_MMAP_MAX = 0, M_TRIM_THRESHOLD = -1; glibc only).
 os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
+with contextlib.suppress(AttributeError, OSError, TypeError):
+    for parameter, value in ((-4, 0), (-1, -1)):
+        ctypes.CDLL(None).mallopt(parameter, value)

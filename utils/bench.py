@@ -75,10 +75,10 @@ def stepper(name, batch, channels, binStart, binEnd, search, amp=None, layout=No
     forward = torch.compile(model) if compiled else model
 
     def step():
+        optimizer.zero_grad(set_to_none=True)
         with train.autocast(torch.device('cpu'), amp):
             log_probs = forward(images).float()
         loss = F.nll_loss(log_probs, target)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
     return step

@@ -6,9 +6,14 @@
 #include <cstdint>
 #include <vector>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace {
 
-constexpr int MOST_BINS = 256, FEW = 48;
+constexpr int MOST_BINS = 128, FEW = 48;
+constexpr int PLACE_BITS = 16, COUNT_BITS = 24; // of places in a bin; of the number of weights in a word
 
 // The best partition yet of n weights that sum to total: `marked` of them, which sum to `sum`.
 struct Best {
@@ -16,7 +21,7 @@ struct Best {
 };
 
 struct Scratch {
-    std::vector<uint16_t> bin_of;
+    std::vector<uint32_t> place_of;
     std::vector<float> near;
     std::vector<double> means;
     std::vector<float> shifts;
@@ -56,19 +61,61 @@ struct Range {
     float low, high;
 };
 
-// The least and the largest of w, count >= 1, in 16 lanes that the compiler makes a vector of.
+typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+
+// The least and the largest of w, count >= 1.
 Range range(const float* w, int64_t count) {
-    float low[16], high[16];
-    std::fill_n(low, 16, w[0]);
-    std::fill_n(high, 16, w[0]);
+    Lanes low = w[0] - Lanes{}, high = low;
     int64_t i = 0;
-    for (; i + 16 <= count; i += 16)
-        for (int lane = 0; lane < 16; lane++) {
-            low[lane] = std::min(low[lane], w[i + lane]);
-            high[lane] = std::max(high[lane], w[i + lane]);
+    for (; i + 16 <= count; i += 16) {
+        const Lanes x = *reinterpret_cast<const Lanes*>(w + i);
+        low = x < low ? x : low;
+        high = x > high ? x : high;
+    }
+    Range all = {w[0], w[0]};
+    for (int lane = 0; lane < 16; lane++) all = {std::min(all.low, low[lane]), std::max(all.high, high[lane])};
+    for (; i < count; i++) all = {std::min(all.low, w[i]), std::max(all.high, w[i])};
+    return all;
+}
+
+// The weights at a place from first to last, moved to the front of `to`, which may be w and holds 16 more.
+int64_t keep(const float* w, const uint32_t* place_of, int64_t count, uint32_t first, uint32_t last, float* to) {
+    int64_t kept = 0, i = 0;
+#ifdef __AVX512F__
+    for (; i + 16 <= count; i += 16) {
+        const __m512i above_first = _mm512_sub_epi32(_mm512_loadu_si512(place_of + i), _mm512_set1_epi32(first));
+        const __mmask16 inside = _mm512_cmple_epu32_mask(above_first, _mm512_set1_epi32(last - first));
+        _mm512_storeu_ps(to + kept, _mm512_maskz_compress_ps(inside, _mm512_loadu_ps(w + i)));
+        kept += __builtin_popcount(inside);
+    }
+#endif
+    for (; i < count; i++) {
+        to[kept] = w[i];
+        kept += place_of[i] - first <= last - first;
+    }
+    return kept;
+}
+
+// Add the number of weights in each bin to counts and the sum of their places, counted from 0, to sums.
+void tally(const uint32_t* place_of, int64_t count, int bins, double* counts, double* sums) {
+    constexpr int64_t MOST = 1 << 16;   // more might overflow: a place is less than 2^24
+    for (int64_t start = 0; start < count; start += MOST) {
+        uint64_t words[4][MOST_BINS] = {};  // count above sum, so that one addition does; four, that it need not wait
+        const auto add = [&](int copy, uint64_t place) {
+            words[copy][place >> PLACE_BITS] += (uint64_t{1} << (64 - COUNT_BITS)) + place;
+        };
+        int64_t i = start;
+        const int64_t end = std::min(count, start + MOST);
+        for (; i + 4 <= end; i += 4) {
+            add(0, place_of[i]), add(1, place_of[i + 1]), add(2, place_of[i + 2]), add(3, place_of[i + 3]);
         }
-    for (; i < count; i++) low[0] = std::min(low[0], w[i]), high[0] = std::max(high[0], w[i]);
-    return {*std::min_element(low, low + 16), *std::max_element(high, high + 16)};
+        for (; i < end; i++) add(0, place_of[i]);
+        for (int b = 0; b < bins; b++) {
+            const uint64_t word = words[0][b] + words[1][b] + words[2][b] + words[3][b];
+            counts[b] += word >> (64 - COUNT_BITS);
+            sums[b] += word & ((uint64_t{1} << (64 - COUNT_BITS)) - 1);
+        }
+    }
 }
 
 inline void consider(Best& best, double marked, double sum, double value) {
@@ -84,14 +131,14 @@ inline void consider(Best& best, double marked, double sum, double value) {
 // way, only between the first and the last bin whose bound exceeds the best edge.
 float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch& scratch) {
     Best best{static_cast<double>(n), total};
-    auto& bin_of = scratch.bin_of;
+    auto& place_of = scratch.place_of;
     auto& near = scratch.near;
-    bin_of.resize(n);
-    near.resize(n + 1);
+    place_of.resize(n);
+    near.resize(n + 16);
     double marked = 0, sum = 0;     // of the weights above those that are searched
     for (int64_t count = n, before = 2 * n;;) {
         const int bins = std::clamp<int>(count / 16, 8, MOST_BINS);
-        const float low = ends.low, scale = bins / (ends.high - low);
+        const float low = ends.low, scale = bins / (ends.high - low) * (1 << PLACE_BITS);
         if (count <= FEW || count > before / 2 || !std::isfinite(scale)) {
             if (w != near.data()) std::copy_n(w, count, near.begin());
             std::sort(near.begin(), near.begin() + count, std::greater<float>());
@@ -101,16 +148,13 @@ float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch
             }
             break;
         }
-        double sums[MOST_BINS] = {}, above[MOST_BINS + 1], above_sum[MOST_BINS + 1], value[MOST_BINS];
-        int64_t counts[MOST_BINS] = {};
-        for (int64_t i = 0; i < count; i++) {
-            const int bin = static_cast<int>((w[i] - low) * scale);
-            bin_of[i] = static_cast<uint16_t>(bin < bins ? bin : bins - 1);
-        }
-        for (int64_t i = 0; i < count; i++) {
-            sums[bin_of[i]] += w[i];
-            counts[bin_of[i]]++;
-        }
+        double sums[MOST_BINS] = {}, counts[MOST_BINS] = {};
+        double above[MOST_BINS + 1], above_sum[MOST_BINS + 1], value[MOST_BINS];
+        const uint32_t highest = (bins << PLACE_BITS) - 1;
+        for (int64_t i = 0; i < count; i++)
+            place_of[i] = std::min(static_cast<uint32_t>(static_cast<int32_t>((w[i] - low) * scale)), highest);
+        tally(place_of.data(), count, bins, counts, sums);
+        for (int b = 0; b < bins; b++) sums[b] = counts[b] * low + (sums[b] + counts[b] / 2) / scale;
         above[bins] = marked, above_sum[bins] = sum;
         for (int b = bins - 1; b >= 0; b--) {
             above[b] = above[b + 1] + counts[b];
@@ -134,12 +178,9 @@ float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch
         if (last < 0) break;
 
         marked = above[last + 1], sum = above_sum[last + 1];
-        int64_t kept = 0;
-        for (int64_t i = 0; i < count; i++) {
-            near[kept] = w[i];
-            kept += static_cast<uint16_t>(bin_of[i] - first) <= last - first;
-        }
-        before = count, count = kept, w = near.data();
+        before = count;
+        count = keep(w, place_of.data(), count, first << PLACE_BITS, ((last + 1) << PLACE_BITS) - 1, near.data());
+        w = near.data();
         ends = range(w, count);
     }
     // At the optimum every weight takes the nearer value.
@@ -172,19 +213,17 @@ void dab_forward(float* weights, float* two_valued, float* alpha, float* beta, f
                 if (!(threshold < high)) threshold = std::nextafter(high, low);
                 if (threshold < low) threshold = low;
             }
-            double above = 0, below = 0;
+            double above = 0;
             int64_t count = 0;
-#pragma omp simd reduction(+:above, below, count)
+#pragma omp simd reduction(+:above, count)
             for (int64_t i = 0; i < n; i++) {
-                const bool is_above = w[i] > threshold;
-                above += is_above ? w[i] : 0.0f;
-                below += is_above ? 0.0f : w[i];
-                count += is_above;
+                above += w[i] > threshold ? w[i] : 0.0f;
+                count += w[i] > threshold;
             }
             // A constant filter has nothing above its boundary; it stays what it is.
             const bool constant = count == 0;
             alpha[f] = constant ? high : static_cast<float>(above / count);
-            beta[f] = constant ? high : static_cast<float>(below / (n - count));
+            beta[f] = constant ? high : static_cast<float>((total - above) / (n - count));
             boundary[f] = threshold;
             marked[f] = static_cast<float>(constant ? 1 : count);
             const float a = alpha[f], b = beta[f];

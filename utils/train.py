@@ -66,10 +66,10 @@ def train_epoch(model, loader, optimizer, device, progress, printfreq, amp=None,
     model.train()
     meter = Meter(device)
     for step, (images, target) in enumerate(progress(batches(loader, meter, device)), start=1):
+        optimizer.zero_grad(set_to_none=True)
         with autocast(device, amp):
             log_probs = model(images).float()
         loss = F.nll_loss(log_probs, target)
-        optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

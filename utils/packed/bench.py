@@ -2,6 +2,7 @@
 import multiprocessing
 import statistics
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -90,18 +91,36 @@ def layers(model, packed, sample):
     return [(f'{title} ({name})', *rest) for title, (name, *rest) in found.items()]
 
 
+def repeated(function, seconds=0.005):
+    """(function called as often as fills so much time, how often that is)."""
+    function()
+    start = time.perf_counter()
+    function()
+    times = max(1, round(seconds / (time.perf_counter() - start)))
+
+    def calls():
+        for _ in range(times):
+            function()
+    return calls, times
+
+
 def convolutions(interleave, pairs, threads, rounds):
-    header('Binary convolutions, with packing of the input, against torch.nn.functional.conv2d on the same tensors')
+    header('Binary convolutions, with packing of the input, against torch.nn.functional.conv2d on the same tensors;\n'
+           'in every round each is repeated for 5 ms')
     rows = []
     for name, shape, model, path in pairs:
         packed = read(path)
         for batch in BATCHES:
             for title, unit, x, conv in layers(model, packed, torch.randn(batch, *shape)):
-                x = x.contiguous()
+                real_x, x = x.contiguous(), network.channels_last(x)    # as in either network
                 for number in threads:
                     torch.set_num_threads(number)
-                    rows.append(row(f'conv {name} {title}', batch, number, interleave(
-                        lambda: F.conv2d(x, conv.weight, None, conv.stride, conv.padding), lambda: unit(x), rounds)))
+                    real, real_times = repeated(lambda: F.conv2d(real_x, conv.weight, None, conv.stride, conv.padding))
+                    ours, our_times = repeated(lambda: unit(x))
+                    times = interleave(real, ours, rounds)
+                    rows.append(row(f'conv {name} {title}', batch, number, [
+                        [seconds / calls for seconds in kind]
+                        for kind, calls in zip(times, (real_times, our_times))]))
     for batch in BATCHES:
         for number in threads:
             speedups = [row['speedup'] for row in rows if (row['batch'], row['threads']) == (batch, number)] or [1]

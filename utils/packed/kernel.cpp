@@ -11,10 +11,10 @@
 
 namespace {
 
-// Calls work(begin, end) in threads for parts of 0 … count − 1.
+// Calls work(begin, end) in threads for parts of 0 … count − 1, of at least so many each: waking a thread takes time.
 template <class Work>
-void in_threads(int64_t count, Work work) {
-    const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), count));
+void in_threads(int64_t count, int64_t least, Work work) {
+    const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), count / least));
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (int64_t t = 0; t < threads; t++) work(count * t / threads, count * (t + 1) / threads);
 }
@@ -36,11 +36,12 @@ at::Tensor pack_signs(const at::Tensor& x, const at::Tensor& threshold, const at
     const Packing packing = {values.const_data_ptr<float>(), thresholds.const_data_ptr<float>(), flip_words.data(),
                              reinterpret_cast<uint64_t*>(bits.mutable_data_ptr<int64_t>()), channels, words, pixels};
     const auto& set = instructions();
+    constexpr int64_t LEAST = 1 << 17;      // values that one thread packs
     if (channels_last) {
-        in_threads(images * pixels, [&](int64_t begin, int64_t end) { set.pixels(packing, begin, end); });
+        in_threads(images * pixels, LEAST / channels + 1, [&](int64_t begin, int64_t end) { set.pixels(packing, begin, end); });
     } else {
         const int64_t part = 4 * LANES, parts = (pixels + part - 1) / part;
-        in_threads(images * parts, [&](int64_t begin, int64_t end) {
+        in_threads(images * parts, LEAST / (channels * part) + 1, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; i++)
                 set.planes(packing, i / parts, i % parts * part, std::min((i % parts + 1) * part, pixels));
         });
@@ -107,10 +108,10 @@ at::Tensor binary_conv2d(const at::Tensor& bits, const at::Tensor& prepared, con
 
     const auto& set = instructions();
     for (int64_t group = 0; group < c.groups; group++) set.tabulate(c, group);
-    in_threads(images, [&](int64_t begin, int64_t end) {
+    in_threads(images, 1, [&](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; n++) set.frame(c, n);
     });
-    in_threads(c.tiles * c.groups, [&](int64_t begin, int64_t end) { set.convolve(c, begin, end); });
+    in_threads(c.tiles * c.groups, 1, [&](int64_t begin, int64_t end) { set.convolve(c, begin, end); });
     return out;
 }
 
