@@ -63,9 +63,15 @@ def assemble(network, tensors, sign_type):
                            for name, layer in layers.items()}
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):    # computed in the simulated network's order of memory, to round alike
-            layer.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
+            layer.register_forward_pre_hook(lambda _, inputs: channels_first(inputs[0]))
             layer.register_forward_hook(lambda _, inputs, y: channels_last(y))
     return network.requires_grad_(False)
+
+
+def channels_first(x):
+    """x (N, C, H, W) in contiguous memory, and with strides that say so also where both orders are one."""
+    _, channels, height, width = x.shape
+    return x.contiguous().as_strided(x.shape, (channels * height * width, height * width, width, 1))
 
 
 def channels_last(x):
@@ -163,7 +169,7 @@ class ExpandedConv2d(nn.Module):
     def forward(self, x):
         pieces = [values.split(self.filters) for values in (self.words, self.alpha, self.beta)]
         pieces.append(repeat(None) if self.conv.bias is None else self.conv.bias.split(self.filters))
-        x = x.contiguous()
+        x = channels_first(x)
         outputs = [self.conv._conv_forward(x, self.expand(*values), bias) for *values, bias in zip(*pieces)]
         return channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
 
@@ -172,7 +178,7 @@ class ExpandedConv2d(nn.Module):
         weight, rest = (functional.embedding(octets, table).flatten(-2)[..., :self.channels]
                         for table in (OCTETS, 1 - OCTETS))
         weight = weight.mul_(alpha.view(-1, 1, 1, 1)).addcmul_(rest, beta.view(-1, 1, 1, 1))
-        return weight.permute(0, 3, 1, 2).contiguous()
+        return channels_first(weight.permute(0, 3, 1, 2))
 
 
 OCTETS = (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).float()    # the bits of each byte
