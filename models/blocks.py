@@ -38,9 +38,10 @@ class Sign(nn.Module):
 class SignConv2d(nn.Conv2d):
     """A convolution of signs.
 
-    In evaluation, where the weight is parametrized with two values a filter (utils.binarize), a result is the exact (α − β)(e·x) + β·Σx rounded once, as in the
-    packed network: e·x and Σx are whole numbers, which float32 holds up to 2^24. A sum of α and β would be rounded at
-    every step, in an order that no one chose, and now and then a sign further on would be another.
+    In evaluation, where the weight is parametrized with two values a filter (utils.binarize), a result is the exact
+    (α − β)(e·x) + β·Σx rounded once, as in the packed network: e·x and Σx are whole numbers, which float32 holds up
+    to 2^24. A sum of α and β would be rounded at every step, in an order that no one chose, and now and then a sign
+    further on would be another.
     """
 
     def _conv_forward(self, x, weight, bias):

@@ -28,6 +28,7 @@ replica = parallel.replicate(model, device)
 F.nll_loss(replica(images[mine]), target[mine]).backward()
 if parallel.rank() == 0:
     torch.save({name: p.grad for name, p in model.named_parameters()}, sys.argv[1])
+del replica     # or its threads outlive the interpreter, which now and then aborts
 parallel.stop()
 '''
 
