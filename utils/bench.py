@@ -1,7 +1,7 @@
 """Benchmarks: what binarization costs, against the real-valued network, in one interleaved run.
 
     python3 -m utils.bench step                              a training step of three networks
-    python3 -m utils.bench step --model_def=alexnetwbin --batch-size=16 --binEnd=7
+    python3 -m utils.bench step --model_def alexnetwbin mobilenet --batch-size=16      of others, to the last convolution
     python3 -m utils.bench flags                             the same under --amp, --compile, --channelsLast
     python3 -m utils.bench eval                              a validation pass with ten crops
     python3 -m utils.bench data --data_dir=DIR               the sketch training transform
@@ -13,12 +13,7 @@ packed_s, speedup}.
 """
 import argparse
 import json
-import multiprocessing
-import os
-import platform
 import statistics
-import time
-from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torch.nn import functional as F
@@ -27,6 +22,7 @@ from torch.nn.utils import parametrize
 import datasets
 import models
 from utils import binarize, train
+from utils.measure import fresh, interleave, machine
 from utils.packed import bench as packed
 
 NETWORKS = [    # name, batch size, channels, binStart, binEnd
@@ -34,17 +30,6 @@ NETWORKS = [    # name, batch size, channels, binStart, binEnd
     ('resnetwbin18', 16, 1, 2, 100),
     ('bincifar', 64, 3, 2, 7),
 ]
-
-
-def interleave(baseline, ours, rounds):
-    """Seconds of both functions, called in turn `rounds` times after one call to warm up: two lists."""
-    times = ([], [])
-    for _ in range(rounds + 1):
-        for function, seconds in zip((baseline, ours), times):
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
-    return times[0][1:], times[1][1:]
 
 
 def row(case, baseline, ours):
@@ -120,12 +105,6 @@ def bench_step(options):
     return rows
 
 
-def fresh(function, *arguments):
-    """function(*arguments) in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def bench_flags(options):
     """The binarized step under --amp, --channelsLast, --compile against the one without."""
     rows = []
@@ -170,30 +149,18 @@ def bench_data(options):
     return rows
 
 
-def bench_packed(options):
-    return packed.bench(options, interleave)
-
-
 def networks(options):
     if options.model_def is None:
         return NETWORKS
-    return [(options.model_def, options.batch_size, options.channels, options.binStart, options.binEnd)]
-
-
-def machine():
-    try:
-        with open('/proc/cpuinfo') as file:
-            name = next(line.split(': ')[1].strip() for line in file if line.startswith('model name'))
-    except (OSError, StopIteration):
-        name = platform.processor()
-    return f'{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}'
+    return [(name, options.batch_size, options.channels, options.binStart, options.binEnd)
+            for name in options.model_def]
 
 
 def main():
     parser = argparse.ArgumentParser('python3 -m utils.bench', description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', choices=('step', 'flags', 'data', 'eval', 'packed'))
-    parser.add_argument('--model_def', choices=models.names(), metavar='NAME')
+    parser.add_argument('--model_def', choices=models.names(), metavar='NAME', nargs='+')
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--channels', type=int, default=1)
     parser.add_argument('--binStart', type=int, default=2)
@@ -211,7 +178,7 @@ def main():
         print(f'{"case":44} {"baseline ms":>10} {"ours ms":>10} {"ratio":>8}   quartiles')
     try:
         rows = {'step': bench_step, 'flags': bench_flags, 'data': bench_data, 'eval': bench_eval,
-                'packed': bench_packed}[options.what](options)
+                'packed': packed.bench}[options.what](options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if options.json:

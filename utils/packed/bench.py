@@ -1,9 +1,7 @@
 """The case `packed` of utils.bench: packed networks and their convolutions against float32, on the same inputs."""
-import multiprocessing
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from torch.nn.utils import parametrize
 import models
 from models.blocks import Sign
 from utils import binarize
+from utils.measure import fresh, interleave
 from utils.packed import format, network, ops
 from utils.packed.profiling import profile
 
@@ -104,7 +103,7 @@ def repeated(function, seconds=0.005):
     return calls, times
 
 
-def convolutions(interleave, pairs, threads, rounds):
+def convolutions(pairs, threads, rounds):
     header('Binary convolutions, with packing of the input, against torch.nn.functional.conv2d on the same tensors;\n'
            'in every round each is repeated for 5 ms')
     rows = []
@@ -129,7 +128,7 @@ def convolutions(interleave, pairs, threads, rounds):
     return rows
 
 
-def whole(interleave, pairs, threads, rounds):
+def whole(pairs, threads, rounds):
     header('Whole networks, image in to classes out')
     rows = []
     for name, shape, model, path in pairs:
@@ -173,31 +172,34 @@ def load_packed(path, name, channels):
     return read(path)
 
 
-def memory(pairs):
-    print(f'\nPeak resident memory, MB, of a fresh process that reads the network and classifies one image\n'
-          f'{"network":20} {"imports":>8} {"float32":>8} {"packed":>8}   increase: {"float32":>8} {"packed":>8} '
-          f'{"ratio":>7}')
+def memory(pairs, processes=5):
+    print(f'\nPeak resident memory, MB, of a fresh process that reads the network and classifies one image: medians of '
+          f'{processes} processes,\nand the range of the increase over PyTorch and the kernel alone\n'
+          f'{"network":20} {"alone":>7} {"float32":>8} {"packed":>7}   increase: {"float32":>20} {"packed":>20} {"ratio":>6}')
     for name, shape, model, path in pairs:
         state = path.with_suffix('.pth')
         torch.save(model.state_dict(), state)
-        peaks = []
+        peaks, increases = [], []
         for load, file in (load_float, state), (load_packed, path):
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
-                peaks.append(pool.submit(resident, load, file, name, shape).result())
-        (start, whole), (packed_start, packed) = peaks
-        print(f'{name:20} {start:8.0f} {whole:8.0f} {packed:8.0f}             {whole - start:8.1f} '
-              f'{packed - packed_start:8.1f} {(packed - packed_start) / (whole - start):7.3f}', flush=True)
+            found = [fresh(resident, load, file, name, shape) for _ in range(processes)]
+            before, after = map(statistics.median, zip(*found))
+            peaks.append((before, after))
+            increases.append(sorted(end - start for start, end in found))
+        ratio = statistics.median(increases[1]) / statistics.median(increases[0])
+        spread = ''.join(f'{statistics.median(some):8.1f} ({some[0]:4.1f}–{some[-1]:4.1f})' for some in increases)
+        print(f'{name:20} {peaks[0][0]:7.0f} {peaks[0][1]:8.0f} {peaks[1][1]:7.0f}             {spread} {ratio:6.3f}',
+              flush=True)
 
 
 @torch.no_grad()
-def bench(options, interleave):
+def bench(options):
     """All tables; returns a list of {case, batch, threads, float_s, packed_s, speedup}."""
     print(f'instructions: {", ".join(ops.instruction_sets())}')
-    chosen = [(options.model_def, options.binStart, options.binEnd)] if options.model_def else NETWORKS
+    chosen = [(name, options.binStart, options.binEnd) for name in options.model_def or ()] or NETWORKS
     with tempfile.TemporaryDirectory() as folder:
         pairs = [pair(*case, options.channels, folder) for case in chosen]
-        rows = convolutions(interleave, pairs, options.threads, options.rounds)
-        rows += whole(interleave, pairs, options.threads, options.rounds)
+        rows = convolutions(pairs, options.threads, options.rounds)
+        rows += whole(pairs, options.threads, options.rounds)
         memory(pairs)
         profile({name: (read(path), torch.randn(1, *shape)) for name, shape, _, path in pairs}, options.rounds)
     return rows

@@ -36,7 +36,7 @@ at::Tensor pack_signs(const at::Tensor& x, const at::Tensor& threshold, const at
     const Packing packing = {values.const_data_ptr<float>(), thresholds.const_data_ptr<float>(), flip_words.data(),
                              reinterpret_cast<uint64_t*>(bits.mutable_data_ptr<int64_t>()), channels, words, pixels};
     const auto& set = instructions();
-    constexpr int64_t LEAST = 1 << 17;      // values that one thread packs
+    constexpr int64_t LEAST = 1 << 15;      // values that one thread packs
     if (channels_last) {
         in_threads(images * pixels, LEAST / channels + 1, [&](int64_t begin, int64_t end) { set.pixels(packing, begin, end); });
     } else {

@@ -42,6 +42,7 @@ def load(path, build, sign_type):
 def assemble(network, tensors, sign_type):
     """Give the network on the meta device its tensors, and replace what can be computed from bits.
 
+    Takes the bits out of `tensors`, so that they need not be held twice.
     BatchNorm -> sign -> [Dropout] -> binarized convolution -> [ReLU], in a row in an nn.Sequential, becomes a
     BinaryUnit, every other binarized convolution an ExpandedConv2d; the rest stays as it is.
     """
@@ -51,15 +52,14 @@ def assemble(network, tensors, sign_type):
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = None   # the packed model has none, and evaluation needs none
     binary = {}
-    for name, tensor in tensors.items():
-        if isinstance(tensor, format.Bits):
-            conv = name.removesuffix('.weight')
-            binary[network.get_submodule(conv)] = tensor, tensors[f'{conv}.alpha'], tensors[f'{conv}.beta']
+    for name in tensors.keys() - real.keys():
+        conv = name.removesuffix('.weight')
+        binary[network.get_submodule(conv)] = tensors.pop(name), tensors[f'{conv}.alpha'], tensors[f'{conv}.beta']
     for parent in list(network.modules()):
         layers = parent._modules
         if isinstance(parent, nn.Sequential):
             layers = fused(layers, sign_type, binary)
-        parent._modules = {name: ExpandedConv2d(layer, *binary[layer]) if layer in binary else layer
+        parent._modules = {name: ExpandedConv2d(layer, *binary.pop(layer)) if layer in binary else layer
                            for name, layer in layers.items()}
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):    # computed in the simulated network's order of memory, to round alike
@@ -93,7 +93,7 @@ def fused(layers, sign_type, binary):
             continue
         if types[-2:] == [nn.BatchNorm2d, sign_type] and layer in binary and takes(layer):
             norm, _ = (result.pop(before) for before in names[-2:])
-            layer = BinaryUnit(norm, layer, *binary[layer])
+            layer = BinaryUnit(norm, layer, *binary.pop(layer))
         elif isinstance(layer, nn.ReLU) and types[-1:] == [BinaryUnit] and not result[names[-1]].relu:
             result[names[-1]].relu = True
             continue
