@@ -55,8 +55,7 @@ def build(flags, stored, channels):
         anew = checkpoint.load_pretrained(model, flags.pretrained_file)
         say(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
     if flags.channelsLast:
-        model.register_forward_pre_hook(
-            lambda _, inputs: inputs[0].contiguous(memory_format=torch.channels_last))
+        model.register_forward_pre_hook(lambda _, inputs: packed.channels_last(inputs[0]))
     if flags.batch_size == 1:   # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
         copy.deepcopy(model)(torch.zeros(1, channels, flags.inpsize, flags.inpsize))
     if flags.calculateBinarizationLosses and not any(isinstance(layer, Sign) for layer in model.modules()):
@@ -82,8 +81,8 @@ def open_run(flags, stored, model):
     """The optimizer and the record of a run, both as `stored` left them."""
     optimizer = optim.build_optimizer(flags.optimType, model.parameters(), flags.maxlr,
                                       flags.weightDecay, flags.momentum, flags.nesterov)
-    if stored:
-        optimizer.load_state_dict(stored['optimizer'])
+    if stored:      # only the state: its other settings are those of the flags
+        optimizer.load_state_dict(optimizer.state_dict() | {'state': stored['optimizer']['state']})
     if parallel.rank() > 0:
         return optimizer, SilentRun()
     checkpoint.check_room(flags.logdir, model)
@@ -93,12 +92,12 @@ def open_run(flags, stored, model):
 
 def learn(flags, stored, data, model, optimizer, run, batches, device):
     """Train, validate and save, epoch after epoch."""
-    first, best = (stored['epoch'], stored['best']) if stored else (0, -1.0)
+    first, best = stored['epoch'] if stored else 0, run.best
     run.weights(model)
     if stored:
         checkpoint.restore_random_state(stored['rng'])
     scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
-    if stored and 'scaler' in stored:
+    if stored and stored.get('scaler'):     # empty where training was not in float16
         scaler.load_state_dict(stored['scaler'])
     replica = parallel.replicate(model, device, flags.syncBN)
     if flags.compile:
@@ -167,7 +166,7 @@ def say(text):
 
 
 def fail(error, code):
-    if parallel.rank() == 0 or code == 1:   # torchrun stops all processes after the first that fails
+    if os.environ.get('LOCAL_RANK', '0') == '0' or code == 1:   # torchrun stops the others after the first that fails
         sys.stderr.write(f'main.py: error: {error}\n')
     sys.exit(code)
 
@@ -175,12 +174,12 @@ def fail(error, code):
 def main(arguments=None):
     warnings.formatwarning = lambda message, *_, **__: f'main.py: warning: {message}\n'
     interrupt.listen()
-    flags, stored = parse(arguments)
-    device = parallel.start()
-    device = torch.device('cpu') if flags.packed else device
-    torch.backends.cudnn.benchmark = True
-    torch.manual_seed(flags.manualSeed)
     try:
+        flags, stored = parse(arguments)
+        device = parallel.start()
+        device = torch.device('cpu') if flags.packed else device
+        torch.backends.cudnn.benchmark = True
+        torch.manual_seed(flags.manualSeed)
         if flags.export:
             return export(flags, stored)
         if flags.classify:

@@ -22,6 +22,9 @@ ONCE = ('resume', 'packed', 'export', 'exportHalf', 'pretrained_file', 'evaluate
         'calculateBinarizationLosses')
 
 
+LARGEST = 2 ** 32   # what seeds and other whole numbers stay below
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f'{self.prog}: error: {message}\n')
@@ -37,13 +40,15 @@ def one_of(names):
 
 
 def at_least(smallest, kind=int, above=False):
-    """A number, not below `smallest` (above: not equal to it either); infinity and NaN are none."""
+    """A number, not below `smallest` (above: not equal to it either); infinity, NaN and whole numbers from LARGEST on are none."""
     def number(text):
         try:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f'{text!r} is not a number') from None
-        if not math.isfinite(value) or value < smallest or (above and value == smallest):
+        if not value < (LARGEST if kind is int else math.inf):
+            raise argparse.ArgumentTypeError(f'{text} is too large, or no number')
+        if value < smallest or (above and value == smallest):
             raise argparse.ArgumentTypeError(
                 f'must be {"more than" if above else "at least"} {smallest}, not {text}')
         return value
@@ -129,12 +134,12 @@ def parser():
                           help='epochs between two decays of the learning rate (default: %(default)s)')
     training.add_argument('--decaylevel', type=at_least(1, float, above=True), default=2.0, metavar='X',
                           help='what a decay divides the learning rate by (default: %(default)s)')
-    training.add_argument('--amp', choices=('bfloat16', 'float16'),
+    training.add_argument('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
                           help='compute under autocast in this type; latent weights stay float32 (default: off)')
     training.add_argument('--channelsLast', action=switch, default=False,
                           help='run the convolutions on channels-last activations')
     training.add_argument('--compile', action=switch, default=False, help='train through torch.compile')
-    training.add_argument('--syncBN', action='store_true',
+    training.add_argument('--syncBN', action=switch, default=False,
                           help='under torchrun, BatchNorm statistics over all processes (GPUs only)')
     training.add_argument('--manualSeed', type=at_least(0), default=0, metavar='N',
                           help='seed of initialization, data order and augmentation (default: %(default)s)')
@@ -157,13 +162,14 @@ def parser():
                      help='--evaluate or --classify by this packed model, on the CPU, instead of a checkpoint')
     run.add_argument('--printfreq', type=at_least(1), default=10, metavar='STEPS',
                      help='steps between two updates of the progress bar (default: %(default)s)')
-    run.add_argument('--verbose', action='store_true', help='print the network')
+    run.add_argument('--verbose', action=switch, default=False, help='print the network')
     return parser
 
 
 def parse(arguments=None):
-    """(flags, checkpoint of --resume, what read_packed returns, or None). Exits with code 2 and a sentence for a
-    wrong command.
+    """(flags, stored): stored is the checkpoint of --resume, what read_packed returns for --packed, or None.
+
+    Exits with code 2 and a sentence for a wrong command.
     """
     command = parser()
     flags, stored = command.parse_args(arguments), None
@@ -176,10 +182,10 @@ def parse(arguments=None):
             flags = command.parse_args(arguments)
         check(flags)
         complete(flags)
-        for flag in () if not stored else FIXED if flags.resume else PACKED:
+        for flag in FIXED if flags.resume else PACKED if flags.packed else ():
             if (fixed := stored['flags'].get(flag)) != (given := getattr(flags, flag)):
                 raise ValueError(f'{source(flags)} was trained with --{flag}={fixed}, not {given}')
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         command.error(error)
     return flags, stored
 
@@ -209,8 +215,16 @@ def check(flags):
         raise ValueError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
     if flags.bnnModel and flags.binarizer not in (None, 'bnn'):
         raise ValueError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
-    if flags.name == '':
-        raise ValueError('--name must not be empty')
+    for flag in 'name', 'resume', 'packed', 'pretrained_file', 'export':
+        if getattr(flags, flag) == '':
+            raise ValueError(f'--{flag} must not be empty')
+    actions = [flag for flag in ('export', 'classify', 'evaluate') if getattr(flags, flag)]
+    if len(actions) > 1:
+        raise ValueError(f'--{actions[0]} and --{actions[1]} are two things to do: give one of them')
+    if flags.calculateBinarizationLosses and (flags.export or flags.classify):
+        raise ValueError(f'--calculateBinarizationLosses goes with training and --evaluate, not with --{actions[0]}')
+    if flags.pretrained_file and (flags.resume or flags.packed):
+        raise ValueError(f'{source(flags)} has all weights already: --pretrained_file contradicts it')
     for flag in 'evaluate', 'classify':
         if getattr(flags, flag) and not (flags.resume or flags.packed):
             raise ValueError(f'--{flag} needs a checkpoint, --resume=FILE, or a packed model, --packed=FILE')
@@ -218,9 +232,9 @@ def check(flags):
         raise ValueError('--packed cannot be trained, only used: with --evaluate or --classify')
     if flags.packed and flags.calculateBinarizationLosses:
         raise ValueError('--calculateBinarizationLosses needs the checkpoint: a packed model has no sign layers')
-    if flags.packed and flags.amp:
+    if flags.packed and flags.amp != 'off':
         raise ValueError(f'--amp={flags.amp}: a packed model computes in bits and float32')
-    if flags.export == '' or flags.export and not flags.resume:
+    if flags.export and not flags.resume:
         raise ValueError('--export=FILE needs the checkpoint to pack: --resume=FILE')
     if flags.exportHalf and not flags.export:
         raise ValueError('--exportHalf needs --export=FILE')
@@ -231,6 +245,7 @@ def check(flags):
 def complete(flags):
     """Fill in the defaults that depend on other flags."""
     flags.binarizer = flags.binarizer or ('bnn' if flags.bnnModel else 'dab')
+    flags.amp = None if flags.amp == 'off' else flags.amp
     if flags.inpsize is None:
         own = models.default_inpsize(flags.model_def)
         flags.inpsize = min(own, 97) if flags.dataset == 'doodles' else own

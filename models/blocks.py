@@ -121,6 +121,8 @@ def initialize(layer):
     """Convolutions Kaiming-normal over the fan out, all biases 0. (BatchNorm starts as 1 and 0.)"""
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
+    if isinstance(layer, nn.Linear):
+        layer.reset_parameters()    # now, so that it does not depend on what was drawn before
     if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
@@ -140,7 +142,7 @@ def layer_set(layers):
         return frozenset(layers)
     numbers = set()
     for part in layers.split(',') if layers else ():
-        match = re.fullmatch(r'(\d+)(?:-(\d+))?', part.strip())
+        match = re.fullmatch(r'(\d{1,3})(?:-(\d{1,3}))?', part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             raise ValueError(f"a set of layers is written like '2-5,7', not '{layers}'")

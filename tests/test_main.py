@@ -241,10 +241,21 @@ def test_binarization_losses(train, tmp_path, capsys, refused):
     ('--pretrained_file=/nowhere.pth.tar', '/nowhere.pth.tar'),
     ('--tenCrops', '--tenCrops'),
     ('--name=', '--name'),
+    ('--resume=', '--resume must not be empty'),
+    ('--manualSeed=99999999999999999999', '--manualSeed'),
+    ('--epochs=' + 400 * '9', '--epochs'),
+    ('--signLayers=2-99999999999', '2-99999999999'),
     ('--logdir=/dev/null', '/dev/null'),
 ])
 def test_a_wrong_flag(refused, flag, part):
     assert part in refused('--epochs=1', flag)
+
+
+def test_flags_that_exclude_each_other(refused, trained):
+    resume = f'--resume={trained}/last.pth.tar'
+    assert '--evaluate' in refused(resume, '--evaluate', '--export=x.dab')
+    assert '--pretrained_file' in refused(resume, f'--pretrained_file={trained}/best.pth.tar')
+    assert '--calculateBinarizationLosses' in refused(resume, '--calculateBinarizationLosses', '--classify', 'x.png')
 
 
 def test_bnnmodel_against_another_binarizer(refused):
@@ -326,11 +337,41 @@ def test_resuming_an_earlier_epoch_does_not_lose_the_later_ones(train, refused, 
     assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [0, 0, 1, 1]
 
 
+def test_a_resumed_run_that_replaces_another_one(train, trained, tmp_path):
+    train('--name=run', '--epochs=3', '--manualSeed=5')
+    folder = tmp_path / 'logs/run'
+    (folder / 'best.pth.tar').write_text('of the other run')
+    train('--name=run', '--epochs=3', f'--resume={trained}/last.pth.tar', '--overwrite')
+    assert {row['epoch'] for row in rows(folder / 'metrics.jsonl')} == {2}
+    best = read_checkpoint(folder / 'best.pth.tar')     # there is one, of the epoch that lies here
+    assert best['epoch'] == 3 and best['best'] == best['metrics']['top1']
+
+
+def test_flags_of_a_resumed_command_reach_its_optimizer(train, tmp_path):
+    train('--name=run', '--epochs=1', '--optimType=sgd', '--momentum=0.5')
+    last = tmp_path / 'logs/run/last.pth.tar'
+    train('--epochs=2', f'--resume={last}', '--optimType=sgd', '--weightDecay=0.01')
+    group, = read_checkpoint(last)['optimizer']['param_groups']
+    assert (group['momentum'], group['weight_decay']) == (0.5, 0.01)
+
+
+def test_amp_can_be_switched_on_and_off_again(train, tmp_path, capsys):
+    train('--name=run', '--epochs=1')
+    last = tmp_path / 'logs/run/last.pth.tar'
+    train('--epochs=2', f'--resume={last}', '--amp=float16')
+    assert read_checkpoint(last)['flags']['amp'] == 'float16' and read_checkpoint(last)['scaler']
+    capsys.readouterr()
+    for flag in '--amp=off', '--amp=bfloat16':
+        train(f'--resume={last}', '--evaluate', flag)
+    off, on = capsys.readouterr().out.splitlines()
+    assert off.split('loss')[1] != on.split('loss')[1]
+
+
 def test_an_epoch_that_was_logged_but_not_saved_is_trained_again(train, tmp_path):
     train('--name=run', '--epochs=1')
     folder = tmp_path / 'logs/run'
     with open(folder / 'metrics.jsonl', 'a') as file:
-        file.write(json.dumps({'epoch': 1, 'split': 'train'}) + '\n')
+        file.write(json.dumps({'epoch': 1, 'split': 'train'}) + '\n{"epoch": 1, "sp')     # when the disk was full
     train('--epochs=2', f'--resume={folder}/last.pth.tar')
     assert [(row['epoch'], row['split']) for row in rows(folder / 'metrics.jsonl')] == [
         (0, 'train'), (0, 'val'), (1, 'train'), (1, 'val')]

@@ -393,3 +393,14 @@ def test_a_new_architecture_is_one_new_file(tmp_path, monkeypatch):
         fresh.register()(fresh._variants['mynet'].builder)
     with pytest.raises(ValueError, match='takes no signLayers'):
         fresh.build('mynet', 5, signLayers='1')
+
+
+@pytest.mark.parametrize('name', sorted({models.family(name)[0] for name in models.names()}))
+def test_variants_of_a_family_start_from_the_same_weights(name):
+    states = []
+    for variant in models.family(name):
+        torch.manual_seed(3)
+        states.append({key: tensor for key, tensor in models.build(variant, 10, 1).state_dict().items()
+                       if key.endswith('weight') and tensor.dim() > 1})
+    assert all(state.keys() == states[0].keys() and all(map(torch.equal, state.values(), states[0].values()))
+               for state in states)

@@ -25,6 +25,10 @@ def test_decayschedular(epoch, lr):
     assert optim.decay_schedular(epoch, maxlr=0.002, minlr=0.0001, decayinterval=50, decaylevel=2) == lr
 
 
+def test_decayschedular_after_many_epochs():
+    assert optim.decay_schedular(5000, maxlr=0.002, minlr=0.0001, decayinterval=1, decaylevel=10) == 0.0001
+
+
 @pytest.mark.parametrize('name', models.names())
 def test_every_model_trains_a_binarized_step(name):
     torch.manual_seed(0)

@@ -24,6 +24,7 @@ import models
 from utils import binarize, train
 from utils.measure import fresh, interleave, machine
 from utils.packed import bench as packed
+from utils.packed.network import channels_last
 
 NETWORKS = [    # name, batch size, channels, binStart, binEnd
     ('sketchanetwbin', 32, 1, 2, 7),
@@ -50,11 +51,10 @@ def network(name, channels, binStart, binEnd, search):
     return binarize.wrap(model, binStart, binEnd, search=search) if search else model
 
 
-def stepper(name, batch, channels, binStart, binEnd, search, amp=None, layout=None, compiled=False):
+def stepper(name, batch, channels, binStart, binEnd, search, amp=None, layout=torch.Tensor.contiguous, compiled=False):
     """A function that does one training step with Adam on fixed random images."""
     model = network(name, channels, binStart, binEnd, search).train()
-    images = torch.randn(batch, channels, *[models.default_inpsize(name)] * 2)
-    images = images.contiguous(memory_format=layout or torch.contiguous_format)
+    images = layout(torch.randn(batch, channels, *[models.default_inpsize(name)] * 2))
     target = torch.arange(batch) % 250
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     forward = torch.compile(model) if compiled else model
@@ -109,7 +109,7 @@ def bench_flags(options):
     """The binarized step under --amp, --channelsLast, --compile against the one without."""
     rows = []
     for flag, settings in {'--amp=bfloat16': {'amp': 'bfloat16'}, '--compile': {'compiled': True},
-                           '--channelsLast': {'layout': torch.channels_last}}.items():
+                           '--channelsLast': {'layout': channels_last}}.items():
         for case in networks(options):
             functions = (stepper(*case, options.binSearch, **chosen) for chosen in ({}, settings))
             rows.append(row(f'step {case[0]} batch {case[1]} {flag}', *interleave(*functions, options.rounds)))

@@ -159,8 +159,8 @@ class _NativeDAB(torch.autograd.Function):
     """What projection and _StraightThrough do under 'dab', fused on the CPU (utils/native.cpp).
 
     forward projects `projected` (the latent tensor or a copy of it) in place. The split is as exact
-    as DAB.split's: a histogram bounds J between its edges, and only the bins that may hold the
-    optimum are sorted.
+    as DAB.split's: a histogram bounds J between its edges, and is made again, finer, of the bins that
+    may hold the optimum, until they hold so few weights that these are sorted.
     """
 
     @staticmethod

@@ -42,12 +42,12 @@ def read_checkpoint(path):
     return checkpoint
 
 
-def check_room(folder, model, optimizer_slots=2):
-    """Raise OSError where the disk cannot hold last, best and a temporary checkpoint of the model."""
+def check_room(folder, model):
+    """Raise OSError where the disk cannot hold last, best and a temporary checkpoint of the model with Adam's state."""
     folder = Path(folder)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    needed, free = 3 * (1 + optimizer_slots) * size, shutil.disk_usage(existing).free
+    needed, free = 3 * 3 * size, shutil.disk_usage(existing).free
     if free < needed:
         raise OSError(f'--logdir: {folder} has {free / 1e6:.0f} MB of free disk, and the checkpoints of '
                       f'this run need {needed / 1e6:.0f} MB')
@@ -63,7 +63,7 @@ def load_model(model, stored, path):
 
 def load_pretrained(model, path):
     """Copy the tensors of the checkpoint at path whose names and shapes agree; real and latent
-    weights count as the same. Returns the names of the parameters that start anew.
+    weights count as the same. Returns the names of the tensors that start anew; ValueError if that is all weights.
     """
     def plain(name):
         return name.replace('parametrizations.weight.original', 'weight')
@@ -72,7 +72,7 @@ def load_pretrained(model, path):
     own = model.state_dict()
     taken = {name: stored[plain(name)] for name, tensor in own.items()
              if plain(name) in stored and stored[plain(name)].shape == tensor.shape}
-    if not taken:
+    if not any(tensor.dim() for tensor in taken.values()):     # but for the counters of BatchNorm
         raise ValueError(f'--pretrained_file: no tensor of {path} fits this network')
     model.load_state_dict(taken, strict=False)
     return sorted(own.keys() - taken.keys())

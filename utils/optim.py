@@ -4,7 +4,7 @@ from torch import optim
 
 def decay_schedular(epoch, maxlr, minlr, decayinterval, decaylevel):
     """Learning rate of an epoch, counted from 0: max(minlr, maxlr / decaylevel^⌊epoch / decayinterval⌋)."""
-    return max(minlr, maxlr / decaylevel ** (epoch // decayinterval))
+    return max(minlr, maxlr * decaylevel ** -(epoch // decayinterval))     # which cannot overflow
 
 
 SCHEDULES = {'decayschedular': decay_schedular}

@@ -50,9 +50,10 @@ class Run:
     def __init__(self, folder, flags, resume=None, stored=None, overwrite=False):
         self.folder = Path(folder)
         epoch = stored['epoch'] if stored else 0
+        continued = stored and Path(resume).resolve().parent == self.folder.resolve()
         if not overwrite:
             self.refuse_another(resume, epoch)
-        elif not stored:
+        elif not continued:
             for pattern in FILES:
                 for path in self.folder.glob(pattern):
                     path.unlink()
@@ -64,6 +65,10 @@ class Run:
         self.events = SummaryWriter(str(self.folder), purge_step=epoch or None)
         self.masks = {}
         self.saved = epoch
+        best = self.folder / 'best.pth.tar'
+        if best.exists() and read_checkpoint(best)['epoch'] > epoch:    # of an epoch that is trained again
+            best.unlink()
+        self.best = stored['best'] if stored and best.exists() else -1.0
 
     def refuse_another(self, resume, epoch):
         last = self.folder / 'last.pth.tar'
@@ -136,6 +141,7 @@ class SilentRun:
     """Stands for the Run in all processes but the first, which alone records."""
 
     saved = folder = None
+    best = -1.0
 
     def nothing(self, *_, **__):
         pass
@@ -153,5 +159,6 @@ def summary(split, metrics, prefix=''):
 
 def keep_epochs_before(epoch, path):
     if path.exists():
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)['epoch'] < epoch]
+        whole, _, _ = path.read_text().rpartition('\n')     # a full disk or a dead machine leaves part of a line
+        rows = [line for line in whole.splitlines() if json.loads(line)['epoch'] < epoch]
         write_whole(path, lambda new: new.write_text(''.join(f'{row}\n' for row in rows)))
