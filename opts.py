@@ -185,6 +185,8 @@ def parse(arguments=None):
         for flag in FIXED if flags.resume else PACKED if flags.packed else ():
             if (fixed := stored['flags'].get(flag)) != (given := getattr(flags, flag)):
                 raise ValueError(f'{source(flags)} was trained with --{flag}={fixed}, not {given}')
+        if stored and flags.pretrained_file not in (None, stored['flags'].get('pretrained_file')):
+            raise ValueError(f'{source(flags)} has all weights: --pretrained_file would change nothing')
     except (ValueError, OSError) as error:
         command.error(error)
     return flags, stored
@@ -223,8 +225,6 @@ def check(flags):
         raise ValueError(f'--{actions[0]} and --{actions[1]} are two things to do: give one of them')
     if flags.calculateBinarizationLosses and (flags.export or flags.classify):
         raise ValueError(f'--calculateBinarizationLosses goes with training and --evaluate, not with --{actions[0]}')
-    if flags.pretrained_file and (flags.resume or flags.packed):
-        raise ValueError(f'{source(flags)} has all weights already: --pretrained_file contradicts it')
     for flag in 'evaluate', 'classify':
         if getattr(flags, flag) and not (flags.resume or flags.packed):
             raise ValueError(f'--{flag} needs a checkpoint, --resume=FILE, or a packed model, --packed=FILE')

@@ -91,17 +91,34 @@ def test_an_interrupted_comparison_ends_in_the_same_table(finished, run, tmp_pat
 
     def interrupted(*arguments):
         calls.append(1)
-        if len(calls) == 4:     # the second epoch of the second cell
+        if len(calls) in (3, 5):     # the first epoch of the second cell, and, of what then goes on, the second
             raise KeyboardInterrupt
         return train_epoch(*arguments)
     monkeypatch.setattr(main.train, 'train_epoch', interrupted)
-    with pytest.raises(SystemExit) as exit_:
-        run(tmp_path)
-    assert exit_.value.code == 130 and 'Traceback' not in capsys.readouterr().err
-    assert len(table(tmp_path / 'small')) == 1
+    for _ in range(2):
+        with pytest.raises(SystemExit) as exit_:
+            run(tmp_path)
+        assert exit_.value.code == 130 and 'Traceback' not in capsys.readouterr().err
+        assert len(table(tmp_path / 'small')) == 1
     run(tmp_path)
     run(finished.parent)
-    assert len(calls) == 2 * len(CELLS) + 1 and table(tmp_path / 'small') == table(finished)
+    assert len(calls) == 2 * len(CELLS) + 2 and table(tmp_path / 'small') == table(finished)
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(run, tmp_path, monkeypatch, capsys):
+    train_epoch, calls = main.train.train_epoch, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise FloatingPointError('the loss became NaN')
+        return train_epoch(*arguments)
+    monkeypatch.setattr(main.train, 'train_epoch', failing)
+    with pytest.raises(SystemExit) as exit_:
+        run(tmp_path, '--methods=real,dab', '--inputs=real', '--seeds=1', '--epochs=1')
+    error = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 1 and 'NaN' in error[0] and 'sketchanet-seed0 failed' in error[1]
+    assert [row['weights'] for row in table(tmp_path / 'small')] == ['dab']
 
 
 @pytest.mark.parametrize('flags, part', [
@@ -115,6 +132,11 @@ def test_an_interrupted_comparison_ends_in_the_same_table(finished, run, tmp_pat
     (['--epoch=3'], '--epoch'),
     (['--collect', '--name=other'], 'no finished cells'),
     (['--maxlr=0.5'], '--maxlr=0.001, not 0.5'),
+    (['--binEnd=3'], '--binEnd=7, not 3'),
+    (['--signLayers=2-5'], '--signLayers'),
+    (['--signLayers=2-5', '--inputs=sign'], '--signLayers=None, not 2-5'),
+    (['--epochs=0'], '--epochs'),
+    (['--calculateBinarizationLosses'], '--calculateBinarizationLosses'),
     (['--epochs=1'], 'more than --epochs=1'),
 ])
 def test_bad_input(finished, run, capsys, flags, part):
@@ -133,6 +155,15 @@ def test_a_cell_with_other_flags_is_found_before_anything_is_trained(finished, r
     assert CELLS[-1] in capsys.readouterr().err and len(list((tmp_path / 'small').iterdir())) == 1
 
 
+def test_a_cell_with_a_flag_that_the_command_does_not_give(run, tmp_path, capsys):
+    for name, flag in ('binEnd', '--binEnd=3'), ('amp', '--amp=bfloat16'):
+        common = '--methods=dab', '--inputs=real', '--seeds=1', '--epochs=1', f'--name={name}'
+        run(tmp_path, *common, flag)
+        with pytest.raises(SystemExit):
+            run(tmp_path, *common)
+        assert flag in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('only_a, only_b', [(0, 0), (3, 3), (1, 9), (20, 41), (300, 200)])
 def test_mcnemar(only_a, only_b):
     n = only_a + only_b
@@ -146,8 +177,14 @@ def test_pairs_and_rows_by_hand():
     by_kind = {('dab', 'sign'): {0: result(0, 0, 2, 7), 1: result(0, 3, 0, 0)},
                ('xnor', 'sign'): {1: result(1, 0, 0, 1), 2: result(0, 0, 0, 0)}}
     pair = results.paired(*by_kind, by_kind)    # of seed 1: right are 1, 0, 1, 1 against 0, 1, 1, 0
-    assert (pair['seeds'], pair['only_a'], pair['only_b'], pair['difference']) == (1, 2, 1, 25)
+    assert (pair['seeds'], pair['alone'], pair['difference'], pair['p']) == (1, [(2, 1)], 25, [1])
     assert pair['se'] == pytest.approx(100 * math.sqrt((0.75 ** 2 * 2 + 1.25 ** 2 + 0.25 ** 2) / 3 / 4))
+    by_kind['xnor', 'sign'][0] = result(1, 1, 0, 0)    # of seed 0: 1, 1, 0, 0 against 0, 0, 1, 1
+    pair = results.paired(*by_kind, by_kind)
+    assert (pair['seeds'], pair['alone'], pair['difference']) == (2, [(2, 2), (2, 1)], 12.5)
+    assert pair['sd'] == pytest.approx(25 / math.sqrt(2))
+    assert pair['se'] == pytest.approx(100 * math.sqrt((0.875 ** 2 + 0.125 ** 2 * 2 + 0.625 ** 2) / 3 / 4))
+    del by_kind['xnor', 'sign'][0]
     row = results.summarize('dab', 'sign', by_kind['dab', 'sign'])
     assert (row['top1'], row['top5']) == (62.5, 87.5) and row['top1_sd'] == pytest.approx(25 / math.sqrt(2))
     assert row['top1_se'] == pytest.approx(100 * math.sqrt((0.375 ** 2 + 3 * 0.125 ** 2) / 3 / 4))

@@ -182,7 +182,8 @@ def test_what_does_not_fit_is_refused():
             ops.binary_conv2d(**good | bad)
     x, zero, no = signs.float(), torch.zeros(70), torch.zeros(70, dtype=torch.bool)
     ops.pack_signs(x, zero, no)
-    for bad in ((signs, zero, no), (x[0], zero, no), (x, zero[1:], no), (x, zero, no.float()), (x, zero.double(), no)):
+    for bad in ((signs, zero, no), (x[0], zero, no), (x, zero[1:], no), (x, zero, no.float()), (x, zero.double(), no),
+                (x[:, :0], zero[:0], no[:0])):
         with pytest.raises(ValueError):
             ops.pack_signs(*bad)
     with pytest.raises(ValueError, match='71'):

@@ -10,7 +10,7 @@ KEYS = {'model', 'optimizer', 'epoch', 'best', 'rng', 'flags', 'classes', 'chann
 
 def write_whole(path, write):
     """write(temporary) and then rename it to path, so that path is never half written."""
-    temporary = path.with_name(path.name + '.tmp')
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
         write(temporary)
         with open(temporary, 'rb') as file:

@@ -30,16 +30,16 @@ import main
 import models
 import opts
 from utils import results, train
-from utils.binarize import METHODS, weight_bits
+from utils.binarize import METHODS, convolutions, weight_bits
 from utils.checkpoint import read_checkpoint, write_whole
 from utils.record import Progress
 
 # What the comparison decides for every cell.
 DECIDED = ('--binarizer', '--binaryWeight', '--no-binaryWeight', '--bnnModel', '--manualSeed', '--resume',
-           '--evaluate', '--classify', '--overwrite')
+           '--evaluate', '--classify', '--export', '--packed', '--overwrite', '--calculateBinarizationLosses')
 # Flags in which a cell may differ from the command that continues it: they do not change its result.
 NEUTRAL = {'workers', 'testbatchsize', 'tenCrop', 'printfreq', 'verbose', 'name', 'logdir', 'data_dir', 'epochs',
-           *opts.ONCE}
+           *opts.ONCE} - {'pretrained_file'}
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Cell:
                 f'--logdir={self.folder}']
 
 
-def cells(options, folder):
-    """The cells, all of one seed before the next. Raises ValueError for what the family does not have."""
+def cells(options, flags, folder):
+    """The cells, all of one seed before the next. Raises ValueError for what the family or the flags do not allow."""
     family = models.family(options.model_def)
 
     def variant(kind, otherwise=None):
@@ -85,7 +85,16 @@ def cells(options, folder):
                 kinds.append((method, inputs, family[0] if method == 'real' else variant('wbin', family[0])))
     if not kinds:
         raise ValueError('there is nothing to compare: --methods=real has real inputs only')
+    if any(flag.startswith('--signLayers') for flag in flags) and any(inputs == 'real' for _, inputs, _ in kinds):
+        raise ValueError('--signLayers would binarize the inputs of the networks with real inputs: add --inputs=sign')
     return [Cell(*kind, seed, folder) for seed in range(options.seeds) for kind in kinds]
+
+
+def default_bin_end(flags, stored):
+    """What main.build makes of a --binEnd that is not given."""
+    with torch.device('meta'):
+        network = models.build(flags.model_def, len(stored['classes']), stored['channels'], flags.inpsize)
+    return max(flags.binStart, len(convolutions(network)) - 1)
 
 
 def check(cell, flags):
@@ -94,8 +103,8 @@ def check(cell, flags):
         return 0
     stored = read_checkpoint(cell.last)
     for flag, value in stored['flags'].items():
-        given = getattr(flags, flag, None)
-        if flag not in NEUTRAL and given not in (None, value):
+        given = default_bin_end(flags, stored) if (flag, flags.binEnd) == ('binEnd', None) else getattr(flags, flag, None)
+        if flag not in NEUTRAL and given != value and (flag, given) != ('nClasses', None):
             raise ValueError(f'{cell.last.parent} was trained with --{flag}={value}, not {given}: '
                              'give this comparison another --name')
     if stored['epoch'] > flags.epochs:
@@ -109,7 +118,7 @@ def judge(cell, asked):
     flags, stored = opts.parse([f'--resume={cell.last}', '--tenCrop' if asked.tenCrop else '--no-tenCrop',
                                 f'--data_dir={asked.data_dir}', f'--workers={asked.workers}'])
     path = cell.last.with_name('result.json')
-    made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics']}
+    made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics'], 'data_dir': flags.data_dir}
     if path.exists():
         result = json.loads(path.read_text())
         if made_of.items() <= result.items():
@@ -122,7 +131,8 @@ def judge(cell, asked):
     with parametrize.cached():
         for images, target in Progress(f'counting {cell.name}', len(loader))(loader):
             log_probs = train.predict(model, images.to(device)).float().cpu()
-            ranks += (log_probs > log_probs.gather(1, target[:, None])).sum(1).tolist()
+            no_likelier = log_probs <= log_probs.gather(1, target[:, None])     # False for NaN
+            ranks += (~no_likelier).sum(1).tolist()
     weights, bits = weight_bits(model)
     state = sum(tensor.numel() for tensor in model.state_dict().values() if tensor.is_floating_point())
     rows = [json.loads(line) for line in cell.last.with_name('metrics.jsonl').read_text().splitlines()]
@@ -134,20 +144,20 @@ def judge(cell, asked):
     return result
 
 
-def write(folder, command, finished):
+def write(folder, command, finished, tenCrop):
     """The tables and pictures of the finished {cell: flags}, which it also prints."""
     by_kind = {}
     for cell, asked in finished.items():
         by_kind.setdefault((cell.method, cell.inputs), {})[cell.seed] = judge(cell, asked)
     rows = [results.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
     pairs = [results.paired(a, b, by_kind) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]
-    text = results.markdown(command, rows, list(filter(None, pairs)), asked.tenCrop)
+    text = results.markdown(command, rows, list(filter(None, pairs)), tenCrop)
     comma_separated = io.StringIO()
     writer = csv.DictWriter(comma_separated, rows[0].keys(), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
     for name, content in (('compare.md', text), ('compare.csv', comma_separated.getvalue())):
-        write_whole(folder / name, lambda path: path.write_text(content))
+        write_whole(folder / name, lambda path: path.write_text(content, encoding='utf-8'))
     for name, figure in (('curves.png', results.draw_curves(by_kind)), ('accuracy.png', results.draw_accuracy(rows))):
         write_whole(folder / name, lambda path: figure.savefig(path, dpi=150, format='png'))
     print(f'{text}\n{folder}: compare.md, compare.csv, curves.png, accuracy.png', flush=True)
@@ -183,24 +193,35 @@ def parse(arguments):
 
 def compare(arguments=None):
     parser, options, flags = parse(arguments)
-    dataset = opts.parse(flags)[0].dataset
-    folder = Path(options.logdir) / (options.name or f'compare-{dataset}-{models.family(options.model_def)[0]}')
+    common = opts.parse(flags)[0]
+    folder = Path(options.logdir) / (options.name or f'compare-{common.dataset}-{models.family(options.model_def)[0]}')
     command = shlex.join(['python3', '-m', 'utils.compare', *(sys.argv[1:] if arguments is None else arguments)])
     try:
-        plan = cells(options, folder)
+        plan = cells(options, flags, folder)
         asked = {cell: opts.parse(cell.arguments(flags))[0] for cell in plan}
         done = {cell: check(cell, asked[cell]) for cell in plan}
-        finished = {cell: asked[cell] for cell in plan if done[cell] == asked[cell].epochs > 0}
+        finished = {cell: asked[cell] for cell in plan if done[cell] == common.epochs}
         if options.collect and not finished:
             raise ValueError(f'--collect: {folder} has no finished cells with these flags')
+        if common.epochs == 0:
+            raise ValueError('--epochs=0: there is nothing to compare without training')
         if finished:
-            write(folder, command, finished)
+            write(folder, command, finished, common.tenCrop)
+        failed = []
         for number, cell in enumerate(plan, 1):
             if cell not in finished and not options.collect:
                 print(f'cell {number} of {len(plan)}: {cell.name}', flush=True)
-                main.main(cell.arguments(flags) + ([f'--resume={cell.last}'] if done[cell] else []))
+                try:        # what has no finished epoch yet loses nothing
+                    main.main(cell.arguments(flags) + [f'--resume={cell.last}' if done[cell] else '--overwrite'])
+                except SystemExit as stop:
+                    if stop.code != 1:
+                        raise
+                    failed.append(cell.name)        # such as a loss that became NaN: the other cells go on
+                    continue
                 finished[cell] = asked[cell]
-                write(folder, command, {cell: finished[cell] for cell in plan if cell in finished})
+                write(folder, command, {cell: finished[cell] for cell in plan if cell in finished}, common.tenCrop)
+        if failed:
+            parser.exit(1, f'{parser.prog}: error: {", ".join(failed)} failed, as said above\n')
     except (ValueError, OSError) as error:
         parser.error(error)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 import datasets
 import models
+import opts
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import Sign, layer_string
 from utils import binarize, figures, sections, train
@@ -145,20 +146,18 @@ def activations(page, model, flags, images):
 
 
 def parse(arguments):
-    parser = argparse.ArgumentParser('report', description=__doc__, usage=argparse.SUPPRESS, allow_abbrev=False,
+    parser = opts.Parser('report', description=__doc__, usage=argparse.SUPPRESS, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='of a network with binarized weights')
     parser.add_argument('--out', type=Path, metavar='DIR', help='where to (default: report/ beside the checkpoint)')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier report there')
     parser.add_argument('--data_dir', metavar='DIR', help='the data, where it is no longer where training found it')
     parser.add_argument('--image', metavar='FILE', help='the sketch to respond to (default: a validation image)')
-    parser.add_argument('--images', type=int, default=200, metavar='N',
+    parser.add_argument('--images', type=opts.at_least(1), default=200, metavar='N',
                         help='validation images to measure sign layers on (default: %(default)s)')
     parser.add_argument('--activations', action='store_true',
                         help='fail where sign layers cannot be measured (without: say so on the page)')
     options = parser.parse_args(arguments)
-    if options.images < 1:
-        parser.error(f'argument --images: must be at least 1, not {options.images}')
     options.out = options.out or Path(options.checkpoint).parent / 'report'
     return options
 

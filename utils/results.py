@@ -25,7 +25,7 @@ def summarize(method, inputs, results):
     for top in (1, 5):
         accuracies = [100 * statistics.mean(rank < top for rank in result['ranks']) for result in results.values()]
         per_image = [statistics.mean(rank < top for rank in ranks)
-                     for ranks in zip(*(result['ranks'] for result in results.values()))]
+                     for ranks in zip(*(result['ranks'] for result in results.values()), strict=True)]
         row |= {f'top{top}': statistics.mean(accuracies),
                 f'top{top}_sd': statistics.stdev(accuracies) if len(accuracies) > 1 else math.nan,
                 f'top{top}_se': 100 * standard_error(per_image)}
@@ -53,13 +53,14 @@ def paired(a, b, results):
         return None
     right_a, right_b = ([[rank == 0 for rank in results[kind][seed]['ranks']] for seed in seeds]
                         for kind in (a, b))
-    differences = [statistics.mean(x - y for x, y in zip(image_a, image_b))
-                   for image_a, image_b in zip(zip(*right_a), zip(*right_b))]
-    pairs = [pair for run_a, run_b in zip(right_a, right_b) for pair in zip(run_a, run_b)]
-    only_a, only_b = pairs.count((True, False)), pairs.count((False, True))
-    return {'inputs': a[1], 'a': a[0], 'b': b[0], 'seeds': len(seeds), 'difference': 100 * statistics.mean(differences),
-            'se': 100 * standard_error(differences), 'only_a': only_a, 'only_b': only_b,
-            'p': mcnemar(only_a, only_b)}
+    runs = [list(zip(run_a, run_b, strict=True)) for run_a, run_b in zip(right_a, right_b)]
+    alone = [(pairs.count((True, False)), pairs.count((False, True))) for pairs in runs]
+    of_seeds = [100 * (only_a - only_b) / len(pairs) for (only_a, only_b), pairs in zip(alone, runs)]
+    per_image = [statistics.mean(x - y for x, y in image) for image in zip(*runs, strict=True)]
+    return {'inputs': a[1], 'a': a[0], 'b': b[0], 'seeds': len(seeds), 'difference': statistics.mean(of_seeds),
+            'se': 100 * standard_error(per_image),
+            'sd': statistics.stdev(of_seeds) if len(seeds) > 1 else math.nan,
+            'alone': alone, 'p': [mcnemar(*numbers) for numbers in alone]}
 
 
 def table(header, rows):
@@ -77,8 +78,9 @@ def markdown(command, rows, pairs, tenCrop):
                  str(row['epochs']), f'{60 * row["hours"]:.1f}', f'{row["bits_per_weight"]:.2f}',
                  f'{row["megabytes"]:.2f}'] for row in rows]
     tests = [[pair['inputs'], f'{pair["a"]} − {pair["b"]}', str(pair['seeds']),
-              f'{pair["difference"]:+.2f} ± {pair["se"]:.2f}', str(pair['only_a']), str(pair['only_b']),
-              f'{pair["p"]:.2g}'] for pair in pairs]
+              f'{pair["difference"]:+.2f}' + (f' ± {pair["sd"]:.2f}' if pair['seeds'] > 1 else ''),
+              f'{pair["se"]:.2f}', ', '.join(f'{only_a} : {only_b}' for only_a, only_b in pair['alone']),
+              ', '.join(f'{p:.2g}' for p in pair['p'])] for pair in pairs]
     images = max(row['images'] for row in rows)
     return f'''    {command}
 
@@ -89,10 +91,11 @@ in the binarized range; size of the model with its binarized weights packed.
 {table(['weights', 'inputs', 'seeds', 'top-1 ± sd', 'SE', 'top-5 ± sd', 'SE', 'epochs', 'minutes', 'bits per weight',
         'MB'], accuracy)}
 
-Paired on the same images and seeds: the difference in top-1 (points ± its standard error over images), on how many
-images one alone was right, and McNemar's exact p, which takes an image under two seeds as two images.
+Paired on the same images and seeds: the difference in top-1 (points, mean ± standard deviation over seeds) and its
+standard error over images; for each seed on how many images the first and the second alone were right, and the exact p
+of McNemar's test of these two numbers.
 
-{table(['inputs', 'difference of', 'seeds', 'top-1', 'first alone right', 'second alone right', 'p'], tests)
+{table(['inputs', 'difference of', 'seeds', 'top-1 ± sd', 'SE', 'alone right', "McNemar's p"], tests)
  if tests else 'There is no pair to compare yet.'}
 '''
 

@@ -136,7 +136,7 @@ INLINED void convolve(const Convolution& c, int64_t begin, int64_t end) {
     }
 }
 
-// (α − β)(2·count − K) + β·Σx: the products are exact in double, and their sum is rounded there and to float.
+// (α − β)(2·count − K) + β·Σx, computed in double and rounded to float.
 INLINED void finish(const Convolution& c, int64_t group, const Position& position, const int64_t* count, float* out) {
     const double* slope = c.slope[group].of;
     const double* shared = c.shared[group].of;

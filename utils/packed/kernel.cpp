@@ -20,7 +20,8 @@ void in_threads(int64_t count, int64_t least, Work work) {
 }
 
 at::Tensor pack_signs(const at::Tensor& x, const at::Tensor& threshold, const at::Tensor& flip) {
-    TORCH_CHECK_VALUE(x.dim() == 4 && x.scalar_type() == at::kFloat, "pack_signs takes a float32 (N, C, H, W)");
+    TORCH_CHECK_VALUE(x.dim() == 4 && x.size(1) > 0 && x.scalar_type() == at::kFloat,
+                      "pack_signs takes a float32 (N, C, H, W)");
     const int64_t images = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
     TORCH_CHECK_VALUE(threshold.dim() == 1 && threshold.size(0) == channels && threshold.scalar_type() == at::kFloat &&
                       flip.dim() == 1 && flip.size(0) == channels && flip.scalar_type() == at::kBool,

@@ -48,8 +48,8 @@ def binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride=1, 
     """Convolve signs with two-valued filters: float32 (N, out, OH, OW) in channels_last memory.
 
     bits are pack_signs' of `channels` channels, prepared is prepare's, alpha and beta are float32 (out).
-    kernel_size, stride and padding are numbers or pairs (rows, columns). relu gives max(0, result). Each result is the
-    exact one rounded once, in double and then to float32. Raises ValueError where these do not fit together.
+    kernel_size, stride and padding are numbers or pairs (rows, columns). relu gives max(0, result). The sums are exact, the
+    result is computed from them in double and rounded to float32. Raises ValueError where these do not fit together.
     """
     load()
     return torch.ops.dab.binary_conv2d.default(bits, prepared, alpha, beta, channels, kernel_size, stride, padding,
@@ -144,13 +144,13 @@ def _pack_signs(x, threshold, flip):
 
 
 def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu):
-    """The same sums of ±1 by float32 convolutions: exact below 2^24."""
+    """The same sums of ±1 by float32 convolutions: exact below 2^24, once rounded (Winograd's algorithm would err)."""
     taps, words = kernel_size[0] * kernel_size[1], bits.shape[-1]
     rows = prepared[:, :taps * words].transpose(1, 2).flatten(0, 1)[:len(alpha)]
     marked = unpack_mask(rows.unflatten(1, (*kernel_size, words)), channels)
     x = _unpack(bits, channels).permute(0, 3, 1, 2).float().mul_(2).sub_(1)
-    total = functional.conv2d(x.sum(1, keepdim=True), torch.ones(1, 1, *kernel_size), None, stride, padding)
-    product = functional.conv2d(x, marked.float(), None, stride, padding)
+    total = functional.conv2d(x.sum(1, keepdim=True), torch.ones(1, 1, *kernel_size), None, stride, padding).round()
+    product = functional.conv2d(x, marked.float(), None, stride, padding).round()
     alpha, beta = (values.double().view(-1, 1, 1) for values in (alpha, beta))
     out = ((alpha - beta) * product + beta * total).float()
     return (out.relu() if relu else out).contiguous(memory_format=torch.channels_last)
