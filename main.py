@@ -54,8 +54,8 @@ def build(flags, stored, channels):
     elif flags.pretrained_file:
         anew = checkpoint.load_pretrained(model, flags.pretrained_file)
         say(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
-    if flags.channelsLast:
-        model.register_forward_pre_hook(lambda _, inputs: packed.channels_last(inputs[0]))
+    if flags.channelsLast:      # evaluation rounds as the packed network does
+        model.register_forward_pre_hook(lambda _, inputs: packed.channels_last(inputs[0]) if model.training else None)
     if flags.batch_size == 1:   # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
         copy.deepcopy(model)(torch.zeros(1, channels, flags.inpsize, flags.inpsize))
     if flags.calculateBinarizationLosses and not any(isinstance(layer, Sign) for layer in model.modules()):

@@ -137,7 +137,7 @@ def parser():
     training.add_argument('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
                           help='compute under autocast in this type; latent weights stay float32 (default: off)')
     training.add_argument('--channelsLast', action=switch, default=False,
-                          help='run the convolutions on channels-last activations')
+                          help='train on channels-last activations')
     training.add_argument('--compile', action=switch, default=False, help='train through torch.compile')
     training.add_argument('--syncBN', action=switch, default=False,
                           help='under torchrun, BatchNorm statistics over all processes (GPUs only)')

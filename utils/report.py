@@ -147,7 +147,7 @@ def activations(page, model, flags, images):
 
 def parse(arguments):
     parser = opts.Parser('report', description=__doc__, usage=argparse.SUPPRESS, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help='of a network with binarized weights')
     parser.add_argument('--out', type=Path, metavar='DIR', help='where to (default: report/ beside the checkpoint)')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier report there')
