@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import datasets
 import models
-from models.blocks import Sign
+from models.blocks import Sign, has_signs
 from opts import parse, source
 from utils import binarize, checkpoint, interrupt, optim, parallel, train
 from utils.describe import describe, loss_table
@@ -30,7 +30,10 @@ from utils.record import Progress, Run, SilentRun, summary
 
 
 def load_data(flags, stored):
-    """The data that the flags name, which must be what the checkpoint `stored` (or None) was trained on."""
+    """The data that the flags name, which must be what the checkpoint `stored` (or None) was trained on.
+
+    Sets flags.nClasses.
+    """
     data = datasets.load(flags.dataset, flags.data_dir, flags.inpsize, flags.tenCrop, flags.manualSeed)
     if flags.nClasses not in (None, len(data.classes)):
         raise ValueError(f'--nClasses={flags.nClasses}, but the data has {len(data.classes)} classes')
@@ -41,7 +44,10 @@ def load_data(flags, stored):
 
 
 def build(flags, stored, channels):
-    """The network that the flags name, with the weights of `stored`: a checkpoint, a packed model or None."""
+    """The network that the flags name, with the weights of `stored`: a checkpoint, a packed model or None.
+
+    Sets flags.binEnd where it was not given.
+    """
     if flags.packed:
         return stored['network']
     model = models.build(flags.model_def, flags.nClasses, channels, flags.inpsize, flags.signLayers)
@@ -56,9 +62,10 @@ def build(flags, stored, channels):
         say(f'starts from {flags.pretrained_file}' + (f', but for {", ".join(anew)}' if anew else ''))
     if flags.channelsLast:      # evaluation rounds as the packed network does
         model.register_forward_pre_hook(lambda _, inputs: packed.channels_last(inputs[0]) if model.training else None)
-    if flags.batch_size == 1:   # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
+    trains = not (flags.evaluate or flags.classify or flags.export)
+    if trains and flags.batch_size == 1:    # a BatchNorm over 1×1 maps cannot train on it: better to hear so now
         copy.deepcopy(model)(torch.zeros(1, channels, flags.inpsize, flags.inpsize))
-    if flags.calculateBinarizationLosses and not any(isinstance(layer, Sign) for layer in model.modules()):
+    if flags.calculateBinarizationLosses and not has_signs(model):
         raise ValueError(f'--calculateBinarizationLosses: {flags.model_def} has no sign layers')
     return model
 
@@ -135,7 +142,6 @@ def learn(flags, stored, data, model, optimizer, run, batches, device):
 @torch.no_grad()
 def classify(flags, stored, device):
     """Print the five likeliest classes of every image of --classify, from the checkpoint alone."""
-    flags.nClasses = len(stored['classes'])
     model = build(flags, stored, stored['channels']).to(device).eval()
     show = datasets.transform(flags.dataset, flags.inpsize, tenCrop=flags.tenCrop)
     with parametrize.cached():
@@ -149,7 +155,6 @@ def classify(flags, stored, device):
 
 def export(flags, stored):
     """Write the network of the checkpoint to the packed model --export; print what it needs."""
-    flags.nClasses = len(stored['classes'])
     model = build(flags, stored, stored['channels'])
     mean, std = datasets.normalization(flags.dataset)
     if len(mean) != stored['channels']:

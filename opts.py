@@ -129,7 +129,7 @@ def parser():
     training.add_argument('--maxlr', type=at_least(0, float, above=True), default=0.001, metavar='RATE',
                           help='first learning rate (default: %(default)s)')
     training.add_argument('--minlr', type=at_least(0, float), default=0.00001, metavar='RATE',
-                          help='the learning rate never falls below (default: %(default)s)')
+                          help='lower bound of the learning rate (default: %(default)s)')
     training.add_argument('--decayinterval', type=at_least(1), default=50, metavar='EPOCHS',
                           help='epochs between two decays of the learning rate (default: %(default)s)')
     training.add_argument('--decaylevel', type=at_least(1, float, above=True), default=2.0, metavar='X',
@@ -151,13 +151,13 @@ def parser():
     run.add_argument('--resume', metavar='FILE',
                      help='continue from this checkpoint; flags not given are taken from it')
     run.add_argument('--overwrite', action='store_true', help='replace an earlier run of the same name')
-    run.add_argument('--evaluate', action='store_true', help='validate the checkpoint of --resume and exit')
+    run.add_argument('--evaluate', action='store_true', help='validate the network of --resume or --packed and exit')
     run.add_argument('--classify', nargs='+', metavar='IMAGE',
                      help='print the five likeliest classes of these images, or of the images in these folders, '
-                          'by the checkpoint of --resume, and exit')
+                          'by the network of --resume or --packed, and exit')
     run.add_argument('--export', metavar='FILE',
                      help='write the checkpoint of --resume as a packed model, one bit per binarized weight, and exit')
-    run.add_argument('--exportHalf', action='store_true', help='with float16 for what is real in a packed model')
+    run.add_argument('--exportHalf', action='store_true', help='with --export: what is not binarized in float16')
     run.add_argument('--packed', metavar='FILE',
                      help='--evaluate or --classify by this packed model, on the CPU, instead of a checkpoint')
     run.add_argument('--printfreq', type=at_least(1), default=10, metavar='STEPS',

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bash runx.sh                              list the experiments
-# bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about 3 minutes on 2 cores
+# bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about a minute on 2 cores
 # bash runx.sh test [flags of pytest]       the test suite
 # bash runx.sh compare [flags]              real, dab, xnor and bnn networks side by side (utils/compare.py)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]

@@ -90,13 +90,15 @@ def names():
 
 
 def family(name):
-    """Return the names of the models that share a builder with `name`, the real-valued one first."""
+    """Return the names of the models that share a builder with `name`, the real-valued one first if there is one."""
     builder = _find(name).builder
     return [other for other, variant in _variants.items() if variant.builder is builder]
 
 
 def sign_layers(name):
-    """Return the numbers of the convolutions of `name` whose inputs are binarized, as a frozenset."""
+    """Return the numbers of the convolutions of `name` whose inputs are binarized, of those that signLayers can change
+    (none of nin's), as a frozenset.
+    """
     return layer_set(_find(name).row.get('signLayers', ''))
 
 

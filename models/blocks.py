@@ -35,6 +35,11 @@ class Sign(nn.Module):
         return SignFunction.apply(x)
 
 
+def has_signs(model):
+    """Whether the network binarizes any of its activations."""
+    return any(isinstance(module, Sign) for module in model.modules())
+
+
 class SignConv2d(nn.Conv2d):
     """A convolution of signs.
 

@@ -1,7 +1,7 @@
 """Benchmarks: what binarization costs, against the real-valued network, in one interleaved run.
 
     python3 -m utils.bench step                              a training step of three networks
-    python3 -m utils.bench step --model_def alexnetwbin mobilenet --batch-size=16      of others, to the last convolution
+    python3 -m utils.bench step --model_def alexnetwbin mobilenet --batch-size=16      of others, binarized from 2 to the last
     python3 -m utils.bench flags                             the same under --amp, --compile, --channelsLast
     python3 -m utils.bench eval                              a validation pass with ten crops
     python3 -m utils.bench data --data_dir=DIR               the sketch training transform
@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 import datasets
 import models
 from utils import binarize, train
-from utils.measure import fresh, interleave, machine
+from utils.measure import fresh, interleave, machine, peak_megabytes
 from utils.packed import bench as packed
 from utils.packed.network import channels_last
 
@@ -82,8 +82,7 @@ def peak_memory(*arguments):
     step = stepper(*arguments)
     for _ in range(3):
         step()
-    with open('/proc/self/status') as status:   # ru_maxrss would count the parent before the exec
-        return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
+    return peak_megabytes()
 
 
 def bench_step(options):

@@ -35,7 +35,7 @@ class DAB:
     @staticmethod
     def split(rows):
         n = rows.size(1)
-        # J does not depend on a filter's mean, but the rounding of float32 prefix sums does.
+        # A shift of the whole filter adds the same to every J, and float32 rounds the sums of small numbers less.
         mean = rows.mean(1, keepdim=True)
         descending, order = (rows - mean).sort(dim=1, descending=True, stable=True)
         sums = descending.cumsum(1)
@@ -91,6 +91,9 @@ class BNN:
         return inside.to(alpha.dtype)
 
 
+# A method is a class with two functions, on rows (out, n) of weights:
+#     split(rows) -> alpha (out, 1), beta (out, 1), mask (out, n), True where a weight becomes alpha
+#     gradient_factor(inside, alpha, beta, mask) -> (out, n), what dL/dW~ is multiplied by beside s; inside is [|W| < 1]
 METHODS = {'dab': DAB, 'xnor': XNOR, 'bnn': BNN}
 
 

@@ -9,7 +9,7 @@ KEYS = {'model', 'optimizer', 'epoch', 'best', 'rng', 'flags', 'classes', 'chann
 
 
 def write_whole(path, write):
-    """write(temporary) and then rename it to path, so that path is never half written."""
+    """Call write(temporary), a Path, and then rename that file to the Path `path`, which is never half written."""
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     try:
         write(temporary)
@@ -21,6 +21,7 @@ def write_whole(path, write):
 
 
 def write_checkpoint(path, checkpoint):
+    """Save the dict `checkpoint`, whole or not at all. Raises OSError where that fails."""
     def save(temporary):
         try:
             torch.save(checkpoint, temporary)

@@ -2,7 +2,7 @@
 
     python3 -m utils.compare --model_def=sketchanet --methods=real,dab,xnor,bnn --inputs=real,sign --seeds=3 …
 
-Further flags are those of main.py. A cell is one run of main.py under <logdir>/<name>/: the family's real
+Further flags are those of main.py, but for what the comparison itself decides. A cell is one run of main.py under <logdir>/<name>/: the family's real
 network, its wbin variant (inputs=real) and its fbin variant (inputs=sign) under each method, for the seeds
 0, 1, …; cells of one seed share the data order and the initialization. Stopped, the same command goes on;
 a finished cell is never trained again. After every cell it writes, of all finished ones,
@@ -29,6 +29,7 @@ from torch.nn.utils import parametrize
 import main
 import models
 import opts
+from models.blocks import has_signs
 from utils import results, train
 from utils.binarize import METHODS, convolutions, weight_bits
 from utils.checkpoint import read_checkpoint, write_whole
@@ -85,6 +86,9 @@ def cells(options, flags, folder):
                 kinds.append((method, inputs, family[0] if method == 'real' else variant('wbin', family[0])))
     if not kinds:
         raise ValueError('there is nothing to compare: --methods=real has real inputs only')
+    for name in {name for _, inputs, name in kinds if inputs == 'real'}:
+        if has_signs(on_meta(name)):
+            raise ValueError(f'--inputs=real: {name} has binarized inputs, and its family no network without')
     if any(flag.startswith('--signLayers') for flag in flags) and any(inputs == 'real' for _, inputs, _ in kinds):
         raise ValueError('--signLayers would binarize the inputs of the networks with real inputs: add --inputs=sign')
     return [Cell(*kind, seed, folder) for seed in range(options.seeds) for kind in kinds]
@@ -92,9 +96,14 @@ def cells(options, flags, folder):
 
 def default_bin_end(flags, stored):
     """What main.build makes of a --binEnd that is not given."""
-    with torch.device('meta'):
-        network = models.build(flags.model_def, len(stored['classes']), stored['channels'], flags.inpsize)
+    network = on_meta(flags.model_def, channels=stored['channels'], inpsize=flags.inpsize)
     return max(flags.binStart, len(convolutions(network)) - 1)
+
+
+def on_meta(name, **options):
+    """The network `name` without memory for its weights."""
+    with torch.device('meta'):
+        return models.build(name, nClasses=2, **options)
 
 
 def check(cell, flags):
@@ -176,8 +185,8 @@ def parse(arguments):
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model_def', default='sketchanet', type=opts.one_of(models.names()), metavar='NAME',
                         help='a network of the family to compare (default: %(default)s)')
-    parser.add_argument('--methods', default='real,dab,xnor,bnn', type=names_of('real', *METHODS), metavar='A,B,…',
-                        help='of real, dab, xnor, bnn (default: all)')
+    parser.add_argument('--methods', default=','.join(['real', *METHODS]), type=names_of('real', *METHODS), metavar='A,B,…',
+                        help='of %(default)s (default: all)')
     parser.add_argument('--inputs', default='real,sign', type=names_of('real', 'sign'), metavar='A,B',
                         help='of real, sign (default: both)')
     parser.add_argument('--seeds', default=3, type=opts.at_least(1), metavar='N', help='runs per method (default: 3)')

@@ -15,12 +15,13 @@ matplotlib.rcParams.update({'font.size': 9, 'axes.titlesize': 9, 'axes.grid': Tr
                             'axes.axisbelow': True, 'hatch.linewidth': 0.6, 'savefig.dpi': 100})
 
 WIDTH = 11      # inches, 1100 pixels
-METHODS = {     # how each way to hold a weight looks in every picture
+LOOKS = {     # of each way to hold a weight, in every picture
     'real': dict(color='black', linestyle='-', marker='D'),
     'dab': dict(color='#0072b2', linestyle='-', marker='o'),
     'xnor': dict(color='#e08a00', linestyle='--', marker='s'),
     'bnn': dict(color='#8c8c8c', linestyle=':', marker='^'),
 }
+OTHER = dict(color='#009e73', linestyle='-.', marker='v')       # a method of one's own
 ALPHA, BETA = dict(facecolor='#5b9bc8', edgecolor='0.2'), dict(facecolor='#e9c48a', edgecolor='0.2', hatch='////')
 LINES = [dict(color='#0072b2', linestyle='-', marker='o'), dict(color='#e08a00', linestyle='--', marker='s')]
 REFERENCE = dict(color='0.35', linestyle=':', linewidth=1.3)
@@ -95,10 +96,10 @@ def errors(path, numbers, relative):
     above, below = figure.subplots(2, sharex=True)
     for ax, methods in ((above, relative), (below, ('dab', 'xnor'))):
         for method in methods:
-            ax.plot(range(len(numbers)), relative[method], label=method, **METHODS[method])
+            ax.plot(range(len(numbers)), relative[method], label=method, **LOOKS.get(method, OTHER))
         ax.set_ylabel('relative error')
         ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
-    above.set(yscale='log', title='all three methods, logarithmic axis')
+    above.set(yscale='log', title='all methods, logarithmic axis')
     below.set(title='dab and xnor, linear axis that does not begin at 0')
     below.margins(y=0.15)
     name_convolutions(below, numbers)

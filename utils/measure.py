@@ -25,7 +25,14 @@ def fresh(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
+def peak_megabytes():
+    """Peak resident memory of this process so far, on Linux (ru_maxrss would count the parent before the exec)."""
+    with open('/proc/self/status') as status:
+        return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
+
+
 def machine():
+    """The processor, its cores, PyTorch's threads and version, in a line."""
     try:
         with open('/proc/cpuinfo') as file:
             name = next(line.split(': ')[1].strip() for line in file if line.startswith('model name'))

@@ -2,8 +2,9 @@
 
     log.txt         what was said on the terminal
     flags.json      the flags, defaults included
-    metrics.jsonl   one object per epoch and split: epoch, split, loss, top1, top5, lr, time, data_time
-    weights.jsonl   one object per epoch and binarized layer: alpha, beta, K/n, error, flips
+    metrics.jsonl   one object per epoch and split: epoch, split, lr, loss, top1, top5, images, time, data_time
+    weights.jsonl   one object per epoch and binarized layer: epoch, layer, alpha, beta, K_over_n, relative_error,
+                    flip_ratio
     events.*        the same for TensorBoard
     last.pth.tar    the last finished epoch; best.pth.tar: the one with the best validation accuracy
 """

@@ -19,7 +19,7 @@ import datasets
 import models
 import opts
 from datasets.doodles import CLASSES, Doodles
-from models.blocks import Sign, layer_string
+from models.blocks import Sign, has_signs, layer_string
 from utils import binarize, figures, sections, train
 from utils.checkpoint import load_model, read_checkpoint
 from utils.describe import describe
@@ -65,7 +65,7 @@ def what_it_is(page, stored, model, path):
         ('accuracy', f'top-1 {metrics["top1"]:.2f} ± {deviation:.2f} %, top-5 {metrics["top5"]:.2f} %, of '
                      f'{metrics["images"]} validation images (± is the standard error of so many images)'
                      f'{", ten crops of each" * bool(flags["tenCrop"])}'),
-        ('binarizer', f'{flags["binarizer"]} ({METHOD_WORDS[flags["binarizer"]]}), '
+        ('binarizer', f'{flags["binarizer"]} ({METHOD_WORDS.get(flags["binarizer"], "see utils/binarize.py")}), '
                       f'convolutions {flags["binStart"]} to {flags["binEnd"]}'),
         ('training', f'{flags["optimType"]}, learning rate {flags["maxlr"]:g} divided by {flags["decaylevel"]:g} every '
                      f'{flags["decayinterval"]} epochs down to {flags["minlr"]:g}, batches of {flags["batch_size"]}, '
@@ -89,10 +89,6 @@ def picture(stored, data, why_no_data, file):
     doodle, label = Doodles('val')[0]
     return transform(doodle), (f'A doodle that the program drew ({CLASSES[label]}), as the validation images are '
                                f'missing ({why_no_data})')
-
-
-def has_signs(model):
-    return any(isinstance(module, Sign) for module in model.modules())
 
 
 def spread_over(images, count):

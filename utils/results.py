@@ -9,7 +9,7 @@ import statistics
 
 from matplotlib.figure import Figure
 
-from utils.figures import METHODS
+from utils.figures import LOOKS, OTHER
 
 
 def standard_error(values):
@@ -108,7 +108,7 @@ def draw_curves(results):
         for (method, inputs), of_seeds in results.items():
             if inputs != kind:
                 continue
-            look = METHODS[method]
+            look = LOOKS.get(method, OTHER)
             runs = [result['curve'] for result in of_seeds.values()]
             for run in runs:
                 axes.plot(range(1, len(run) + 1), run, **look | {'marker': ''}, linewidth=0.6, alpha=0.45)
@@ -127,7 +127,7 @@ def draw_accuracy(rows):
     figure = Figure(figsize=(1.6 + 1.1 * len(rows), 4), layout='constrained')
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **METHODS[row['weights']], capsize=5, markersize=7)
+        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **LOOKS.get(row['weights'], OTHER), capsize=5, markersize=7)
         axes.annotate(f'{row["top1"]:.1f}', (place, row['top1']), (8, 0), textcoords='offset points', va='center')
     axes.set_xticks(range(len(rows)), [f'{row["weights"]}\n{row["inputs"]} inputs' for row in rows])
     axes.set(ylabel='top-1, % (bars: 95 % over images)', xlim=(-0.5, len(rows) - 0.2))

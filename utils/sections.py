@@ -94,10 +94,9 @@ def errors(page, layers, binarizer):
     page.text('What the same latent weights W lose when they are binarized to W~ by each method: the relative error '
               '‖W − W~‖²/‖W‖², in float64. 0 would be no loss; 1 is the loss of setting all weights to 0. The '
               f'network was trained under {binarizer}, and its weights have adapted to that.')
-    relative = {method: [layer.relative_error(method) for layer in layers] for method in figures.METHODS
-                if method in binarize.METHODS}
-    page.figure('errors.png', 'Relative error ‖W − W~‖²/‖W‖² of all weights of a convolution (no unit) under dab, '
-                'xnor and bnn (above), under dab and xnor enlarged (below); the lines only guide the eye.',
+    relative = {method: [layer.relative_error(method) for layer in layers] for method in binarize.METHODS}
+    page.figure('errors.png', 'Relative error ‖W − W~‖²/‖W‖² of all weights of a convolution (no unit) under '
+                f'{", ".join(relative)} (above), under dab and xnor enlarged (below); the lines only guide the eye.',
                 figures.errors, [layer.number for layer in layers], relative)
     rows = [(layer.number, layer.name, len(layer.weight), layer.weight[0].numel(), f'{layer.shares.mean():.3f}',
              *(f'{relative[method][i]:.4g}' for method in relative),

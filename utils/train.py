@@ -19,6 +19,7 @@ class Meter:
         self.data_time = 0.0
 
     def update(self, log_probs, loss, target):
+        """Add a batch: log_probs (N, classes), its mean loss (a scalar, in nats), target (N,), class numbers."""
         likeliest = log_probs.topk(min(5, log_probs.size(1)), dim=1).indices
         hits = likeliest == target.unsqueeze(1)
         self.sums += torch.stack([loss.detach().double() * len(target), hits[:, 0].sum(), hits.sum()])
@@ -98,7 +99,7 @@ def predict(model, images):
 
 @torch.no_grad()
 def validate(model, loader, device, progress, amp=None):
-    """Loss and accuracies in evaluation mode; each weight is binarized once for all batches."""
+    """Meter.read() of a pass in evaluation mode; each weight is binarized once for all batches. amp: see train_epoch."""
     model.eval()
     meter = Meter(device)
     with parametrize.cached():

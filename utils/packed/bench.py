@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 import models
 from models.blocks import Sign
 from utils import binarize
-from utils.measure import fresh, interleave
+from utils.measure import fresh, interleave, peak_megabytes
 from utils.packed import format, network, ops
 from utils.packed.profiling import profile
 
@@ -144,21 +144,17 @@ def whole(pairs, threads, rounds):
 
 def resident(load, path, name, shape):
     """Megabytes of peak resident memory before (PyTorch and oneDNN loaded) and after three inferences of one image."""
-    def read_peak():
-        with open('/proc/self/status') as status:
-            return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
-
     torch.set_num_threads(1)
     F.conv2d(torch.zeros(2, 16, 16, 16), torch.zeros(16, 16, 5, 5))
     ops.load()
     with torch.device('meta'):
         nn.init.kaiming_normal_(nn.Conv2d(1, 1, 1).weight)
-    before = read_peak()
+    before = peak_megabytes()
     with torch.no_grad():
         model, image = load(path, name, shape[0]), torch.randn(1, *shape)
         for _ in range(3):
             model(image)
-    return before, read_peak()
+    return before, peak_megabytes()
 
 
 def load_float(path, name, channels):
