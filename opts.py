@@ -20,8 +20,6 @@ PACKED = ('model_def', 'signLayers', 'nClasses', 'inpsize')
 # What a resumed command does not take over from the flags of its checkpoint.
 ONCE = ('resume', 'packed', 'export', 'exportHalf', 'pretrained_file', 'evaluate', 'classify', 'overwrite',
         'calculateBinarizationLosses')
-
-
 LARGEST = 2 ** 32   # what seeds and other whole numbers stay below
 
 
@@ -40,7 +38,7 @@ def one_of(names):
 
 
 def at_least(smallest, kind=int, above=False):
-    """A number, not below `smallest` (above: not equal to it either); infinity, NaN and whole numbers from LARGEST on are none."""
+    """A number, not below `smallest` (above: not equal to it either), finite, and below LARGEST if it is an int."""
     def number(text):
         try:
             value = kind(text)
@@ -193,7 +191,7 @@ def parse(arguments=None):
 
 
 def read_packed(path):
-    """What evaluation needs of a checkpoint, and the 'network', from the packed model at path; ValueError if damaged."""
+    """What evaluation needs of a checkpoint, and the 'network', from the packed model at path; ValueError if not."""
     description, network = packed.load(path, models.build, Sign)
     if description.dataset not in datasets.names():
         raise ValueError(f'{path} was made for {description.dataset}, which is no --dataset of this program')

@@ -1,7 +1,7 @@
 """Benchmarks: what binarization costs, against the real-valued network, in one interleaved run.
 
     python3 -m utils.bench step                              a training step of three networks
-    python3 -m utils.bench step --model_def alexnetwbin mobilenet --batch-size=16      of others, binarized from 2 to the last
+    python3 -m utils.bench step --model_def alexnetwbin mobilenet           of others, from 2 to the last
     python3 -m utils.bench flags                             the same under --amp, --compile, --channelsLast
     python3 -m utils.bench eval                              a validation pass with ten crops
     python3 -m utils.bench data --data_dir=DIR               the sketch training transform

@@ -10,7 +10,7 @@ KEYS = {'model', 'optimizer', 'epoch', 'best', 'rng', 'flags', 'classes', 'chann
 
 def write_whole(path, write):
     """Call write(temporary), a Path, and then rename that file to the Path `path`, which is never half written."""
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(path.name + '.tmp')
     try:
         write(temporary)
         with open(temporary, 'rb') as file:

@@ -2,12 +2,13 @@
 
     python3 -m utils.compare --model_def=sketchanet --methods=real,dab,xnor,bnn --inputs=real,sign --seeds=3 …
 
-Further flags are those of main.py, but for what the comparison itself decides. A cell is one run of main.py under <logdir>/<name>/: the family's real
-network, its wbin variant (inputs=real) and its fbin variant (inputs=sign) under each method, for the seeds
-0, 1, …; cells of one seed share the data order and the initialization. Stopped, the same command goes on;
-a finished cell is never trained again. After every cell it writes, of all finished ones,
+Further flags are those of main.py, but for what the comparison itself decides. A cell is one run of main.py
+under <logdir>/<name>/: the family's real network, its wbin variant (inputs=real) and its fbin variant
+(inputs=sign) under each method, for the seeds 0, 1, …; cells of one seed share the data order and the
+initialization. Stopped, the same command goes on; a finished cell is never trained again, and one that fails
+does not stop the others. After every cell it writes, of all finished ones,
 
-    compare.md, compare.csv    accuracies of the last epoch, and McNemar's test of every pair of methods
+    compare.md, compare.csv    accuracies of the last epoch; McNemar's test of every pair of methods (md only)
     curves.png, accuracy.png   accuracy per epoch; final accuracies
 
 Accuracies are counted image by image with the checkpoint of the last epoch. --tenCrop counts with ten
@@ -94,12 +95,6 @@ def cells(options, flags, folder):
     return [Cell(*kind, seed, folder) for seed in range(options.seeds) for kind in kinds]
 
 
-def default_bin_end(flags, stored):
-    """What main.build makes of a --binEnd that is not given."""
-    network = on_meta(flags.model_def, channels=stored['channels'], inpsize=flags.inpsize)
-    return max(flags.binStart, len(convolutions(network)) - 1)
-
-
 def on_meta(name, **options):
     """The network `name` without memory for its weights."""
     with torch.device('meta'):
@@ -110,11 +105,15 @@ def check(cell, flags):
     """How many epochs the cell has. Raises ValueError where it was trained with other flags than these."""
     if not cell.last.exists():
         return 0
-    stored = read_checkpoint(cell.last)
+    stored, asked = read_checkpoint(cell.last), vars(flags).copy()
+    if flags.nClasses is None:      # as main.py fills these two in
+        asked['nClasses'] = len(stored['classes'])
+    if flags.binEnd is None:
+        network = on_meta(flags.model_def, channels=stored['channels'], inpsize=flags.inpsize)
+        asked['binEnd'] = max(flags.binStart, len(convolutions(network)) - 1)
     for flag, value in stored['flags'].items():
-        given = default_bin_end(flags, stored) if (flag, flags.binEnd) == ('binEnd', None) else getattr(flags, flag, None)
-        if flag not in NEUTRAL and given != value and (flag, given) != ('nClasses', None):
-            raise ValueError(f'{cell.last.parent} was trained with --{flag}={value}, not {given}: '
+        if flag not in NEUTRAL and asked.get(flag) != value:
+            raise ValueError(f'{cell.last.parent} was trained with --{flag}={value}, not {asked.get(flag)}: '
                              'give this comparison another --name')
     if stored['epoch'] > flags.epochs:
         raise ValueError(f'{cell.last.parent} has {stored["epoch"]} epochs, more than --epochs={flags.epochs}')
@@ -127,7 +126,8 @@ def judge(cell, asked):
     flags, stored = opts.parse([f'--resume={cell.last}', '--tenCrop' if asked.tenCrop else '--no-tenCrop',
                                 f'--data_dir={asked.data_dir}', f'--workers={asked.workers}'])
     path = cell.last.with_name('result.json')
-    made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics'], 'data_dir': flags.data_dir}
+    made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics'],
+               'data_dir': flags.data_dir}
     if path.exists():
         result = json.loads(path.read_text())
         if made_of.items() <= result.items():
@@ -185,8 +185,8 @@ def parse(arguments):
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model_def', default='sketchanet', type=opts.one_of(models.names()), metavar='NAME',
                         help='a network of the family to compare (default: %(default)s)')
-    parser.add_argument('--methods', default=','.join(['real', *METHODS]), type=names_of('real', *METHODS), metavar='A,B,…',
-                        help='of %(default)s (default: all)')
+    parser.add_argument('--methods', default=','.join(['real', *METHODS]), type=names_of('real', *METHODS),
+                        metavar='A,B,…', help='of %(default)s (default: all)')
     parser.add_argument('--inputs', default='real,sign', type=names_of('real', 'sign'), metavar='A,B',
                         help='of real, sign (default: both)')
     parser.add_argument('--seeds', default=3, type=opts.at_least(1), metavar='N', help='runs per method (default: 3)')

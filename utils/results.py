@@ -127,7 +127,8 @@ def draw_accuracy(rows):
     figure = Figure(figsize=(1.6 + 1.1 * len(rows), 4), layout='constrained')
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **LOOKS.get(row['weights'], OTHER), capsize=5, markersize=7)
+        look = LOOKS.get(row['weights'], OTHER)
+        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **look, capsize=5, markersize=7)
         axes.annotate(f'{row["top1"]:.1f}', (place, row['top1']), (8, 0), textcoords='offset points', va='center')
     axes.set_xticks(range(len(rows)), [f'{row["weights"]}\n{row["inputs"]} inputs' for row in rows])
     axes.set(ylabel='top-1, % (bars: 95 % over images)', xlim=(-0.5, len(rows) - 0.2))

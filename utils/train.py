@@ -99,7 +99,7 @@ def predict(model, images):
 
 @torch.no_grad()
 def validate(model, loader, device, progress, amp=None):
-    """Meter.read() of a pass in evaluation mode; each weight is binarized once for all batches. amp: see train_epoch."""
+    """Meter.read() of a pass in evaluation mode, each weight binarized once for all batches. amp: see train_epoch."""
     model.eval()
     meter = Meter(device)
     with parametrize.cached():

@@ -171,7 +171,8 @@ def load_packed(path, name, channels):
 def memory(pairs, processes=5):
     print(f'\nPeak resident memory, MB, of a fresh process that reads the network and classifies one image: medians of '
           f'{processes} processes,\nand the range of the increase over PyTorch and the kernel alone\n'
-          f'{"network":20} {"alone":>7} {"float32":>8} {"packed":>7}   increase: {"float32":>20} {"packed":>20} {"ratio":>6}')
+          f'{"network":20} {"alone":>7} {"float32":>8} {"packed":>7}   increase: {"float32":>20} {"packed":>20} '
+          f'{"ratio":>6}')
     for name, shape, model, path in pairs:
         state = path.with_suffix('.pth')
         torch.save(model.state_dict(), state)

@@ -48,8 +48,8 @@ def binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride=1, 
     """Convolve signs with two-valued filters: float32 (N, out, OH, OW) in channels_last memory.
 
     bits are pack_signs' of `channels` channels, prepared is prepare's, alpha and beta are float32 (out).
-    kernel_size, stride and padding are numbers or pairs (rows, columns). relu gives max(0, result). The sums are exact, the
-    result is computed from them in double and rounded to float32. Raises ValueError where these do not fit together.
+    kernel_size, stride and padding are numbers or pairs (rows, columns). relu gives max(0, result). The sums are exact,
+    the result is computed from them in double and rounded to float32. Raises ValueError where these do not fit together.
     """
     load()
     return torch.ops.dab.binary_conv2d.default(bits, prepared, alpha, beta, channels, kernel_size, stride, padding,
