@@ -9,7 +9,7 @@ import statistics
 
 from matplotlib.figure import Figure
 
-from utils.figures import LOOKS, OTHER
+from utils.figures import LOOKS, OTHER, legend_above
 
 
 def standard_error(values):
@@ -114,11 +114,12 @@ def draw_curves(results):
                 axes.plot(range(1, len(run) + 1), run, **look | {'marker': ''}, linewidth=0.6, alpha=0.45)
             mean = [statistics.mean(values) for values in zip(*runs)]
             axes.plot(range(1, len(mean) + 1), mean, **look, linewidth=1.8, markersize=4,
-                      markevery=max(1, len(mean) // 10), label=method)
+                      markevery=max(1, len(mean) // 10), label=f'{method} weights')
         axes.set(xlabel='epoch', title=f'{kind} inputs')
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(title='weights', loc='lower right')
     figure.axes[0].set_ylabel('validation top-1, %')
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]}
+    legend_above(figure, list(lines.values()))
     return figure
 
 
