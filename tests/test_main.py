@@ -189,6 +189,18 @@ def test_faster_arithmetic(train, tmp_path, flags, method):
     assert latent.dtype == torch.float32 and latent.is_contiguous() and latent.isfinite().all()
 
 
+@pytest.mark.parametrize('channels', [1, 3])
+def test_channels_last_is_the_order_of_memory_of_training(channels):
+    flags, _ = main.parse([*SMALL, '--channelsLast'])
+    model, seen = main.build(flags, None, channels), []
+    model.features.conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.randn(2, channels, 81, 81)
+    model.train()(images)
+    model.eval()(images)
+    training, evaluation = (x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+    assert training and not evaluation and seen[1].is_contiguous()
+
+
 def test_a_real_network_and_starting_from_pretrained_weights(train, tmp_path, capsys):
     train('--name=real', '--epochs=1', '--no-binaryWeight')
     assert 'binarized weights: none' in capsys.readouterr().out
