@@ -52,7 +52,7 @@ def build(flags, stored, channels):
         return stored['network']
     model = models.build(flags.model_def, flags.nClasses, channels, flags.inpsize, flags.signLayers)
     if flags.binEnd is None:
-        flags.binEnd = max(flags.binStart, len(binarize.convolutions(model)) - 1)
+        flags.binEnd = binarize.default_end(model, flags.binStart)
     if flags.binaryWeight:
         binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer, flags.binSearch)
     if stored:

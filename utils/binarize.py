@@ -211,6 +211,11 @@ def convolutions(model):
     return [(number, name, conv) for number, (name, conv) in enumerate(named, start=1)]
 
 
+def default_end(model, binStart):
+    """The binEnd that is not given: the last convolution but one, or binStart where that is further."""
+    return max(binStart, len(convolutions(model)) - 1)
+
+
 def binarization(conv):
     """The Binarization of a convolution's weight, or None where the weight is real."""
     return conv.parametrizations.weight[0] if parametrize.is_parametrized(conv, 'weight') else None

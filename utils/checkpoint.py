@@ -48,7 +48,7 @@ def check_room(folder, model):
     folder = Path(folder)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    needed, free = 3 * 3 * size, shutil.disk_usage(existing).free
+    needed, free = 3 * (1 + 2) * size, shutil.disk_usage(existing).free     # Adam keeps two numbers a weight
     if free < needed:
         raise OSError(f'--logdir: {folder} has {free / 1e6:.0f} MB of free disk, and the checkpoints of '
                       f'this run need {needed / 1e6:.0f} MB')

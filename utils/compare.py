@@ -32,7 +32,7 @@ import models
 import opts
 from models.blocks import has_signs
 from utils import results, train
-from utils.binarize import METHODS, convolutions, weight_bits
+from utils.binarize import METHODS, default_end, weight_bits
 from utils.checkpoint import read_checkpoint, write_whole
 from utils.record import Progress
 
@@ -110,7 +110,7 @@ def check(cell, flags):
         asked['nClasses'] = len(stored['classes'])
     if flags.binEnd is None:
         network = on_meta(flags.model_def, channels=stored['channels'], inpsize=flags.inpsize)
-        asked['binEnd'] = max(flags.binStart, len(convolutions(network)) - 1)
+        asked['binEnd'] = default_end(network, flags.binStart)
     for flag, value in stored['flags'].items():
         if flag not in NEUTRAL and asked.get(flag) != value:
             raise ValueError(f'{cell.last.parent} was trained with --{flag}={value}, not {asked.get(flag)}: '
@@ -122,7 +122,10 @@ def check(cell, flags):
 
 @torch.no_grad()
 def judge(cell, asked):
-    """The result (see utils/results.py) of a finished cell, from its result.json where that is up to date."""
+    """The result (see utils/results.py) of a finished cell, from its result.json where that is up to date.
+
+    asked: the flags of the comparison.
+    """
     flags, stored = opts.parse([f'--resume={cell.last}', '--tenCrop' if asked.tenCrop else '--no-tenCrop',
                                 f'--data_dir={asked.data_dir}', f'--workers={asked.workers}'])
     path = cell.last.with_name('result.json')
@@ -153,14 +156,14 @@ def judge(cell, asked):
     return result
 
 
-def write(folder, command, finished, tenCrop):
-    """The tables and pictures of the finished {cell: flags}, which it also prints."""
+def write(folder, command, finished, asked):
+    """The tables and pictures of the finished cells, which it also prints. asked: the flags of the comparison."""
     by_kind = {}
-    for cell, asked in finished.items():
+    for cell in finished:
         by_kind.setdefault((cell.method, cell.inputs), {})[cell.seed] = judge(cell, asked)
     rows = [results.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
     pairs = [results.paired(a, b, by_kind) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]
-    text = results.markdown(command, rows, list(filter(None, pairs)), tenCrop)
+    text = results.markdown(command, rows, list(filter(None, pairs)), asked.tenCrop)
     comma_separated = io.StringIO()
     writer = csv.DictWriter(comma_separated, rows[0].keys(), lineterminator='\n')
     writer.writeheader()
@@ -207,15 +210,14 @@ def compare(arguments=None):
     command = shlex.join(['python3', '-m', 'utils.compare', *(sys.argv[1:] if arguments is None else arguments)])
     try:
         plan = cells(options, flags, folder)
-        asked = {cell: opts.parse(cell.arguments(flags))[0] for cell in plan}
-        done = {cell: check(cell, asked[cell]) for cell in plan}
-        finished = {cell: asked[cell] for cell in plan if done[cell] == common.epochs}
+        done = {cell: check(cell, opts.parse(cell.arguments(flags))[0]) for cell in plan}
+        finished = {cell for cell in plan if done[cell] == common.epochs}
         if options.collect and not finished:
             raise ValueError(f'--collect: {folder} has no finished cells with these flags')
         if common.epochs == 0:
             raise ValueError('--epochs=0: there is nothing to compare without training')
         if finished:
-            write(folder, command, finished, common.tenCrop)
+            write(folder, command, [cell for cell in plan if cell in finished], common)
         failed = []
         for number, cell in enumerate(plan, 1):
             if cell not in finished and not options.collect:
@@ -227,8 +229,8 @@ def compare(arguments=None):
                         raise
                     failed.append(cell.name)        # such as a loss that became NaN: the other cells go on
                     continue
-                finished[cell] = asked[cell]
-                write(folder, command, {cell: finished[cell] for cell in plan if cell in finished}, common.tenCrop)
+                finished.add(cell)
+                write(folder, command, [cell for cell in plan if cell in finished], common)
         if failed:
             parser.exit(1, f'{parser.prog}: error: {", ".join(failed)} failed, as said above\n')
     except (ValueError, OSError) as error:

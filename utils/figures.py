@@ -21,10 +21,14 @@ LOOKS = {     # of each way to hold a weight, in every picture
     'xnor': dict(color='#e08a00', linestyle='--', marker='s'),
     'bnn': dict(color='#8c8c8c', linestyle=':', marker='^'),
 }
-OTHER = dict(color='#009e73', linestyle='-.', marker='v')       # a method of one's own
 ALPHA, BETA = dict(facecolor='#5b9bc8', edgecolor='0.2'), dict(facecolor='#e9c48a', edgecolor='0.2', hatch='////')
 LINES = [dict(color='#0072b2', linestyle='-', marker='o'), dict(color='#e08a00', linestyle='--', marker='s')]
 REFERENCE = dict(color='0.35', linestyle=':', linewidth=1.3)
+
+
+def look(method):
+    """How a method looks in every picture; those of one's own, which LOOKS does not have, alike."""
+    return LOOKS.get(method, dict(color='#009e73', linestyle='-.', marker='v'))
 
 
 def grid(count, columns, height, **options):
@@ -96,7 +100,7 @@ def errors(path, numbers, relative):
     above, below = figure.subplots(2, sharex=True)
     for ax, methods in ((above, relative), (below, ('dab', 'xnor'))):
         for method in methods:
-            ax.plot(range(len(numbers)), relative[method], label=method, **LOOKS.get(method, OTHER))
+            ax.plot(range(len(numbers)), relative[method], label=method, **look(method))
         ax.set_ylabel('relative error')
         ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     above.set(yscale='log', title='all methods, logarithmic axis')

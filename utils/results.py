@@ -9,7 +9,7 @@ import statistics
 
 from matplotlib.figure import Figure
 
-from utils.figures import LOOKS, OTHER, legend_above
+from utils.figures import legend_above, look
 
 
 def standard_error(values):
@@ -108,12 +108,11 @@ def draw_curves(results):
         for (method, inputs), of_seeds in results.items():
             if inputs != kind:
                 continue
-            look = LOOKS.get(method, OTHER)
             runs = [result['curve'] for result in of_seeds.values()]
             for run in runs:
-                axes.plot(range(1, len(run) + 1), run, **look | {'marker': ''}, linewidth=0.6, alpha=0.45)
+                axes.plot(range(1, len(run) + 1), run, **look(method) | {'marker': ''}, linewidth=0.6, alpha=0.45)
             mean = [statistics.mean(values) for values in zip(*runs)]
-            axes.plot(range(1, len(mean) + 1), mean, **look, linewidth=1.8, markersize=4,
+            axes.plot(range(1, len(mean) + 1), mean, **look(method), linewidth=1.8, markersize=4,
                       markevery=max(1, len(mean) // 10), label=f'{method} weights')
         axes.set(xlabel='epoch', title=f'{kind} inputs')
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -128,8 +127,7 @@ def draw_accuracy(rows):
     figure = Figure(figsize=(1.6 + 1.1 * len(rows), 4), layout='constrained')
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        look = LOOKS.get(row['weights'], OTHER)
-        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **look, capsize=5, markersize=7)
+        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **look(row['weights']), capsize=5, markersize=7)
         axes.annotate(f'{row["top1"]:.1f}', (place, row['top1']), (8, 0), textcoords='offset points', va='center')
     axes.set_xticks(range(len(rows)), [f'{row["weights"]}\n{row["inputs"]} inputs' for row in rows])
     axes.set(ylabel='top-1, % (bars: 95 % over images)', xlim=(-0.5, len(rows) - 0.2))

@@ -176,15 +176,14 @@ def memory(pairs, processes=5):
     for name, shape, model, path in pairs:
         state = path.with_suffix('.pth')
         torch.save(model.state_dict(), state)
-        peaks, increases = [], []
+        kinds = []
         for load, file in (load_float, state), (load_packed, path):
             found = [fresh(resident, load, file, name, shape) for _ in range(processes)]
-            before, after = map(statistics.median, zip(*found))
-            peaks.append((before, after))
-            increases.append(sorted(end - start for start, end in found))
-        ratio = statistics.median(increases[1]) / statistics.median(increases[0])
-        spread = ''.join(f'{statistics.median(some):8.1f} ({some[0]:4.1f}–{some[-1]:4.1f})' for some in increases)
-        print(f'{name:20} {peaks[0][0]:7.0f} {peaks[0][1]:8.0f} {peaks[1][1]:7.0f}             {spread} {ratio:6.3f}',
+            increases = [end - start for start, end in found]
+            kinds.append((*map(statistics.median, (*zip(*found), increases)), min(increases), max(increases)))
+        (alone, real_peak, real, *_), (_, packed_peak, packed, *_) = kinds
+        spread = ''.join(f'{middle:8.1f} ({low:4.1f}–{high:4.1f})' for *_, middle, low, high in kinds)
+        print(f'{name:20} {alone:7.0f} {real_peak:8.0f} {packed_peak:7.0f}             {spread} {packed / real:6.3f}',
               flush=True)
 
 
