@@ -1,111 +1,125 @@
-"""From --dataset to images and labels. A dataset is a row of ROWS and nothing else.
+"""From the name of a dataset to images and labels.
 
     data = datasets.load('tuberlin', 'data/tuberlin', inpsize=225)
     image, label = data.train[0]    # float32 (1, 225, 225), int
-"""
 
+A new dataset is one more row of DATASETS: its transforms, its normalization and the function that
+finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. Flags
+and help take the names from there. One channel means sketches, black on white.
+"""
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from torch.utils.data import Dataset
+from PIL import Image
+from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
-from datasets.images import ImageError, read_image
+from datasets.images import ImageError, as_channels, read_image
+from utils.errors import InputError
 
-__all__ = ['Data', 'ImageError', 'image_files', 'load', 'names', 'normalization', 'read_image',
-           'transform']
+__all__ = ['Data', 'ImageError', 'as_channels', 'image_files', 'load', 'names', 'normalization',
+           'read_image', 'transform']
 
 
 @dataclass(frozen=True)
-class Row:
-    kind: Callable      # of transforms: inpsize -> (augment, frame)
-    mean: tuple         # per channel, of values in [0, 1]
-    std: tuple
-    source: Callable    # (data_dir, channels) -> (train, val, classes) with PIL images
+class DatasetSpec:
+    steps: Callable     # inpsize -> (augment, before_crop), one of transforms.py
+    mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+    find: Callable      # (data_dir, channels) -> (train, val, classes); items (PIL image, label)
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         return len(self.mean)
 
     @property
-    def sketches(self):
-        """Sketches have a cache, if in folders, and fused transforms."""
+    def is_sketch(self) -> bool:
+        """Sketches in folders are cached, and their augmentation is one fused transform."""
         return self.channels == 1
 
 
 @dataclass(frozen=True)
 class Data:
-    train: Dataset      # items (tensor, label); set_epoch(epoch) before each epoch
-    val: Dataset
-    classes: list       # names in the order of the labels
+    train: transforms.Transformed   # items (tensor, label); call set_epoch(epoch) before each epoch
+    val: transforms.Transformed
+    classes: list[str]  # in the order of the labels
     channels: int
 
 
-def drawn(data_dir, channels):
-    """The doodles: the same whatever the seed of a run, so that runs compare."""
-    return doodles.Doodles('train'), doodles.Doodles('val'), doodles.CLASSES
+def from_folders(*names: str) -> Callable:
+    """The `find` of a dataset that lies in data_dir or in its subfolder of one of `names`."""
+    return partial(folders.find, names=names)
 
 
-def folder(*names):
-    return partial(folders.load, names=names)
-
-
-ROWS = {
-    'tuberlin': Row(transforms.sketches, (0.06,), (0.93,), folder('tuberlin')),
-    'sketchyrecognition': Row(
+DATASETS = {
+    'tuberlin': DatasetSpec(
+        transforms.sketches, (0.06,), (0.93,), from_folders('tuberlin')),
+    'sketchyrecognition': DatasetSpec(
         partial(transforms.sketches, flip=False), (0.0465,), (0.9,),
-        folder('sketchyrecognition', 'sketchy_recognition', 'sketchy')),
-    'imagenet12': Row(
+        from_folders('sketchyrecognition', 'sketchy_recognition', 'sketchy')),
+    'imagenet12': DatasetSpec(
         transforms.photographs, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-        folder('imagenet12', 'imagenet')),
-    'cifar10': Row(
+        from_folders('imagenet12', 'imagenet')),
+    'cifar10': DatasetSpec(
         transforms.thumbnails, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261),
-        partial(cifar.load, name='cifar10', official=CIFAR10)),
-    'cifar100': Row(
+        partial(cifar.find, name='cifar10', official=CIFAR10)),
+    'cifar100': DatasetSpec(
         transforms.thumbnails,
         (129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255),
-        partial(cifar.load, name='cifar100', official=CIFAR100)),
-    'doodles': Row(transforms.sketches, (0.06,), (0.93,), drawn),
+        partial(cifar.find, name='cifar100', official=CIFAR100)),
+    'doodles': DatasetSpec(transforms.sketches, (0.06,), (0.93,), doodles.find),
 }
 
 
-def names():
-    return list(ROWS)
+def names() -> list[str]:
+    """The names of all datasets."""
+    return list(DATASETS)
 
 
-def normalization(name):
-    """(mean, std) of `name`, a list of a number for each channel, of pixels in [0, 1]."""
-    return list(ROWS[name].mean), list(ROWS[name].std)
+def normalization(name: str) -> tuple[list[float], list[float]]:
+    """(mean, std) of the dataset `name`: a number per channel each, of pixels in [0, 1]."""
+    spec = _spec(name)
+    return list(spec.mean), list(spec.std)
 
 
-def transform(name, inpsize, train=False, tenCrop=False, plain=False):
-    """The callable from a PIL image, as read_image gives it, to a float32 tensor.
+def transform(name: str, inpsize: int, train: bool = False, tenCrop: bool = False,
+              plain: bool = False) -> Callable[[Image.Image], Tensor]:
+    """The callable from a PIL image, as read_image returns it, to a normalized float32 tensor.
 
-    (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with tenCrop, which training ignores. With
-    `plain`, sketches for training go through one torchvision transform after the other.
+    The tensor is (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which training
+    ignores. With `plain`, sketches for training go through one torchvision transform after another.
     """
-    row = ROWS[name]
-    fused = row.sketches and not plain
-    return transforms.compose(row.kind, inpsize, row.mean, row.std, train, tenCrop, fused)
+    spec = _spec(name)
+    fused = spec.is_sketch and not plain
+    return transforms.compose(spec.steps, inpsize, spec.mean, spec.std, train, tenCrop, fused)
 
 
-def load(name, data_dir, inpsize, tenCrop=False, seed=0, plain=False):
-    """The training and validation images of `name`, transformed, as Data.
+def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, seed: int = 0,
+         plain: bool = False) -> Data:
+    """The training and validation images of the dataset `name`, transformed.
 
-    Raises ValueError or FileNotFoundError with one sentence about what is wrong in `data_dir`, as
-    does ImageError where a sketch is damaged; other images raise it when they are read. With
-    `plain`, the reference of tests and measurements, sketches are not cached, their transforms
-    not fused.
+    `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
+    drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
+    cannot be read, ImageError where a sketch is damaged; other images raise it when they are read.
+    With `plain`, the reference of tests and measurements, sketches are not cached and their
+    transforms not fused.
     """
-    row = ROWS[name]
-    train, val, classes = row.source(data_dir, row.channels)
-    if row.sketches and not plain:
-        train, val = (cache.cached(split, transforms.side(inpsize)) for split in (train, val))
+    spec = _spec(name)
+    train, val, classes = spec.find(data_dir, spec.channels)
+    if spec.is_sketch and not plain:
+        side = transforms.side_before_crop(inpsize)
+        train, val = (cache.open_or_make(images, side) for images in (train, val))
     augment = transform(name, inpsize, train=True, plain=plain)
-    return Data(
-        transforms.Transformed(train, augment, seed),
-        transforms.Transformed(val, transform(name, inpsize, tenCrop=tenCrop), seed),
-        classes, row.channels)
+    evaluate = transform(name, inpsize, tenCrop=tenCrop)
+    return Data(transforms.Transformed(train, augment, seed),
+                transforms.Transformed(val, evaluate, seed), classes, spec.channels)
+
+
+def _spec(name):
+    if name not in DATASETS:
+        raise InputError(f"there is no dataset '{name}'; the datasets are {', '.join(DATASETS)}")
+    return DATASETS[name]

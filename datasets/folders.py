@@ -1,10 +1,12 @@
 """Images in folders: train/<class>/*, val/<class>/* (or test/<class>/*)."""
-
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from datasets.images import read_image
+from utils.errors import InputError, naming
 
 
 class Folder:
@@ -21,38 +23,42 @@ class Folder:
         return read_image(path, self.channels), label
 
 
-def load(data_dir, channels, names):
-    """(train, val, classes) of the folder set in `data_dir` or in its subfolder of one of `names`.
+def find(data_dir, channels, names):
+    """(train, val, classes) of the images in `data_dir` or in its subfolder of one of `names`.
 
-    Classes are the sorted names of the class folders. Raises ValueError or FileNotFoundError with
-    one sentence where the folders do not hold the same classes, each with an image.
+    Classes are the sorted names of the class folders. Raises InputError where the folders do not
+    hold the same classes, each with an image.
     """
     root = next((f for f in candidates(data_dir, names) if (f / 'train').is_dir()), None)
     if root is None:
-        raise FileNotFoundError(f'--data_dir: there is no folder train/ in {data_dir}, nor in a '
-                                f'subfolder of it named {" or ".join(names)}')
+        raise InputError(f'there is no folder train/ in {data_dir}, nor in a subfolder of it named '
+                         f'{" or ".join(names)}')
     train = root / 'train'
     val = next((root / name for name in ('val', 'test') if (root / name).is_dir()), None)
     if val is None:
-        raise FileNotFoundError(f'--data_dir: {root} has train/, but neither val/ nor test/')
-    classes = _classes(train)
-    _require_same(train, classes, val, _classes(val))
+        raise InputError(f'{root} has train/, but neither val/ nor test/')
+    classes = _class_names(train)
+    if not classes:
+        raise InputError(f'{train} contains no class folders')
+    _require_same(train, set(classes), val, set(_class_names(val)))
     splits = (Folder(split, _samples(split, classes), channels) for split in (train, val))
     return *splits, classes
 
 
-def image_files(paths):
-    """The files among `paths` and the images in the folders among them, at any depth, sorted there.
+def image_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The files among `paths` and, sorted, the images at any depth of the folders among them.
 
-    Raises FileNotFoundError for a path that does not exist and ValueError for a folder without images.
+    Raises InputError for a path that does not exist and for a folder without images.
     """
     files = []
     for path in map(Path, paths):
-        found = sorted(f for f in path.rglob('*') if _is_image(f)) if path.is_dir() else [path]
-        if not path.exists():
-            raise FileNotFoundError(f'there is no image {path}')
+        with naming(str(path)):
+            exists = path.exists()
+            found = sorted(f for f in path.rglob('*') if _is_image(f)) if path.is_dir() else [path]
+        if not exists:
+            raise InputError(f'there is no image {path}')
         if not found:
-            raise ValueError(f'there are no images in {path}')
+            raise InputError(f'there are no images in {path}')
         files += found
     return files
 
@@ -60,27 +66,24 @@ def image_files(paths):
 def candidates(data_dir, names):
     """The folders in which a dataset may lie: `data_dir`, then its subfolders `names`."""
     if not data_dir:
-        raise ValueError('--data_dir is empty: give the folder that holds the dataset')
-    root = Path(data_dir).expanduser()
+        raise InputError('no folder is given; name the one that holds the dataset')
+    root = Path(os.path.expanduser(data_dir))
     if not root.exists():
-        raise FileNotFoundError(f'--data_dir: there is no folder {data_dir}')
+        raise InputError(f'there is no folder {data_dir}')
     if not root.is_dir():
-        raise ValueError(f'--data_dir: {data_dir} is a file; give the folder of the dataset')
+        raise InputError(f'{data_dir} is a file, not the folder of a dataset')
     return [root, *(root / name for name in names)]
 
 
-def _classes(split):
+def _class_names(split):
     return sorted(f.name for f in split.iterdir() if f.is_dir() and not f.name.startswith('.'))
 
 
 def _require_same(train, train_classes, val, val_classes):
-    if not train_classes:
-        raise ValueError(f'--data_dir: {train} holds no class folders')
-    train_classes, val_classes = set(train_classes), set(val_classes)
     only = {train: train_classes - val_classes, val: val_classes - train_classes}
-    found = [f'only {split} has {_several(names)}' for split, names in only.items() if names]
+    found = [f'only {split} has {_summary(names)}' for split, names in only.items() if names]
     if found:
-        raise ValueError('--data_dir: train and validation must have the same classes, '
+        raise InputError('train and validation must have the same classes, '
                          f'but {" and ".join(found)}')
 
 
@@ -91,7 +94,7 @@ def _samples(split, classes):
     filled = {label for _, label in samples}
     empty = [name for label, name in enumerate(classes) if label not in filled]
     if empty:
-        raise ValueError(f'--data_dir: no images in the class folder {split}/{_several(empty)}')
+        raise InputError(f'there are no images in the class folder {split}/{_summary(empty)}')
     return samples
 
 
@@ -100,6 +103,6 @@ def _is_image(path):
     return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith('.')
 
 
-def _several(names):
+def _summary(names):
     first, *others = sorted(names)
     return f'{first} (and {len(others)} more)' if others else first

@@ -11,106 +11,128 @@ Each family is one file of this folder, found by itself. A new architecture is o
         unit = Units()
         return network(**unit(channels, 64, 3), **unit(64, 128, 3, stride=2),
                        pool=nn.AdaptiveAvgPool2d(1), **unit.conv(128, nClasses, 1))
+
+and can be trained at once: python3 main.py --model_def=mynet. Variants of a family, for example an
+fbin variant, in which the inputs of some convolutions are binarized too, are rows of `variants`:
+
+    @register(inpsize=32, variants={
+        'tiny':     dict(signLayers=''),
+        'tinyfbin': dict(signLayers='2'),
+    })
+    def tiny(nClasses, channels, inpsize, signLayers):
+        unit = Units(signLayers)
+        return network(**unit(channels, 64, 3), **unit(64, 128, 3, stride=2),
+                       pool=nn.AdaptiveAvgPool2d(1), **unit.conv(128, nClasses, 1))
+
+Weights are not binarized here: utils.binarize.wrap does that to any model.
 """
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+from torch import nn
+
+from utils.errors import InputError
 
 from .blocks import initialize, layer_set
 
 
 class Variant(NamedTuple):
-    builder: Callable
+    builder: Callable[..., nn.Module]
     inpsize: int
     smallest: int
-    row: dict
-    signable: str  # the convolutions of the family whose inputs may be binarized, as '2-7'
+    options: dict       # the builder's keywords that make this variant
+    signable: str       # the convolutions of the family whose inputs can be binarized, as '2-7'
 
 
-_variants = {}
+_variants: dict[str, Variant] = {}
 
 
-def register(inpsize=224, smallest=1, variants=None):
-    """Register the decorated builder(nClasses, channels, inpsize, **row) -> nn.Module.
+def register(inpsize: int = 224, smallest: int = 1, variants: dict[str, dict] | None = None):
+    """Register the decorated builder(nClasses, channels, inpsize, **options) -> nn.Module.
 
-    inpsize is the default side of an input image, smallest the least side that the architecture
-    takes. variants maps names to rows, the keywords that distinguish them; without it the
-    function's own name is the only one. Rows with 'signLayers' let build() override that entry by
-    any part of the family's widest. Raises ValueError if a name is already taken.
+    inpsize: the default side of an input image in pixels. smallest: the smallest side that the
+    architecture can process. variants: {name: options}, by default the builder's own name without
+    options. If the options have 'signLayers', build() can replace them by any subset of the largest
+    signLayers of the family. Raises ValueError if a name is already taken.
     """
     def decorator(builder):
-        rows = variants or {builder.__name__: {}}
-        signable = max((row.get('signLayers', '') for row in rows.values()),
+        options_of = variants or {builder.__name__: {}}
+        signable = max((options.get('signLayers', '') for options in options_of.values()),
                        key=lambda layers: len(layer_set(layers)))
-        for name, row in rows.items():
+        for name, options in options_of.items():
             if name in _variants:
                 other = _variants[name].builder.__module__
                 raise ValueError(f'{other} and {builder.__module__} both register a model {name}')
-            _variants[name] = Variant(builder, inpsize, smallest, row, signable)
+            _variants[name] = Variant(builder, inpsize, smallest, options, signable)
         return builder
     return decorator
 
 
-def build(name, nClasses, channels=3, inpsize=None, signLayers=None):
+def build(name: str, nClasses: int, channels: int = 3, inpsize: int | None = None,
+          signLayers: str | Iterable[int] | None = None) -> nn.Module:
     """Return the network: images (N, channels, inpsize, inpsize) -> log-softmax (N, nClasses).
 
-    inpsize=None takes the family's default. signLayers, '2-5,7' or a set of numbers, replaces the
-    variant's convolutions with binarized inputs and leaves all else (biases, dropout) as it is.
-    Under one seed the variants of a family start from the same weights.
-    Raises ValueError for an unknown name, an inpsize that is too small, and signLayers that the
+    inpsize=None is the family's default. signLayers, '2-5,7' or a set of numbers, are the
+    convolutions whose inputs are binarized, in place of the variant's; everything else (biases,
+    dropout) stays. Variants of a family start from the same weights under the same seed.
+    Raises InputError for an unknown name, an inpsize that is too small, and signLayers that the
     family cannot binarize.
     """
     variant = _find(name)
     inpsize = variant.inpsize if inpsize is None else inpsize
     if inpsize < variant.smallest:
-        raise ValueError(f'{name} takes --inpsize of at least {variant.smallest}, not {inpsize}')
-    row = variant.row
+        raise InputError(f'{name} takes images of at least {variant.smallest} × '
+                         f'{variant.smallest} pixels, not {inpsize}')
+    options = variant.options
     if signLayers is not None:
         if not variant.signable:
-            raise ValueError(f'{name} takes no signLayers: its family has no variants that differ '
+            raise InputError(f'{name} takes no signLayers: its family has no variants that differ '
                              'in which inputs are binarized')
-        if not layer_set(signLayers) <= layer_set(variant.signable):
-            raise ValueError(f'signLayers of {name} must lie in {variant.signable}, '
+        chosen = layer_set(signLayers)
+        if not chosen <= layer_set(variant.signable):
+            raise InputError(f'signLayers of {name} must lie in {variant.signable}, '
                              f'not {signLayers}')
-        row = row | {'signLayers': signLayers}
-    seed = torch.randint(2 ** 63 - 1, (), device='cpu').item()
-    with torch.random.fork_rng(devices=[]):     # so that variants with other biases start from the same weights
-        model = variant.builder(nClasses, channels, inpsize, **row)
+        options = options | {'signLayers': chosen}
+    seed = int(torch.randint(2 ** 63 - 1, (), device='cpu'))
+    with torch.random.fork_rng(devices=[]):
+        model = variant.builder(nClasses, channels, inpsize, **options)
+        # From here on no draw depends on how many numbers the builder has drawn for its biases.
         torch.default_generator.manual_seed(seed)
         return model.apply(initialize)
 
 
-def names():
+def names() -> list[str]:
     """Return the names of all models, sorted."""
     return sorted(_variants)
 
 
-def family(name):
-    """Return the names of the models that share a builder with `name`, the real-valued one first if there is one."""
+def family(name: str) -> list[str]:
+    """Return the names of the models that share a builder with `name`, real-valued ones first."""
     builder = _find(name).builder
     return [other for other, variant in _variants.items() if variant.builder is builder]
 
 
-def sign_layers(name):
-    """Return the numbers of the convolutions of `name` whose inputs are binarized, of those that signLayers can change
-    (none of nin's), as a frozenset.
+def sign_layers(name: str) -> frozenset[int]:
+    """Return the numbers of the convolutions of `name` whose inputs are binarized.
+
+    Only those that signLayers can change count: none of nin's.
     """
-    return layer_set(_find(name).row.get('signLayers', ''))
+    return layer_set(_find(name).options.get('signLayers', ''))
 
 
-def default_inpsize(name):
-    """Return the side of the images that `name` was made for. Raises ValueError if unknown."""
+def default_inpsize(name: str) -> int:
+    """Return the side in pixels of the images that `name` was made for."""
     return _find(name).inpsize
 
 
 def _find(name):
     if name not in _variants:
         near = ', '.join(difflib.get_close_matches(name, _variants, n=5))
-        raise ValueError(f"there is no model '{name}'" + (f' (near: {near})' if near else '') +
+        raise InputError(f"there is no model '{name}'" + (f' (near: {near})' if near else '') +
                          "; python3 -c 'import models; print(*models.names())' lists all")
     return _variants[name]
 

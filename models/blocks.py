@@ -2,10 +2,12 @@
 import copy
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
+
+from utils.errors import InputError
 
 
 class SignFunction(torch.autograd.Function):
@@ -35,41 +37,46 @@ class Sign(nn.Module):
         return SignFunction.apply(x)
 
 
-def has_signs(model):
+def has_signs(model: nn.Module) -> bool:
     """Whether the network binarizes any of its activations."""
     return any(isinstance(module, Sign) for module in model.modules())
 
 
 class SignConv2d(nn.Conv2d):
-    """A convolution of signs.
+    """A convolution whose inputs are +1 and -1.
 
-    In evaluation, where the weight is parametrized with two values a filter (utils.binarize), a result is the exact
-    (α − β)(e·x) + β·Σx rounded once, as in the packed network: e·x and Σx are whole numbers, which float32 holds up
-    to 2^24. A sum of α and β would be rounded at every step, in an order that no one chose, and now and then a sign
-    further on would be another.
+    In evaluation, where the weight has two values per filter, the output is
+    (α − β)(e·x) + β·Σx computed exactly and rounded once, as in the packed network: e·x and Σx
+    are integers, which float32 holds up to 2^24. A convolution with α and β themselves would round
+    every partial sum, in an order that depends on the machine, and a later sign could flip.
+
+    The weight has two values where it carries the attribute `two_values`: alpha (out,), beta (out,)
+    and the mask e of the weight's shape, True where a weight is alpha.
     """
 
     def _conv_forward(self, x, weight, bias):
         convolve = super()._conv_forward
-        two_valued = is_parametrized(self, 'weight') and getattr(self.parametrizations.weight[-1], 'two_valued', False)
-        exact = two_valued and self.groups == 1 and not self.training
-        if not exact or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        two_values = getattr(weight, 'two_values', None)
+        if two_values is None or self.groups > 1 or self.training:
             return convolve(x, weight, bias)
-        alpha, beta = (values.double().view(-1, 1, 1) for values in (weight.amax((1, 2, 3)), weight.amin((1, 2, 3))))
-        marked = (weight == weight.amax((1, 2, 3), keepdim=True)).to(x.dtype)
-        product, total = (convolve(x, filters, None).round()    # Winograd's algorithm would need it
-                          for filters in (marked, torch.ones_like(weight[:1])))
-        y = ((alpha - beta) * product + beta * total).to(x.dtype)
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+            return convolve(x, weight, bias)
+        alpha, beta, mask = two_values
+        # Sums of ±1 are integers, but Winograd's algorithm computes them with rounding errors.
+        marked_sum = convolve(x, mask.to(x.dtype), None).round()
+        total_sum = convolve(x, torch.ones_like(weight[:1]), None).round()
+        alpha, beta = (values.double().view(-1, 1, 1) for values in (alpha, beta))
+        y = ((alpha - beta) * marked_sum + beta * total_sum).to(x.dtype)
         return y if bias is None else y + bias.view(-1, 1, 1)
 
 
 class Units:
-    """Makes the convolution units of one network, numbering its convolutions 1, 2, ... .
+    """Makes the convolution units of one network and numbers its convolutions from 1.
 
     A unit is a dict of named layers, all with the number of its convolution (conv5, bn5, relu5):
-    ordinary Conv -> BatchNorm -> ReLU or, where the number is in signLayers,
-    BatchNorm -> Sign -> Conv -> ReLU (Rastegari et al., XNOR-Net, ECCV 2016). A convolution has a
-    bias where its number is in biasLayers. Units must be made in the order of registration.
+    Conv -> BatchNorm -> ReLU or, where the number is in signLayers, BatchNorm -> Sign -> Conv ->
+    ReLU (Rastegari et al., XNOR-Net, ECCV 2016). A convolution has a bias where its number is in
+    biasLayers. Make the units in the order in which the network registers them.
     """
 
     def __init__(self, signLayers='', biasLayers='', batchnorm=nn.BatchNorm2d):
@@ -88,11 +95,12 @@ class Units:
                  **options):
         """The next unit.
 
-        norm says where the BatchNorm of a unit with real inputs stands: 'after' or 'before' the
-        convolution, or None for nowhere. dropout comes directly before the convolution.
+        norm: where a unit with real inputs has its BatchNorm, 'after' or 'before' the convolution,
+        or None for no BatchNorm. dropout: its probability, directly before the convolution.
         """
         sign = self.number + 1 in self.signLayers
-        conv = self.conv(inplanes, planes, kernel_size, SignConv2d if sign else nn.Conv2d, **options)
+        kind = SignConv2d if sign else nn.Conv2d
+        conv = self.conv(inplanes, planes, kernel_size, kind, **options)
         n = self.number
         layers = {}
         if sign or norm == 'before':
@@ -109,55 +117,55 @@ class Units:
         return layers
 
 
-def sequential(**layers):
+def sequential(**layers: nn.Module) -> nn.Sequential:
     """Return the nn.Sequential of the named layers."""
     return nn.Sequential(OrderedDict(layers))
 
 
-def network(**parts):
+def network(**parts: nn.Module) -> nn.Sequential:
     """Return the network of the named parts, followed by log-softmax.
 
-    The last part gives (N, nClasses) or (N, nClasses, 1, 1), the network (N, nClasses).
+    The last part returns (N, nClasses) or (N, nClasses, 1, 1), the network (N, nClasses).
     """
     return sequential(**parts, flatten=nn.Flatten(), logsoftmax=nn.LogSoftmax(dim=1))
 
 
-def initialize(layer):
-    """Convolutions Kaiming-normal over the fan out, all biases 0. (BatchNorm starts as 1 and 0.)"""
+def initialize(layer: nn.Module):
+    """Initialize a layer in place: Kaiming-normal convolutions (fan out), all biases 0."""
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
     if isinstance(layer, nn.Linear):
-        layer.reset_parameters()    # now, so that it does not depend on what was drawn before
+        layer.reset_parameters()    # drawn again, from the seed that build() has set since
     if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
-def map_size(features, channels, inpsize):
-    """Return the side of the map that features makes of an image (channels, inpsize, inpsize)."""
+def map_size(features: nn.Module, channels: int, inpsize: int) -> int:
+    """Return the side of the feature map of an image (channels, inpsize, inpsize)."""
     on_meta = copy.deepcopy(features).to('meta').eval()
     return on_meta(torch.empty(1, channels, inpsize, inpsize, device='meta')).shape[-1]
 
 
-def layer_set(layers):
-    """Return the numbers in a string like '2-5,7' (or in any iterable of numbers) as a frozenset.
+def layer_set(layers: str | Iterable[int]) -> frozenset[int]:
+    """Return the numbers in a string like '2-5,7', or in any iterable of numbers.
 
-    Raises ValueError for another string.
+    Raises InputError for any other string.
     """
     if not isinstance(layers, str):
         return frozenset(layers)
-    numbers = set()
+    numbers: set[int] = set()
     for part in layers.split(',') if layers else ():
         match = re.fullmatch(r'(\d{1,3})(?:-(\d{1,3}))?', part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise ValueError(f"a set of layers is written like '2-5,7', not '{layers}'")
+            raise InputError(f"a set of layers is written like '2-5,7', not '{layers}'")
         numbers.update(range(first, last + 1))
     return frozenset(numbers)
 
 
-def layer_string(numbers):
-    """The shortest string of which layer_set makes these numbers: '2-5,7' of {2, 3, 4, 5, 7}."""
-    runs = []
+def layer_string(numbers: Iterable[int]) -> str:
+    """Return the shortest string for these layers, the inverse of layer_set: '2-5,7'."""
+    runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number

@@ -15,10 +15,10 @@ def vgg16_bncifar(nClasses, channels, inpsize):
     features = {}
     inplanes = channels
     for planes, depth in STAGES:
-        for place in range(1, depth + 1):
+        for index in range(1, depth + 1):
             features |= unit(inplanes, planes, 3, padding=1)
             inplanes = planes
-            if unit.number > 2 and place < depth:
+            if unit.number > 2 and index < depth:
                 features[f'drop{unit.number}'] = nn.Dropout2d(0.3)
         features[f'pool{unit.number}'] = nn.MaxPool2d(2)
     return network(

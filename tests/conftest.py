@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-CACHE = tempfile.TemporaryDirectory()
-os.environ['XDG_CACHE_HOME'] = CACHE.name     # the user's own caches stay as they are
+if 'PYTEST_XDIST_WORKER' not in os.environ:     # else the first process has made one for all
+    CACHE = tempfile.TemporaryDirectory()
+    os.environ['XDG_CACHE_HOME'] = CACHE.name     # the user's own caches stay as they are
 torch.set_num_threads(1)     # small tensors: a second thread costs more than it gives on a busy machine
 
 

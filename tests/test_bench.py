@@ -34,3 +34,4 @@ def test_bench_without_data_says_so():
     done = subprocess.run([sys.executable, '-m', 'utils.bench', 'data', '--data_dir=/nowhere'], cwd=ROOT,
                           capture_output=True, text=True)
     assert done.returncode == 2 and '/nowhere' in done.stderr and 'Traceback' not in done.stderr
+    assert done.stderr.startswith('utils.bench: error: --data_dir: ') and done.stderr.count('\n') == 1

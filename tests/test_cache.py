@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets import cache, folders
+from utils.errors import RunError
 
 
 def drawing(width, height, seed):
@@ -165,7 +166,7 @@ def test_a_damaged_image_is_named_at_once(root, home, split):
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2])
     for _ in range(2):
-        with pytest.raises(ValueError) as error:    # as main.py expects before the first epoch
+        with pytest.raises(RunError) as error:
             load(root)
         assert isinstance(error.value, datasets.ImageError)
         assert str(error.value).startswith(f'cannot read the image {path}: ')
@@ -186,20 +187,20 @@ def test_workers_share_it(root):
 
 def test_of_several_processes_one_makes_it(root, home, decoded):
     """The second waits for the lock of the first, then finds the file whole."""
-    split = folders.load(root, 1, ())[0]
-    path = cache.place(split.root, 40)
+    split = folders.find(root, 1, ())[0]
+    path = cache.cache_path(split.root, 40)
     path.parent.mkdir(parents=True)
     with open(f'{path}.part', 'ab') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         results = []
-        waiting = threading.Thread(target=lambda: results.append(cache.cached(split, 40)))
+        waiting = threading.Thread(target=lambda: results.append(cache.open_or_make(split, 40)))
         waiting.start()
         waiting.join(.2)
         assert waiting.is_alive() and not decoded
-        cache.fill(file, split, 40, cache.fingerprint(split, 40))
+        cache.write_cache(file, split, 40, cache.fingerprint(split, 40))
         os.replace(file.name, path)
     waiting.join()
-    assert len(decoded) == 6 and isinstance(results[0], cache.Cached)
+    assert len(decoded) == 6 and isinstance(results[0], cache.CachedSketches)
 
 
 def test_quiet_without_a_terminal(root, capfd):

@@ -1,16 +1,23 @@
 """The comparison of methods: cells, counting, resuming, statistics, bad input."""
 import csv
 import math
+import os
 import shutil
+import signal
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
 from PIL import Image
 
-import main
-from utils import binarize, compare, results
-from utils.checkpoint import read_checkpoint
+from utils import binarize, experiment, processes
+from utils.compare import __main__ as compare
+from utils.compare import cells, statistics
+from utils.compare.cells import train_cell
+from utils.processes import call_in_new_process
+from utils.training import epoch
+from utils.training.checkpoint import read_checkpoint
 
 FLAGS = ['--model_def=sketchanet', '--methods=real,dab,xnor', '--seeds=2', '--dataset=tuberlin', '--workers=0',
          '--batch-size=12', '--inpsize=81', '--epochs=2', '--name=small']
@@ -18,10 +25,18 @@ CELLS = [f'{name}-seed{seed}' for seed in (0, 1) for name in (
     'sketchanet', 'sketchanetwbin-dab', 'sketchanetwbin-xnor', 'sketchanetfbin-dab', 'sketchanetfbin-xnor')]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def in_this_process():
+    """Cells are trained in the process of the tests, which is faster; two tests undo it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, 'call_in_new_process', lambda function, *arguments: function(*arguments))
+        yield patch
+
+
 @pytest.fixture(scope='module')
 def run(sketch_folder):
     def run(logdir, *flags):
-        compare.compare([*FLAGS, f'--data_dir={sketch_folder}', f'--logdir={logdir}', *flags])
+        compare.main([*FLAGS, f'--data_dir={sketch_folder}', f'--logdir={logdir}', *flags])
         return logdir / 'small'
     return run
 
@@ -63,12 +78,10 @@ def test_what_a_comparison_writes(finished):
 def test_the_cells_of_a_seed_start_alike_and_see_the_same_data(finished):
     starts = []
     for name in CELLS:
-        flags, _ = compare.opts.parse([f'--resume={finished / name}/last.pth.tar'])
-        torch.manual_seed(flags.manualSeed)
-        model = main.build(flags, None, channels=1)
-        data = main.load_data(flags, None)
-        data.train.set_epoch(0)
-        batch, _ = next(iter(main.loaders(data, flags, torch.device('cpu'))[0]))
+        cell = experiment.from_command([f'--resume={finished / name}/last.pth.tar'])
+        model = replace(cell, source=None).network()
+        cell.data.train.set_epoch(0)
+        batch, _ = next(iter(cell.loaders()[0]))
         starts.append((batch, *(conv.parametrizations.weight.original if binarize.binarization(conv) else conv.weight
                                 for _, _, conv in binarize.convolutions(model))))
     for name, start in zip(CELLS, starts):
@@ -79,7 +92,7 @@ def test_the_cells_of_a_seed_start_alike_and_see_the_same_data(finished):
 
 def test_a_finished_cell_is_not_trained_again(finished, run, monkeypatch):
     before, rows = checkpoints(finished), table(finished)
-    monkeypatch.setattr(main, 'main', None)
+    monkeypatch.setattr(processes, 'call_in_new_process', None)
     run(finished.parent)
     assert checkpoints(finished) == before and table(finished) == rows
     run(finished.parent, '--tenCrop')   # counted again, with ten crops
@@ -87,14 +100,14 @@ def test_a_finished_cell_is_not_trained_again(finished, run, monkeypatch):
 
 
 def test_an_interrupted_comparison_ends_in_the_same_table(finished, run, tmp_path, monkeypatch, capsys):
-    train_epoch, calls = main.train.train_epoch, []
+    train_epoch, calls = epoch.train_epoch, []
 
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) in (3, 5):     # the first epoch of the second cell, and, of what then goes on, the second
             raise KeyboardInterrupt
         return train_epoch(*arguments)
-    monkeypatch.setattr(main.train, 'train_epoch', interrupted)
+    monkeypatch.setattr(epoch, 'train_epoch', interrupted)
     for _ in range(2):
         with pytest.raises(SystemExit) as exit_:
             run(tmp_path)
@@ -105,20 +118,45 @@ def test_an_interrupted_comparison_ends_in_the_same_table(finished, run, tmp_pat
     assert len(calls) == 2 * len(CELLS) + 2 and table(tmp_path / 'small') == table(finished)
 
 
-def test_a_cell_that_fails_does_not_stop_the_others(run, tmp_path, monkeypatch, capsys):
-    train_epoch, calls = main.train.train_epoch, []
+@pytest.mark.parametrize('error', [epoch.Diverged('the loss became NaN'), MemoryError('NaN'),
+                                   ZeroDivisionError('NaN, and a bug')])
+def test_a_cell_that_fails_does_not_stop_the_others(run, tmp_path, monkeypatch, capsys, error):
+    train_epoch, calls = epoch.train_epoch, []
 
     def failing(*arguments):
         calls.append(1)
         if len(calls) == 1:
-            raise FloatingPointError('the loss became NaN')
+            raise error
         return train_epoch(*arguments)
-    monkeypatch.setattr(main.train, 'train_epoch', failing)
+    monkeypatch.setattr(epoch, 'train_epoch', failing)
     with pytest.raises(SystemExit) as exit_:
         run(tmp_path, '--methods=real,dab', '--inputs=real', '--seeds=1', '--epochs=1')
-    error = capsys.readouterr().err.splitlines()
-    assert exit_.value.code == 1 and 'NaN' in error[0] and 'sketchanet-seed0 failed' in error[1]
+    *trace, reason, summary = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 1 and 'NaN' in reason and 'sketchanet-seed0 failed' in summary
+    assert bool(trace) != isinstance(error, epoch.Diverged)     # a bug keeps its traceback
     assert [row['weights'] for row in table(tmp_path / 'small')] == ['dab']
+
+
+def train_or_die(arguments, command):
+    """In a new process: die in the first cell, train the others."""
+    if '--name=sketchanet-seed0' in arguments:
+        os.kill(os.getpid(), signal.SIGKILL)
+    torch.set_num_threads(1)
+    train_cell(arguments, command)
+
+
+def test_a_cell_whose_process_is_killed_does_not_stop_the_others(run, tmp_path, monkeypatch, capsys,
+                                                                 in_this_process):
+    with in_this_process.context() as patch:
+        patch.setattr(processes, 'call_in_new_process', call_in_new_process)
+        patch.setattr(cells, 'train_cell', train_or_die)
+        with pytest.raises(SystemExit) as exit_:
+            run(tmp_path, '--methods=real,dab', '--inputs=real', '--seeds=1', '--epochs=1')
+    reason, summary = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 1 and 'killed' in reason and 'sketchanet-seed0 failed' in summary
+    assert [row['weights'] for row in table(tmp_path / 'small')] == ['dab']
+    history = (tmp_path / 'small/sketchanetwbin-dab-seed0/history.jsonl').read_text()
+    assert '"command": "python3 -m utils.compare ' in history
 
 
 @pytest.mark.parametrize('flags, part', [
@@ -169,7 +207,7 @@ def test_a_cell_with_a_flag_that_the_command_does_not_give(run, tmp_path, capsys
 def test_mcnemar(only_a, only_b):
     n = only_a + only_b
     tail = sum(Fraction(math.comb(n, k), 2 ** n) for k in range(min(only_a, only_b) + 1))
-    assert results.mcnemar(only_a, only_b) == results.mcnemar(only_b, only_a) == pytest.approx(min(1, 2 * tail))
+    assert statistics.mcnemar(only_a, only_b) == statistics.mcnemar(only_b, only_a) == pytest.approx(min(1, 2 * tail))
 
 
 def test_pairs_and_rows_by_hand():
@@ -177,16 +215,16 @@ def test_pairs_and_rows_by_hand():
         return {'ranks': list(ranks), 'epoch': 9, 'seconds': 60, 'bits_per_weight': 1, 'bytes': 1}
     by_kind = {('dab', 'sign'): {0: result(0, 0, 2, 7), 1: result(0, 3, 0, 0)},
                ('xnor', 'sign'): {1: result(1, 0, 0, 1), 2: result(0, 0, 0, 0)}}
-    pair = results.paired(*by_kind, by_kind)    # of seed 1: right are 1, 0, 1, 1 against 0, 1, 1, 0
+    pair = statistics.paired(*by_kind, by_kind)    # of seed 1: right are 1, 0, 1, 1 against 0, 1, 1, 0
     assert (pair['seeds'], pair['alone'], pair['difference'], pair['p']) == (1, [(2, 1)], 25, [1])
     assert pair['se'] == pytest.approx(100 * math.sqrt((0.75 ** 2 * 2 + 1.25 ** 2 + 0.25 ** 2) / 3 / 4))
     by_kind['xnor', 'sign'][0] = result(1, 1, 0, 0)    # of seed 0: 1, 1, 0, 0 against 0, 0, 1, 1
-    pair = results.paired(*by_kind, by_kind)
+    pair = statistics.paired(*by_kind, by_kind)
     assert (pair['seeds'], pair['alone'], pair['difference']) == (2, [(2, 2), (2, 1)], 12.5)
     assert pair['sd'] == pytest.approx(25 / math.sqrt(2))
     assert pair['se'] == pytest.approx(100 * math.sqrt((0.875 ** 2 + 0.125 ** 2 * 2 + 0.625 ** 2) / 3 / 4))
     del by_kind['xnor', 'sign'][0]
-    row = results.summarize('dab', 'sign', by_kind['dab', 'sign'])
+    row = statistics.summarize('dab', 'sign', by_kind['dab', 'sign'])
     assert (row['top1'], row['top5']) == (62.5, 87.5) and row['top1_sd'] == pytest.approx(25 / math.sqrt(2))
     assert row['top1_se'] == pytest.approx(100 * math.sqrt((0.375 ** 2 + 3 * 0.125 ** 2) / 3 / 4))
-    assert results.paired(*by_kind, {kind: {number: {}} for number, kind in enumerate(by_kind)}) is None
+    assert statistics.paired(*by_kind, {kind: {number: {}} for number, kind in enumerate(by_kind)}) is None

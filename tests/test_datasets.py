@@ -14,6 +14,7 @@ from torchvision.datasets.utils import calculate_md5
 
 import datasets
 from datasets import transforms
+from utils.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 SKETCHES = ['tuberlin', 'sketchyrecognition', 'doodles']
@@ -57,6 +58,11 @@ def test_names():
                                 'cifar100', 'doodles']
 
 
+def test_an_unknown_name():
+    with pytest.raises(InputError, match="^there is no dataset 'mnist'; the datasets are "):
+        datasets.load('mnist', '', 32)
+
+
 @pytest.mark.parametrize('name', datasets.names())
 @pytest.mark.parametrize('inpsize', [32, 63])
 def test_shapes(name, inpsize):
@@ -72,7 +78,7 @@ def test_shapes(name, inpsize):
 @pytest.mark.parametrize('inpsize, side', [(224, 256), (225, 256), (227, 256), (32, 40), (28, 32),
                                            (3, 3), (1, 1)])
 def test_side_before_the_crop(inpsize, side):
-    assert transforms.side(inpsize) == side
+    assert transforms.side_before_crop(inpsize) == side
 
 
 @pytest.mark.parametrize('name, mean, std', [
@@ -171,8 +177,8 @@ def test_ten_crops_are_slices_of_the_resized_image(name, side):
     corners = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]
     mirrored = pixels[:, :, ::-1]
     expected = [whole[:, y:y + 64, x:x + 64] for whole in (pixels, mirrored) for y, x in corners]
-    row = datasets.ROWS[name]
-    mean, std = (np.array(value)[:, None, None] for value in (row.mean, row.std))
+    spec = datasets.DATASETS[name]
+    mean, std = (np.array(value)[:, None, None] for value in (spec.mean, spec.std))
     crops = datasets.transform(name, 64, tenCrop=True)(image)
     np.testing.assert_allclose(crops.numpy(), (np.array(expected) - mean) / std, atol=1e-5)
     centre = datasets.transform(name, 64)(image)
@@ -192,11 +198,11 @@ def strokes(side):
 
 def both(name, inpsize, image, seed):
     """(plain, in one pass), ink 1 and paper 0, and the state that chance is left in."""
-    row, results = datasets.ROWS[name], []
+    spec, results = datasets.DATASETS[name], []
     for plain in True, False:
         torch.manual_seed(seed)
         tensor = datasets.transform(name, inpsize, train=True, plain=plain)(image)
-        results += [tensor * row.std[0] + row.mean[0], torch.get_rng_state()]
+        results += [tensor * spec.std[0] + spec.mean[0], torch.get_rng_state()]
     return results
 
 
@@ -242,11 +248,11 @@ def test_one_pass_does_not_shift_the_sketch():
 
 def test_one_pass_leaves_paper_exactly_paper():
     for name in SKETCHES:
-        row = datasets.ROWS[name]
+        spec = datasets.DATASETS[name]
         for seed, size in enumerate([(64, 64), (64, 40), (40, 64), (700, 700), (9, 9)]):
             torch.manual_seed(seed)
             tensor = datasets.transform(name, 65, train=True)(Image.new('L', size, 255))
-            assert torch.equal(tensor, (torch.zeros(1, 65, 65) - row.mean[0]) / row.std[0])
+            assert torch.equal(tensor, (torch.zeros(1, 65, 65) - spec.mean[0]) / spec.std[0])
 
 
 # Chance
@@ -502,8 +508,8 @@ def test_batches(batches, monkeypatch):
         assert data.classes == classes and data.channels == 3
         assert (len(data.train), len(data.val)) == ((10, 2) if name == 'cifar10' else (2, 2))
         image, label = data.val[0]
-        row = datasets.ROWS[name]
-        expected = (torch.tensor([1, 0, 0]) - torch.tensor(row.mean)) / torch.tensor(row.std)
+        spec = datasets.DATASETS[name]
+        expected = (torch.tensor([1, 0, 0]) - torch.tensor(spec.mean)) / torch.tensor(spec.std)
         torch.testing.assert_close(image[:, 16, 16], expected)
         assert label == 0 and data.val[1][1] == 2
     monkeypatch.chdir(folder)
@@ -521,7 +527,7 @@ def test_a_damaged_batch_is_named(batches, how):
     name, folder, _ = batches
     path = folder / ('test_batch' if name == 'cifar10' else 'test')
     path.unlink() if how == 'missing' else damage(path, how)
-    with pytest.raises(ValueError, match=f'--data_dir: {path} is missing or is not the official'):
+    with pytest.raises(InputError, match=f'^{path} is missing or is not the official'):
         datasets.load(name, folder, 32)
 
 
@@ -553,25 +559,25 @@ def no_class_folders(root):
     (remove(), 'there is no folder {root}'),
     (remove('train'), 'there is no folder train/ in {root}, nor in a subfolder of it named '),
     (remove('val'), '{root} has train/, but neither val/ nor test/'),
-    (empty('train', 'bee'), 'no images in the class folder {root}/train/bee'),
-    (empty('val', 'ant'), 'no images in the class folder {root}/val/ant'),
+    (empty('train', 'bee'), 'there are no images in the class folder {root}/train/bee'),
+    (empty('val', 'ant'), 'there are no images in the class folder {root}/val/ant'),
     (remove('val', 'bee'), 'the same classes, but only {root}/train has bee'),
     (remove('train', 'ant'), 'the same classes, but only {root}/val has ant'),
     (rename('val/bee', 'val/wasp'), 'only {root}/train has bee and only {root}/val has wasp'),
-    (no_class_folders, '{root}/train holds no class folders'),
+    (no_class_folders, '{root}/train contains no class folders'),
 ])
 def test_bad_folders(tmp_path, name, spoil, sentence):
     root = write_folders(tmp_path / 'data')
     spoil(root)
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
+    with pytest.raises(InputError) as error:
         datasets.load(name, root, 32)
-    assert str(error.value).startswith('--data_dir') and '\n' not in str(error.value)
+    assert '--' not in str(error.value) and '\n' not in str(error.value)
     assert sentence.format(root=root) in str(error.value)
 
 
 def test_several_empty_class_folders(tmp_path):
     write_folders(tmp_path, classes=('ant', 'bee', 'cat'), each=0)
-    with pytest.raises(ValueError, match=r'train/ant \(and 2 more\)$'):
+    with pytest.raises(InputError, match=r'train/ant \(and 2 more\)$'):
         datasets.load('tuberlin', tmp_path, 32)
 
 
@@ -579,6 +585,6 @@ def test_several_empty_class_folders(tmp_path):
 def test_bad_data_dir(tmp_path, name):
     file = tmp_path / 'file.zip'
     file.touch()
-    for data_dir, sentence in (file, 'is a file'), ('', 'is empty'), (None, 'is empty'):
-        with pytest.raises(ValueError, match=f'--data_dir.* {sentence}'):
+    for data_dir, sentence in (file, f'{file} is a file'), ('', 'no folder'), (None, 'no folder'):
+        with pytest.raises(InputError, match=f'^{sentence}'):
             datasets.load(name, data_dir, 32)

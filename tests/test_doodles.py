@@ -41,18 +41,18 @@ def test_another_process_draws_the_same_and_needs_no_torch():
     program = """if True:
         import hashlib, sys
         from doodles import Doodles
-        drawings = b''.join(image.tobytes() for image, _ in Doodles('val', perClass=2))
+        drawings = b''.join(image.tobytes() for image, _ in Doodles('val', per_class=2))
         print(hashlib.sha256(drawings).hexdigest(), 'torch' in sys.modules)"""
     environment = os.environ | {'PYTHONHASHSEED': '4321', 'PYTHONPATH': str(FOLDER)}
     run = subprocess.run([sys.executable, '-c', program], env=environment, check=True,
                          stdout=subprocess.PIPE, text=True)
-    drawings = b''.join(image.tobytes() for image, _ in Doodles('val', perClass=2))
+    drawings = b''.join(image.tobytes() for image, _ in Doodles('val', per_class=2))
     assert run.stdout.split() == [hashlib.sha256(drawings).hexdigest(), 'False']
 
 
 def test_a_drawing_depends_on_nothing_drawn_before():
     alone = Doodles('train')[1000][0].tobytes()
-    shorter = Doodles('train', perClass=100)
+    shorter = Doodles('train', per_class=100)
     for i in (3, 999, 1000, 5):
         shorter[i]
     assert shorter[1000][0].tobytes() == alone
@@ -70,8 +70,8 @@ def test_no_two_drawings_are_alike(train, val):
 
 
 def test_another_seed_gives_other_drawings():
-    ours, _ = gathered(Doodles('train', seed=0, perClass=3))
-    others, _ = gathered(Doodles('train', seed=1, perClass=3))
+    ours, _ = gathered(Doodles('train', seed=0, per_class=3))
+    others, _ = gathered(Doodles('train', seed=1, per_class=3))
     assert not {image.tobytes() for image in ours} & {image.tobytes() for image in others}
 
 
@@ -102,7 +102,7 @@ def test_ink_covers_a_sensible_share_of_the_paper(train):
 
 
 def test_an_index_out_of_range_raises_so_that_iteration_ends():
-    doodles = Doodles('val', perClass=1)
+    doodles = Doodles('val', per_class=1)
     assert len(list(doodles)) == len(doodles) == len(CLASSES)
     assert doodles[-1][1] == len(CLASSES) - 1
     for index in (len(doodles), -len(doodles) - 1):

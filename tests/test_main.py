@@ -7,15 +7,16 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 from tensorboardX.proto import event_pb2
 
 import main
 from conftest import ROOT
-from utils.checkpoint import read_checkpoint
+from utils import experiment
+from utils.training.checkpoint import read_checkpoint
 
 SMALL = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--model_def=sketchanetwbin',
          '--inpsize=81', '--binaryWeight', '--optimType=adam', '--maxlr=0.001', '--minlr=0.0001', '--decayinterval=1']
@@ -79,7 +80,7 @@ def test_what_a_run_leaves(trained):
     flags = json.loads((trained / 'flags.json').read_text())
     assert flags['model_def'] == 'sketchanetwbin' and flags['binEnd'] == 7
     log = (trained / 'log.txt').read_text()
-    for part in ('device: CPU', 'features.conv2', '128×64×5×5', 'parameters:', 'times smaller', 'Train:', 'Prec@5'):
+    for part in ('device: CPU', 'features.conv2', '128×64×5×5', 'parameters:', 'times smaller', 'Train:', 'top-5'):
         assert part in log
 
 
@@ -130,12 +131,12 @@ def test_evaluation_equals_what_was_logged(trained, capsys):
     main.main([f'--resume={trained}/last.pth.tar', '--evaluate'])
     logged = rows(trained / 'metrics.jsonl')[-1]
     said = capsys.readouterr().out
-    assert f'loss {logged["loss"]:.4f}' in said and f'Prec@1 {logged["top1"]:.2f}' in said
+    assert f'loss {logged["loss"]:.4f}' in said and f'top-1 {logged["top1"]:.2f}' in said
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in trained.iterdir())
 
 
 def test_classifying_agrees_with_validation_and_needs_no_data(trained, sketch_folder, capsys, monkeypatch):
-    monkeypatch.setattr(main.datasets, 'load', None)
+    monkeypatch.setattr(experiment.datasets, 'load', None)
     main.main([f'--resume={trained}/last.pth.tar', '--classify', str(sketch_folder / 'val')])
     lines = capsys.readouterr().out.splitlines()
     folders, guesses = zip(*((os.path.basename(os.path.dirname(path)), guess.split(', '))
@@ -190,9 +191,10 @@ def test_faster_arithmetic(train, tmp_path, flags, method):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_channels_last_is_the_order_of_memory_of_training(channels):
-    flags, _ = main.parse([*SMALL, '--channelsLast'])
-    model, seen = main.build(flags, None, channels), []
+def test_channels_last_is_the_order_of_memory_of_training(channels, sketch_folder):
+    command = [*SMALL, '--channelsLast', f'--data_dir={sketch_folder}']
+    model = replace(experiment.from_command(command), channels=channels).network()
+    seen = []
     model.features.conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.randn(2, channels, 81, 81)
     model.train()(images)

@@ -177,7 +177,8 @@ def test_input_sizes(name):
         assert forward_on_meta(model, 1, inpsize).shape == (2, 1)
     model = models.build(name, 1, 1, inpsize=smallest)
     assert model(torch.randn(2, 1, smallest, smallest)).tolist() == [[0], [0]]
-    sentence = f'^{name} takes --inpsize of at least {smallest}, not {smallest - 1}$'
+    sentence = (f'^{name} takes images of at least {smallest} × {smallest} pixels, '
+                f'not {smallest - 1}$')
     with pytest.raises(ValueError, match=sentence):
         models.build(name, 10, inpsize=smallest - 1)
 
@@ -375,7 +376,7 @@ def test_unknown_name():
 
 
 def test_a_new_architecture_is_one_new_file(tmp_path, monkeypatch):
-    """The example of the package's docstring, found in a folder by a fresh import of models."""
+    """The examples of the package's docstring, found in a folder by a fresh import of models."""
     example = '\n'.join(line[4:] for line in models.__doc__.splitlines() if line.startswith('    '))
     package = tmp_path / 'models'
     package.mkdir()
@@ -386,13 +387,16 @@ def test_a_new_architecture_is_one_new_file(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(tmp_path)
     import models as fresh
-    assert fresh.names() == ['mynet']
+    assert fresh.names() == ['mynet', 'tiny', 'tinyfbin'] and fresh.family('tiny') == fresh.names()[1:]
     assert fresh.default_inpsize('mynet') == 32
     assert fresh.build('mynet', 5)(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     with pytest.raises(ValueError, match='both register a model mynet'):
         fresh.register()(fresh._variants['mynet'].builder)
     with pytest.raises(ValueError, match='takes no signLayers'):
         fresh.build('mynet', 5, signLayers='1')
+    images = torch.randn(2, 3, 32, 32)
+    assert binarized_inputs(fresh.build('tiny', 5), images)[0] == set()
+    assert binarized_inputs(fresh.build('tinyfbin', 5), images)[0] == {2} == fresh.sign_layers('tinyfbin')
 
 
 @pytest.mark.parametrize('name', sorted({models.family(name)[0] for name in models.names()}))

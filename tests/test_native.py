@@ -1,4 +1,4 @@
-"""The fused binarization (utils/native.cpp) against the PyTorch one, which test_binarize.py holds."""
+"""The fused binarization (utils/native/cpu.cpp) against the PyTorch one, which test_binarize.py holds."""
 import numpy as np
 import pytest
 import torch
@@ -8,7 +8,8 @@ from torch.nn.utils import parametrize
 import datasets
 import models
 from test_binarize import KINDS, best_objective, filters, objective
-from utils import binarize, native
+from utils import binarize
+from utils.native import cpu as native
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason='no C++ compiler')
 SHAPES = [(8, 16, 3, 3), (5, 3, 5, 5), (4, 1, 3, 3), (7, 2, 1, 1), (6, 512, 1, 1), (3, 256, 7, 7)]

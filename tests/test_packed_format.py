@@ -13,7 +13,8 @@ from torch import nn
 
 import models
 from utils import binarize
-from utils.packed import format, network, ops
+from utils.errors import InputError
+from utils.packed import encoding, export, format, ops
 
 DESCRIPTION = dict(model_def='tiny', signLayers='2', classes=['ja', 'nein', 'où'], inpsize=8, mean=[0.5, 0.25],
                    std=[0.5, 2], dataset='doodles', tenCrop=True)
@@ -22,7 +23,7 @@ DESCRIPTION = dict(model_def='tiny', signLayers='2', classes=['ja', 'nein', 'où
 def build(model_def, nClasses, channels, inpsize, signLayers):
     """A network of two convolutions, the second of which has binarized weights (7, 5, 3, 2) in the files here."""
     if model_def != 'tiny':
-        raise ValueError(f'there is no model {model_def}')
+        raise InputError(f'there is no model {model_def}')
     return nn.Sequential(nn.Conv2d(channels, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 7, (3, 2), bias=False),
                          nn.Linear(7, nClasses))
 
@@ -33,7 +34,7 @@ def tiny():
     tensors = {name: torch.randn(tensor.shape, generator=generator)
                for name, tensor in build('tiny', 3, 2, 8, None).state_dict().items() if 'num_batches' not in name}
     mask = tensors.pop('2.weight') > 0
-    tensors |= {'2.weight': format.Bits(ops.pack_mask(mask), tuple(mask.shape)),
+    tensors |= {'2.weight': encoding.Bits(ops.pack_mask(mask), tuple(mask.shape)),
                 '2.alpha': torch.randn(7, generator=generator), '2.beta': torch.randn(7, generator=generator)}
     return mask, tensors
 
@@ -58,7 +59,7 @@ def read(tmp_path_factory):
 
 
 def refused(read, data, part=''):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(InputError) as error:
         read(data)
     sentence = str(error.value)
     assert 'read.dab' in sentence and part in sentence and '\n' not in sentence
@@ -79,7 +80,7 @@ def opened(data):
 
 def same(tensors, others):
     def values(tensor):
-        return tensor.words if isinstance(tensor, format.Bits) else tensor
+        return tensor.words if isinstance(tensor, encoding.Bits) else tensor
     return tensors.keys() == others.keys() and all(
         values(tensors[name]).equal(values(others[name])) and tensors[name].shape == others[name].shape
         for name in tensors)
@@ -94,10 +95,10 @@ def test_round_trip(whole, read):
 @pytest.mark.parametrize('channels', [1, 3, 8, 24, 63, 64, 65, 100, 128, 508])
 def test_bits_of_any_number_of_channels(channels):
     mask = torch.rand(5, channels, 2, 3) < 0.4
-    bits = format.Bits(ops.pack_mask(mask), tuple(mask.shape))
-    data = format.to_bytes(bits, 'bits')
+    bits = encoding.Bits(ops.pack_mask(mask), tuple(mask.shape))
+    data = encoding.encode(bits, 'bits')
     assert len(data) == -(-mask.numel() // 8)
-    again = format.from_bytes(data, 'bits', list(mask.shape))
+    again = encoding.decode(data, 'bits', list(mask.shape))
     assert again.words.equal(bits.words) and again.shape == bits.shape
 
 
@@ -152,7 +153,7 @@ def test_every_truncation_is_found(whole, read):
 
 def test_versions_and_other_files(whole, read):
     assert 'version 2' in refused(read, whole[:8] + b'\2' + whole[9:])
-    refused(read, b'PK\3\4' + whole, 'does not begin like one')
+    refused(read, b'PK\3\4' + whole, 'wrong magic number')
     refused(read, b'', 'truncated')
 
 
@@ -169,7 +170,7 @@ def changed(whole, **keys):
     ({'std': [1, 0]}, 'std'),
     ({'mean': [0.5, float('nan')]}, 'mean'), ({'std': [1, float('inf')]}, 'std'), ({'dataset': None}, 'dataset'),
     ({'mean': [0, 0, 0], 'std': [1, 1, 1]}, 'architecture'), ({'tenCrop': 'yes'}, 'tenCrop'), ({'more': 1}, 'keys'),
-    ({'tensors': {}}, 'type'), ({'tensors': [[['x'], 1, 2, 3], 'y']}, 'type')])
+    ({'tensors': {}}, 'encoding'), ({'tensors': [[['x'], 1, 2, 3], 'y']}, 'encoding')])
 def test_a_header_that_is_wrong(whole, read, keys, part):
     refused(read, changed(whole, **keys), part)
 
@@ -209,7 +210,7 @@ json_values = st.recursive(
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_mutations_under_a_right_checksum(whole, read, data):
-    """Whatever stands in the file: a ValueError, or tensors of the right shapes."""
+    """Whatever stands in the file: an InputError, or tensors of the right shapes."""
     header, payload = opened(whole)
     if data.draw(st.booleans()):
         content = bytearray(json.dumps(header).encode() + payload)
@@ -225,7 +226,7 @@ def test_random_mutations_under_a_right_checksum(whole, read, data):
         mutated = sealed(header, payload)
     try:
         description, skeleton, tensors = read(mutated)
-    except ValueError as error:
+    except InputError as error:
         assert 'read.dab' in str(error) and '\n' not in str(error)
     else:
         assert isinstance(description, format.Description)
@@ -237,10 +238,10 @@ def test_an_existing_file_is_kept(tmp_path, monkeypatch):
     path = tmp_path / 'model.dab'
     path.write_bytes(b'precious')
     arguments = path, format.Description(**DESCRIPTION), tiny()[1]
-    with pytest.raises(FileExistsError, match='--overwrite'):
+    with pytest.raises(InputError, match='exists already: .* overwrite it'):
         format.write(*arguments)
-    monkeypatch.setattr('utils.checkpoint.os.replace', lambda *_: (_ for _ in ()).throw(OSError('no space left')))
-    with pytest.raises(OSError, match='no space'):
+    monkeypatch.setattr('utils.files.os.replace', lambda *_: (_ for _ in ()).throw(OSError('no space left')))
+    with pytest.raises(InputError, match='no space'):
         format.write(*arguments, overwrite=True)
     assert path.read_bytes() == b'precious' and list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()
@@ -249,11 +250,11 @@ def test_an_existing_file_is_kept(tmp_path, monkeypatch):
 
 
 def test_places_that_cannot_be(tmp_path):
-    with pytest.raises(ValueError, match='there is no packed model'):
+    with pytest.raises(InputError, match='there is no packed model'):
         format.read(tmp_path / 'no.dab', build)
-    with pytest.raises(ValueError, match='there is no packed model'):
+    with pytest.raises(InputError, match='there is no packed model'):
         format.read(tmp_path, build)
-    with pytest.raises(OSError, match='there is no folder'):
+    with pytest.raises(InputError, match='there is no folder'):
         format.write(tmp_path / 'no' / 'model.dab', format.Description(**DESCRIPTION), tiny()[1])
 
 
@@ -265,8 +266,8 @@ def test_sizes(tmp_path, name, binEnd, ratio):
     classes = [f'a class with a name of 32 letters {number:03}' for number in range(250)]
     description = format.Description(name, None, classes, models.default_inpsize(name), [0], [1], 'tuberlin', True)
     path = tmp_path / 'model.dab'
-    rows = format.write(path, description, network.pack(model))
+    rows = format.write(path, description, export.pack(model))
     assert floats / path.stat().st_size >= ratio
-    last = network.size_table(rows, model, path.stat().st_size).splitlines()[-1].split()
+    last = export.size_table(rows, model, path.stat().st_size).splitlines()[-1].split()
     assert last[0] == 'file' and int(last[4].replace(',', '')) == path.stat().st_size
     assert int(last[5].replace(',', '')) == floats and float(last[6]) >= ratio

@@ -8,14 +8,15 @@ import torch
 
 from conftest import ROOT
 from test_main import SMALL, rows
-from utils.checkpoint import read_checkpoint
+from utils.training.checkpoint import read_checkpoint
 
 GRADIENTS = '''
 import sys, torch
 from torch import distributed, nn
 from torch.nn import functional as F
 import models
-from utils import binarize, parallel
+from utils import binarize
+from utils.training import parallel
 device = parallel.start()
 torch.manual_seed(0)
 model = binarize.wrap(models.build('sketchanetwbin', 5, channels=1, inpsize=81), 2, 7).train()
@@ -77,7 +78,7 @@ def test_validation_and_resuming_by_another_number_of_processes(two_processes, s
     logged = rows(folder / 'metrics.jsonl')[1]
     alone = subprocess.run([sys.executable, 'main.py', '--evaluate', f'--resume={folder}/last.pth.tar'],
                            cwd=ROOT, capture_output=True, text=True)
-    assert f'loss {logged["loss"]:.4f}' in alone.stdout and f'Prec@1 {logged["top1"]:.2f}' in alone.stdout
+    assert f'loss {logged["loss"]:.4f}' in alone.stdout and f'top-1 {logged["top1"]:.2f}' in alone.stdout
     done = subprocess.run([sys.executable, 'main.py', '--epochs=2', f'--resume={folder}/last.pth.tar'],
                           cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,10 +9,14 @@ from torch.utils.data import DataLoader
 import datasets
 import main
 import models
-from models.blocks import Sign, layer_set, layer_string
-from utils import binarize, report, sections, train
-from utils.checkpoint import read_checkpoint
-from utils.record import Progress
+from models.blocks import layer_set, layer_string
+from utils import binarize
+from utils.activations import binarization_losses
+from utils.experiment import read_checkpoint
+from utils.report import __main__ as report
+from utils.report import figures, responses
+from utils.report import layers as measuring
+from utils.training.progress import Progress
 
 CPU = torch.device('cpu')
 
@@ -55,7 +59,7 @@ def refused(capsys):
             report.main([str(argument) for argument in arguments])
         error = capsys.readouterr().err
         assert exit_.value.code == code
-        assert error.startswith('report: error: ') and error.count('\n') == 1 and 'Traceback' not in error
+        assert error.startswith('utils.report: error: ') and error.count('\n') == 1 and 'Traceback' not in error
         return error
     return run
 
@@ -91,13 +95,13 @@ def best_errors(rows):
 
 def test_dab_never_loses_more_than_xnor_on_trained_filters(wbin, fbin):
     for path, numbers in ((wbin, [2, 3]), (fbin, [2, 3, 4, 5, 6, 7])):
-        layers = sections.measure_layers(report.rebuild(read_checkpoint(path), path))
+        layers = measuring.measure_layers(report.binarized_network(read_checkpoint(path)))
         assert [layer.number for layer in layers] == numbers
         for layer in layers:
             assert layer.errors['dab'].dtype == torch.float64
             assert (layer.errors['dab'] <= layer.errors['xnor'] + 1e-12 * layer.norms).all()
-            assert sections.worse_filters(layer) == 0
-            rows = layer.weight.flatten(1).double()
+            assert layer.worse_filters() == 0
+            rows = layer.projected.flatten(1).double()
             naive = rows.abs().mean(1, keepdim=True)
             assert torch.allclose(layer.errors['xnor'], (rows.abs() - naive).square().sum(1), rtol=1e-9)
             assert torch.allclose(layer.errors['dab'][:4], best_errors(rows[:4]), rtol=1e-9)
@@ -105,14 +109,14 @@ def test_dab_never_loses_more_than_xnor_on_trained_filters(wbin, fbin):
 
 def test_a_filter_on_which_dab_were_worse_would_be_counted():
     weight = torch.randn(3, 4, 3, 3)
-    layer = sections.Layer(2, 'conv2', weight, *binarize.split(weight), weight.double().square().sum((1, 2, 3)),
-                           {'dab': torch.tensor([1., 2, 3]).double(), 'xnor': torch.tensor([1., 1.5, 4]).double()})
-    assert sections.worse_filters(layer) == 1
+    layer = measuring.Layer(2, 'conv2', weight, *binarize.split(weight), weight.double().square().sum((1, 2, 3)),
+                            {'dab': torch.tensor([1., 2, 3]).double(), 'xnor': torch.tensor([1., 1.5, 4]).double()})
+    assert layer.worse_filters() == 1
 
 
 def test_the_table_of_errors(fbin, fbin_page):
     html = (fbin_page / 'index.html').read_text()
-    latent = read_checkpoint(fbin)['model']['features.conv3.parametrizations.weight.original'].double()
+    latent = read_checkpoint(fbin).checkpoint['model']['features.conv3.parametrizations.weight.original'].double()
     projected = (latent - latent.mean(1, keepdim=True)).clamp(-1, 1)
     (name, filters, n, _, dab, xnor, bnn, ratio, worse), = cells(html, '3')
     assert (name, filters, n, worse) == ('features.conv3', '256', '1152', '0')
@@ -124,10 +128,10 @@ def test_the_table_of_errors(fbin, fbin_page):
 
 def test_the_measures_of_sign_layers(fbin, fbin_page, sketch_folder):
     html = (fbin_page / 'index.html').read_text()
-    model = report.rebuild(read_checkpoint(fbin), fbin)
+    model = report.binarized_network(read_checkpoint(fbin))
     images = datasets.load('tuberlin', str(sketch_folder), 81).val
     chosen = torch.utils.data.Subset(images, [0, 1, 2, 3, 4, 6, 7, 8, 9, 11])
-    losses = train.binarization_losses(model, Sign, loader := DataLoader(chosen, 32), CPU, Progress('', len(loader)))
+    losses = binarization_losses(model, loader := DataLoader(chosen, 32), CPU, Progress('', len(loader)))
     assert len(losses) == 6
     for name, values in losses.items():
         (*shown, _), = cells(html, name)
@@ -144,22 +148,64 @@ def test_the_measures_of_sign_layers(fbin, fbin_page, sketch_folder):
 
 
 def test_the_responses_are_those_of_the_convolution(wbin):
-    model = report.rebuild(read_checkpoint(wbin), wbin)
+    model = report.binarized_network(read_checkpoint(wbin))
     image = torch.randn(1, 81, 81)
     conv = model.get_submodule('features.conv2')
-    x = sections.layer_inputs(model, ['features.conv2'], image)['features.conv2']
+    x = responses.layer_inputs(model, ['features.conv2'], image)['features.conv2']
     expected = {}
     conv.register_forward_hook(lambda _, inputs, output: expected.update(x=inputs[0], y=output))
     with torch.no_grad():
         model(image[None])
     assert torch.equal(x, expected['x']) and not conv._forward_pre_hooks
-    layer = sections.measure_layers(model)[0]
-    y = sections.respond(conv, x, sections.two_valued(layer.weight, 'dab'))
+    layer = measuring.measure_layers(model)[0]
+    y = responses.respond(conv, x, measuring.two_valued(layer.projected, 'dab'))
     assert torch.allclose(y, expected['y'][0], rtol=1e-4, atol=1e-5)
 
 
+class Halves(binarize.Method):
+    """A method of one's own: nothing but its class says what the report shows of it."""
+
+    title = 'binarization to half of the largest weight'
+    formula = 'α = max |W|/2 of the filter, β = −α'
+    style = dict(color='#aa3377', linestyle='-.', marker='*')
+
+    @staticmethod
+    def split(rows):
+        alpha = rows.abs().amax(1, keepdim=True) / 2
+        return alpha, -alpha, rows >= 0
+
+    @staticmethod
+    def gradient_factor(inside, alpha, beta, mask):
+        return inside.to(alpha.dtype)
+
+
+@pytest.mark.parametrize('binarizer', ['xnor', 'halves'])
+def test_a_page_describes_the_method_of_its_network_and_all_others(sketch_folder, tmp_path, monkeypatch, binarizer):
+    monkeypatch.setitem(binarize.METHODS, 'halves', Halves)
+    checkpoint = train_briefly(sketch_folder, tmp_path, 'sketchanetwbin', '--binaryWeight', '--binEnd=2',
+                               f'--binarizer={binarizer}')
+    report.main([str(checkpoint), f'--out={tmp_path}/report'])
+    html = (tmp_path / 'report/index.html').read_text()
+    about_the_network, rest = html.split('<h2>The weights and their two values</h2>')
+    method = binarize.METHODS[binarizer]
+    assert f'trained with {method.title}: {method.formula}.' in about_the_network
+    assert cells(about_the_network, 'binarizer') == [[f'{binarizer}, convolutions 2 to 2']]
+    for name, other in binarize.METHODS.items():
+        assert cells(rest, name) == [[other.title, other.formula]]
+    assert html.lower().count('distribution-aware') == html.count('DAB') == 1      # its row among the methods
+
+
+def test_a_method_of_ones_own_has_its_own_style_in_plots(monkeypatch):
+    monkeypatch.setitem(binarize.METHODS, 'halves', Halves)
+    plot = figures.errors([2, 3], {method: [0.2, 0.3] for method in binarize.METHODS})
+    lines = {line.get_label(): line for line in plot.axes[0].lines}
+    assert (lines['halves'].get_color(), lines['halves'].get_marker()) == ('#aa3377', '*')
+    assert len({line.get_color() for line in lines.values()}) == len(binarize.METHODS) == 4
+
+
 def test_a_moved_checkpoint_without_data_gets_a_page_that_says_what_is_missing(sketch_folder, logs, tmp_path, refused):
-    stored = read_checkpoint(train_briefly(sketch_folder, logs, 'sketchanethybrid', '--binaryWeight', '--binEnd=2'))
+    hybrid = train_briefly(sketch_folder, logs, 'sketchanethybrid', '--binaryWeight', '--binEnd=2')
+    stored = read_checkpoint(hybrid).checkpoint
     stored['flags']['data_dir'] = '/nowhere'
     stored['flags'].pop('signLayers', None)     # as in checkpoints older than this flag
     torch.save(stored, tmp_path / 'moved.pth.tar')

@@ -9,9 +9,11 @@ from torch.nn.utils import parametrize
 
 import models
 from models.blocks import Sign
-from utils import binarize, optim, train
+from utils import activations, binarize
 from utils.describe import describe, inputs_are_binary
-from utils.record import Progress
+from utils.training import epoch as train
+from utils.training import optim
+from utils.training.progress import Progress
 
 CPU = torch.device('cpu')
 
@@ -122,7 +124,7 @@ def test_sign_losses():
     rmse = math.sqrt(sum(squares) / 4)
     root_mean_square = math.sqrt((0.25 + 4 + 0.0625) / 4)
     one_minus_square = (0.75 + 0 + 1 + 0.9375) / 4
-    assert train.sign_losses(x).tolist() == pytest.approx([rmse, rmse / root_mean_square, one_minus_square])
+    assert activations.sign_losses(x).tolist() == pytest.approx([rmse, rmse / root_mean_square, one_minus_square])
 
 
 def test_binarization_losses_are_those_of_the_inputs_of_the_signs():
@@ -131,7 +133,7 @@ def test_binarization_losses_are_those_of_the_inputs_of_the_signs():
             return x * 0.5
     model = nn.Sequential(Scale(), Sign(), Scale(), Sign(), nn.Flatten())
     batches = [(torch.full((2, 1, 2, 2), 1.0), torch.zeros(2)), (torch.full((1, 1, 2, 2), 2.0), torch.zeros(1))]
-    losses = train.binarization_losses(model, Sign, batches, CPU, quiet(batches))
+    losses = activations.binarization_losses(model, batches, CPU, quiet(batches))
     assert losses['1'] == pytest.approx([0.5 * 2 / 3, 2 / 3, 0.75 * 2 / 3])   # x is 0.5, 0.5 and 1
     assert losses['3'] == pytest.approx([0.5, 1, 0.75])                        # x is 0.5
     assert not model[1]._forward_pre_hooks

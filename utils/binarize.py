@@ -6,20 +6,49 @@
 A filter is the vector W of the n = c·kh·kw weights that make one output channel. It is replaced
 by two real numbers and one bit per weight, W~ = α·e + β·(1 − e) with e in {0, 1}^n. A weight's way:
 
-    latent parameter -> project -> split -> two values -> convolution
+    latent parameter -> project_ -> split -> two values -> convolution
 
 and the gradient's way back, from W~ to the latent weight, is each method's `gradient_factor`.
+
+    wrap(model, 2, 7)           binarize the weights of convolutions 2 to 7 of any model
+    layer_weights(conv)         what a binarized layer computes with: α, β, mask, two-valued weight
+    bake(model)                 the same network with plain nn.Conv2d weights
+    split, binarize_weight      the method alone, on any tensor of weights
 """
+import copy
 import warnings
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import native
+from .errors import InputError
+from .native import cpu
 
 
-class DAB:
+class Method:
+    """A way to binarize: subclass it, set the texts, and enter the class in METHODS.
+
+    Both functions work on the rows (out, n) of a weight, one row per filter.
+    """
+
+    title = 'binarization'      # what the report calls the method
+    formula = ''                # how α and β come from W
+    style = dict(color='#009e73', linestyle='-.', marker='v')   # Matplotlib's, in every plot
+
+    @staticmethod
+    def split(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha (out, 1), beta (out, 1) and mask (out, n), True where a weight becomes alpha."""
+        raise NotImplementedError
+
+    @staticmethod
+    def gradient_factor(inside: Tensor, alpha: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
+        """(out, n), by which dL/dW~ is multiplied beside s; `inside` is the mask [|W| < 1]."""
+        raise NotImplementedError
+
+
+class DAB(Method):
     """Distribution-aware binarization: the least-squares best two values of every filter.
 
     Forward (WACV 2018, §3): W~ = α·e + β·(1 − e) with the two group means
@@ -32,10 +61,16 @@ class DAB:
         dL/dW_i = dL/dW~_i · s · (|β|·[|W_i| < 1] + 1/(n − K))    where e_i = 0
     """
 
+    title = 'distribution-aware binarization (DAB)'
+    formula = 'α and β are the means of the two groups of weights, the groups chosen per filter ' \
+              'so that ‖W − W~‖² is the smallest possible'
+    style = dict(color='#0072b2', linestyle='-', marker='o')
+
     @staticmethod
     def split(rows):
         n = rows.size(1)
-        # A shift of the whole filter adds the same to every J, and float32 rounds the sums of small numbers less.
+        # Subtracting the filter's mean shifts every J equally; float32 sums of small numbers are
+        # more accurate.
         mean = rows.mean(1, keepdim=True)
         descending, order = (rows - mean).sort(dim=1, descending=True, stable=True)
         sums = descending.cumsum(1)
@@ -54,15 +89,21 @@ class DAB:
     def gradient_factor(inside, alpha, beta, mask):
         marked = mask.sum(1, keepdim=True)
         unmarked = mask.size(1) - marked
-        return torch.where(mask, alpha.abs() * inside + 1 / marked, beta.abs() * inside + 1 / unmarked)
+        return torch.where(mask, alpha.abs() * inside + 1 / marked,
+                           beta.abs() * inside + 1 / unmarked)
 
 
-class XNOR:
+class XNOR(Method):
     """Naive scaled binarization: BWN, and XNOR-Net where the inputs are binarized too.
 
     Forward: W~ = α·sign(W), α = mean |W| of the filter. Backward, s as for DAB:
-    dL/dW_i = dL/dW~_i · s · n · (α·[|W_i| < 1] + 1/n). Source: Rastegari et al., "XNOR-Net", ECCV 2016.
+    dL/dW_i = dL/dW~_i · s · n · (α·[|W_i| < 1] + 1/n).
+    Source: Rastegari et al., "XNOR-Net", ECCV 2016.
     """
+
+    title = 'naive binarization with a scale per filter (XNOR-Net)'
+    formula = 'α = mean |W| of the filter, β = −α'
+    style = dict(color='#e08a00', linestyle='--', marker='s')
 
     @staticmethod
     def split(rows):
@@ -74,12 +115,16 @@ class XNOR:
         return mask.size(1) * alpha * inside + 1
 
 
-class BNN:
+class BNN(Method):
     """Binarization to ±1 without a scale.
 
     Forward: W~ = sign(W). Backward, s as for DAB: dL/dW_i = dL/dW~_i · s · [|W_i| < 1].
     Source: Hubara et al., "Binarized Neural Networks", NIPS 2016.
     """
+
+    title = 'naive binarization without a scale (BNN)'
+    formula = 'α = 1, β = −1'
+    style = dict(color='#8c8c8c', linestyle=':', marker='^')
 
     @staticmethod
     def split(rows):
@@ -91,45 +136,56 @@ class BNN:
         return inside.to(alpha.dtype)
 
 
-# A method is a class with two functions, on rows (out, n) of weights:
-#     split(rows) -> alpha (out, 1), beta (out, 1), mask (out, n), True where a weight becomes alpha
-#     gradient_factor(inside, alpha, beta, mask) -> (out, n), what dL/dW~ is multiplied by beside s; inside is [|W| < 1]
-METHODS = {'dab': DAB, 'xnor': XNOR, 'bnn': BNN}
+METHODS: dict[str, type[Method]] = {'dab': DAB, 'xnor': XNOR, 'bnn': BNN}
 
 
-def _method(name):
+class LayerWeights(NamedTuple):
+    """What a convolution computes with in evaluation: weight = where(mask, alpha, beta)."""
+
+    projected: Tensor   # the latent weights (out, c, kh, kw) after project_
+    weight: Tensor      # W~, of the same shape
+    alpha: Tensor       # (out,)
+    beta: Tensor        # (out,)
+    mask: Tensor        # of weight's shape, True where a weight is alpha
+
+
+def _method(name: str) -> type[Method]:
     if name not in METHODS:
-        raise ValueError(f'unknown binarizer {name!r}: choose one of {", ".join(METHODS)}')
+        raise InputError(f'unknown binarizer {name!r}: choose one of {", ".join(METHODS)}')
     return METHODS[name]
 
 
 def _split_rows(weight, method):
-    """(out, …) weights -> alpha (out, 1), beta (out, 1), mask (out, n); the search is in float32."""
+    """(out, …) weights -> alpha (out, 1), beta (out, 1), mask (out, n), searched in float32."""
     rows = weight.detach().flatten(1)
     if rows.size(1) < 2:
-        raise ValueError('a filter of one weight cannot be split into two groups')
+        raise InputError('a filter of one weight cannot be split into two groups')
     return _method(method).split(rows if rows.dtype == torch.float64 else rows.float())
 
 
-def split(weight, method='dab'):
-    """The two values of every filter and which weights take which.
+def split(weight: Tensor, method: str = 'dab') -> tuple[Tensor, Tensor, Tensor]:
+    """The two values of every filter of `weight` as it is, and which weights take which.
 
     weight: (out, c, kh, kw), or (out, n). Returns alpha (out,), beta (out,), in float32 (float64
     for float64 weights), and the boolean mask e of weight's shape, True where a weight becomes
     alpha. Under 'dab', alpha and beta are the means of the two groups and 1 <= e.sum() <= n - 1
-    in every filter. Raises ValueError for n = 1 or an unknown method.
+    in every filter. A layer splits its *projected* latent weights: layer_weights has those.
+    Raises ValueError for n = 1 or an unknown method.
     """
     alpha, beta, mask = _split_rows(weight, method)
     return alpha.squeeze(1), beta.squeeze(1), mask.view(weight.shape)
 
 
-def binarize_weight(weight, method='dab'):
-    """W~ of `weight` (out, c, kh, kw): the same shape and dtype, two values in every filter."""
+def binarize_weight(weight: Tensor, method: str = 'dab') -> Tensor:
+    """W~ of `weight` (out, c, kh, kw) as it is: the same shape and dtype, two values per filter.
+
+    This is not what a layer makes of its latent weights, which it projects first: layer_weights is.
+    """
     alpha, beta, mask = _split_rows(weight, method)
     return torch.where(mask, alpha, beta).view(weight.shape).to(weight.dtype)
 
 
-def project_(weight):
+def project_(weight: Tensor) -> Tensor:
     """Project latent weights (out, c, kh, kw) in place: centre over input channels, clamp to ±1.
 
     A single input channel (a depthwise convolution) is not centred, which would erase it.
@@ -140,11 +196,10 @@ def project_(weight):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """latent -> W~ of the projected weights; backward scales by the method's gradient factor."""
+    """latent -> W~ of the given split; backward scales by the method's gradient factor."""
 
     @staticmethod
-    def forward(ctx, latent, projected, method):
-        alpha, beta, mask = _split_rows(projected, method)
+    def forward(ctx, latent, projected, alpha, beta, mask, method):
         ctx.method, ctx.channels = method, latent.size(1)
         ctx.save_for_backward(alpha, beta, mask, projected.flatten(1).abs() < 1)
         return torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
@@ -155,30 +210,31 @@ class _StraightThrough(torch.autograd.Function):
         factor = METHODS[ctx.method].gradient_factor(inside, alpha, beta, mask)
         if ctx.channels > 1:
             factor = factor * (1 - 1 / ctx.channels)
-        return (gradient * factor.view(gradient.shape)).to(gradient.dtype), None, None
+        latent_gradient = (gradient * factor.view(gradient.shape)).to(gradient.dtype)
+        return latent_gradient, None, None, None, None, None
 
 
 class _NativeDAB(torch.autograd.Function):
-    """What projection and _StraightThrough do under 'dab', fused on the CPU (utils/native.cpp).
+    """Projection and _StraightThrough under 'dab' in one pass per filter (utils/native/cpu.cpp).
 
-    forward projects `projected` (the latent tensor or a copy of it) in place. The split is as exact
-    as DAB.split's: a histogram bounds J between its edges, and is made again, finer, of the bins that
-    may hold the optimum, until they hold so few weights that these are sorted.
+    forward projects `projected` (the latent tensor or a copy of it) in place and fills the empty
+    `values` (4, out): alpha, beta, the boundary between them, and K. The split is as exact as
+    DAB.split: a histogram bounds J between its bin edges and is refined where the optimum may
+    lie, until so few weights are left that these are sorted.
     """
 
     @staticmethod
-    def forward(ctx, latent, projected):
+    def forward(ctx, latent, projected, values):
         two_valued = torch.empty_like(projected)
-        alpha, beta, boundary, marked = projected.new_empty(4, len(projected))
-        native.call('dab_forward', projected, two_valued, alpha, beta, boundary, marked)
-        ctx.save_for_backward(projected, alpha, beta, boundary, marked)
+        cpu.call('dab_forward', projected, two_valued, *values)
+        ctx.save_for_backward(projected, *values)
         return two_valued
 
     @staticmethod
     def backward(ctx, gradient):
         latent_gradient = torch.empty_like(gradient, memory_format=torch.contiguous_format)
-        native.call('dab_backward', gradient.contiguous(), *ctx.saved_tensors, latent_gradient)
-        return latent_gradient, None
+        cpu.call('dab_backward', gradient.contiguous(), *ctx.saved_tensors, latent_gradient)
+        return latent_gradient, None, None
 
 
 class Binarization(nn.Module):
@@ -187,81 +243,131 @@ class Binarization(nn.Module):
     In a training step (training mode, gradients enabled) the latent parameter is projected in
     place first. Otherwise it is left untouched and W~ is that of its projection, so that neither
     validating nor looking at a weight changes what is trained or saved: the projection of a
-    projection can differ, where the clamp has moved a mean.
+    projection can differ, where the clamp has moved a mean. Outside of a step the returned weight
+    carries its `two_values` (alpha, beta, mask), from which models.blocks.SignConv2d computes.
     """
 
-    two_valued = True   # as models.blocks.SignConv2d wants to know
-
-    def __init__(self, method, search='fast'):
+    def __init__(self, method: str, search: str = 'fast'):
         super().__init__()
         self.method, self.search = method, search
 
     @torch.compiler.disable     # in-place projection and the native library are opaque to it
     def forward(self, latent):
-        in_step = self.training and torch.is_grad_enabled()
-        projected = latent.detach() if in_step else latent.detach().clone()
-        if self.method == 'dab' and self.search == 'fast' and native.takes(projected):
-            return _NativeDAB.apply(latent, projected)
-        return _StraightThrough.apply(latent, project_(projected), self.method)
+        if self.training and torch.is_grad_enabled():
+            if self._is_native(latent):
+                return _NativeDAB.apply(latent, latent.detach(), latent.new_empty(4, len(latent)))
+            projected = project_(latent.detach())
+            return _StraightThrough.apply(latent, projected, *_split_rows(projected, self.method),
+                                          self.method)
+        layer = self.evaluate(latent)
+        layer.weight.two_values = layer.alpha, layer.beta, layer.mask
+        return layer.weight
+
+    def evaluate(self, latent: Tensor) -> LayerWeights:
+        """The LayerWeights of these latent weights, which stay as they are."""
+        projected = latent.detach().clone()
+        if self._is_native(projected):
+            values = projected.new_empty(4, len(projected))
+            weight = _NativeDAB.apply(latent, projected, values)
+            alpha, beta, boundary, _ = values
+            mask = projected.flatten(1) > boundary[:, None]
+            mask[:, 0] |= ~mask.any(1)      # of a constant filter, as in DAB.split
+        else:
+            alpha, beta, mask = _split_rows(project_(projected), self.method)
+            weight = _StraightThrough.apply(latent, projected, alpha, beta, mask, self.method)
+        return LayerWeights(projected, weight, alpha.flatten(), beta.flatten(),
+                            mask.view(latent.shape))
+
+    def _is_native(self, latent):
+        return self.method == 'dab' and self.search == 'fast' and cpu.supports(latent)
 
 
-def convolutions(model):
+def convolutions(model: nn.Module) -> list[tuple[int, str, nn.Conv2d]]:
     """[(number, name, Conv2d)] in the order of registration, numbered from 1 as binStart counts."""
-    named = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    named = [(name, module) for name, module in model.named_modules()
+             if isinstance(module, nn.Conv2d)]
     return [(number, name, conv) for number, (name, conv) in enumerate(named, start=1)]
 
 
-def default_end(model, binStart):
-    """The binEnd that is not given: the last convolution but one, or binStart where that is further."""
+def default_binEnd(model: nn.Module, binStart: int) -> int:
+    """The last convolution but one, or binStart where that is further."""
     return max(binStart, len(convolutions(model)) - 1)
 
 
-def binarization(conv):
+def binarization(conv: nn.Module) -> Binarization | None:
     """The Binarization of a convolution's weight, or None where the weight is real."""
-    return conv.parametrizations.weight[0] if parametrize.is_parametrized(conv, 'weight') else None
+    if not parametrize.is_parametrized(conv, 'weight'):
+        return None
+    first = conv.parametrizations.weight[0]
+    return first if isinstance(first, Binarization) else None
 
 
-def binarized(model):
+def binarized(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
     """[(name, Conv2d)] of the convolutions with binarized weights."""
     return [(name, conv) for _, name, conv in convolutions(model) if binarization(conv)]
 
 
-def wrap(model, binStart, binEnd, method='dab', search='fast'):
+def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
+         search: str = 'fast') -> nn.Module:
     """Binarize the weights of the convolutions binStart … binEnd (both inclusive) and return model.
 
     The stored parameter, `parametrizations.weight.original`, is the latent weight that the
     optimizer owns; `conv.weight` is the binarized one. A binEnd beyond the last convolution means
-    "to the end". Where a filter has one weight the layer stays real, with a warning. search: 'fast'
+    "to the end". A layer whose filters have one weight stays real, with a warning. search: 'fast'
     splits without sorting where it can (float32 on the CPU, with a C++ compiler), 'exact' sorts.
-    Raises ValueError for a range without a convolution, an unknown method, or a model wrapped before.
+    Raises ValueError for a range without a convolution, an unknown method, or a model wrapped
+    before.
     """
     _method(method)
     layers = convolutions(model)
     chosen = [(name, conv) for number, name, conv in layers if binStart <= number <= binEnd]
     if not chosen:
-        raise ValueError(f'--binStart={binStart} --binEnd={binEnd} holds no convolution: '
+        raise InputError(f'the range binStart={binStart}, binEnd={binEnd} holds no convolution: '
                          f'the network has the convolutions 1 to {len(layers)}')
     if binarized(model):
-        raise ValueError('the weights of this network are binarized already')
+        raise InputError('the weights of this network are binarized already')
     for name, conv in chosen:
         if conv.weight[0].numel() == 1:
             warnings.warn(f'convolution {name} stays real: its filters have a single weight')
             continue
         # unsafe=True only skips a trial call, which would project the weights before training.
-        parametrize.register_parametrization(conv, 'weight', Binarization(method, search), unsafe=True)
+        parametrize.register_parametrization(conv, 'weight', Binarization(method, search),
+                                             unsafe=True)
     return model
 
 
 @torch.no_grad()
-def layer_split(conv):
-    """What evaluation computes with: projected latent weights, alpha, beta, mask (see split)."""
-    latent = conv.parametrizations.weight.original
-    projected = project_(latent.clone())
-    return projected, *split(projected, binarization(conv).method)
+def layer_weights(conv: nn.Module) -> LayerWeights:
+    """What a binarized convolution computes with: see LayerWeights.
+
+    `weight` equals conv.weight, outside of a training step to the last bit. Nothing changes.
+    Raises ValueError for a convolution with real weights.
+    """
+    parametrization = binarization(conv)
+    if parametrization is None:
+        raise InputError('this convolution has real weights: wrap binarizes them')
+    return parametrization.evaluate(conv.parametrizations.weight.original)
 
 
-def weight_bits(model):
-    """(weights, bits they need binarized) over the binarized convolutions: 1 a weight, 64 a filter."""
+def bake(model: nn.Module) -> nn.Module:
+    """A copy of `model` in which the weights that evaluation computes with are plain parameters.
+
+    Its convolutions are ordinary nn.Conv2d (or what they were before wrap), its state_dict has
+    ordinary names, and it needs nothing of this module. `model` is not touched. Behind binarized
+    inputs a plain convolution sums α and β in float32 where SignConv2d sums signs exactly, so
+    outputs of such networks can differ by rounding.
+    """
+    baked = copy.deepcopy(model)
+    for _, conv in binarized(baked):
+        # remove_parametrizations changes the class, which the copy shares with the original.
+        shared = type(conv)
+        conv.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+        parametrize.remove_parametrizations(conv, 'weight')
+    return baked
+
+
+def weight_bits(model: nn.Module) -> tuple[int, int]:
+    """(weights, bits that these need) of the binarized convolutions: 1 a weight, 64 a filter."""
     weights = [conv.parametrizations.weight.original for _, conv in binarized(model)]
     count = sum(weight.numel() for weight in weights)
     return count, count + 64 * sum(len(weight) for weight in weights)

@@ -1,30 +1,32 @@
 """What a network is made of, measured rather than declared."""
 import torch
+from torch import Tensor, nn
 
 from .binarize import binarization, convolutions, weight_bits
+from .hooks import watching_inputs
+from .provenance import device_name
 
 
 @torch.no_grad()
-def inputs_are_binary(model, sample):
-    """{number of a convolution: whether its input is ±1 everywhere} in evaluation mode on a sample."""
-    numbers = {conv: number for number, _, conv in convolutions(model)}
-    binary = {}
+def inputs_are_binary(model: nn.Module, sample: Tensor) -> dict[int, bool]:
+    """{number of a convolution: whether its input is ±1 everywhere} in evaluation on a sample."""
+    binary: dict = {}
 
-    def look(conv, inputs):
-        binary[numbers[conv]] = bool((inputs[0].abs() == 1).all())
+    def watch(number, x):
+        binary[number] = bool((x.abs() == 1).all())
 
-    hooks = [conv.register_forward_pre_hook(look) for conv in numbers]
     was_training = model.training
-    model.eval()(sample)
+    with watching_inputs({number: conv for number, _, conv in convolutions(model)}, watch):
+        model.eval()(sample)
     model.train(was_training)
-    for hook in hooks:
-        hook.remove()
     return binary
 
 
-def describe(model, channels, inpsize, device, verbose=False):
+def describe(model: nn.Module, channels: int, inpsize: int, device: torch.device,
+             verbose: bool = False) -> str:
     """Device, table of the convolutions, parameters, and the memory of the binarized weights."""
-    binary_inputs = inputs_are_binary(model, torch.zeros(1, channels, inpsize, inpsize, device=device))
+    sample = torch.zeros(1, channels, inpsize, inpsize, device=device)
+    binary_inputs = inputs_are_binary(model, sample)
     rows = [('conv', 'name', 'shape', 'weights', 'inputs')]
     for number, name, conv in convolutions(model):
         shape = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
@@ -32,19 +34,14 @@ def describe(model, channels, inpsize, device, verbose=False):
                      'binarized' if binarization(conv) else 'real',
                      'binarized' if binary_inputs[number] else 'real'))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [f'device: {torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"}']
+    lines = [f'device: {device_name(device)}']
     lines += [str(model)] if verbose else []
     lines += ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.append(f'parameters: {sum(parameter.numel() for parameter in model.parameters()):,}')
     weights, bits = weight_bits(model)
-    lines.append(f'binarized weights: {weights:,} in {bits:,} bits against {32 * weights:,} in float32, '
-                 f'{32 * weights / bits:.1f} times smaller' if weights else
-                 'binarized weights: none (--binaryWeight binarizes them)')
+    if weights:
+        lines.append(f'binarized weights: {weights:,} in {bits:,} bits instead of {32 * weights:,} '
+                     f'in float32, {32 * weights / bits:.1f} times smaller')
+    else:
+        lines.append('binarized weights: none (--binaryWeight binarizes them)')
     return '\n'.join(lines)
-
-
-def loss_table(losses):
-    """The table of --calculateBinarizationLosses."""
-    rows = [f'{"sign layer":32} {"RMSE":>10} {"normalized":>10} {"1-square":>10}']
-    rows += [f'{name:32} ' + ' '.join(f'{value:10.4f}' for value in values) for name, values in losses.items()]
-    return '\n'.join(rows)

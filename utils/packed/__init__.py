@@ -1,1 +1,21 @@
-"""Packed networks: one bit per weight in the file and, where inputs are signs too, in the arithmetic."""
+"""Packed networks: one bit per binarized weight in the file, and arithmetic on bits where inputs
+are binarized too.
+
+    export.py       a trained network -> tensors and bits; the size table of an export
+    format.py       tensors and bits <-> the file, NAME.dab; encoding.py has the bytes of each
+    network.py      the file -> a network that computes with bits
+    modules.py      its layers, BinaryUnit and ExpandedConv2d
+    threshold.py    BatchNorm and sign as one comparison
+    ops.py          signs in 64-bit words and their convolution; kernel/ is the same in C++
+
+    write('model.dab', description, pack(model))
+    description, network = load('model.dab')
+"""
+from .encoding import Bits
+from .export import pack, size_table
+from .format import Description, is_packed, write
+from .modules import BinaryUnit, ExpandedConv2d
+from .network import load
+
+__all__ = ['BinaryUnit', 'Bits', 'Description', 'ExpandedConv2d', 'is_packed', 'load', 'pack',
+           'size_table', 'write']

@@ -1,0 +1,1 @@
+"""The command that compares methods: python3 -m utils.compare (see __main__.py)."""

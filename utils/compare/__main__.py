@@ -1,0 +1,153 @@
+"""Compare binarization methods: train a family's networks under each, test the differences.
+
+    python3 -m utils.compare --model_def=sketchanet --methods=real,dab,xnor,bnn --inputs=real,sign …
+
+Further flags are those of main.py, except for what the comparison itself decides. A cell is one
+run under <logdir>/<name>/: the family's real network, its wbin variant (inputs=real) and its fbin
+variant (inputs=sign) under each method, for the seeds 0, 1, …; cells of one seed share the data
+order and the initialization. To resume an interrupted comparison, run the same command again: a
+finished cell is never trained again. A cell that fails does not stop the others. After every cell
+it writes, of all finished ones,
+
+    compare.md, compare.csv    accuracies of the last epoch; McNemar's test of every pair (md only)
+    curves.png, accuracy.png   accuracy per epoch; final accuracies
+
+Accuracies are counted image by image with the checkpoint of the last epoch. --tenCrop counts with
+ten crops; as it does not change what is trained, cells trained without it may be counted with it.
+"""
+import argparse
+import itertools
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+
+import models
+import opts
+from utils import processes
+from utils.binarize import METHODS
+from utils.errors import InputError, RunError, naming, reported
+from utils.provenance import provenance
+from utils.training import interrupt
+
+from . import cells, output, statistics
+
+PROGRAM = 'utils.compare'
+
+
+def main(arguments: Sequence[str] | None = None):
+    """Train what is missing of the comparison that the arguments describe, and write its tables."""
+    interrupt.listen()
+    with reported(PROGRAM, '; run the same command again to resume'):
+        options, common = parse(arguments)
+        flags = opts.complete(opts.parse(common))
+        if flags.epochs == 0:
+            raise InputError('--epochs=0: there is nothing to compare without training')
+        family = models.family(options.model_def)[0]
+        folder = Path(options.logdir) / (options.name or f'compare-{flags.dataset}-{family}')
+        given = sys.argv[1:] if arguments is None else arguments
+        command = shlex.join(['python3', '-m', PROGRAM, *given])
+        plan = cells.plan(options.model_def, options.methods, options.inputs, options.seeds,
+                          folder, flags.signLayers)
+        done = {cell: cells.epochs_done(cell, flags_of(cell, common)) for cell in plan}
+        finished = [cell for cell in plan if done[cell] == flags.epochs]
+        if options.collect and not finished:
+            raise InputError(f'--collect: {folder} has no finished cells with these flags')
+        if finished:
+            write(folder, command, finished, flags)
+        if not options.collect:
+            train_rest(plan, done, finished, common, command, flags)
+
+
+def train_rest(plan, done, finished, common, command, flags):
+    """Train the unfinished cells, writing the tables after each."""
+    failed = []
+    for number, cell in enumerate(plan, 1):
+        if cell in finished:
+            continue
+        print(f'cell {number} of {len(plan)}: {cell.name}', flush=True)
+        start = f'--resume={cell.last}' if done[cell] else '--overwrite'    # of less than an epoch
+        try:
+            processes.call_in_new_process(
+                cells.train_cell, [*cell.arguments(common), start], command)
+        except Exception as error:      # whatever it is, the other cells do not depend on this one
+            failed.append(cell.name)
+            report_failure(cell, error)
+            continue
+        finished.append(cell)
+        write(cell.folder, command, sorted(finished, key=plan.index), flags)
+    if failed:
+        raise RunError(f'{", ".join(failed)} failed, as reported above')
+
+
+def report_failure(cell, error):
+    if isinstance(error, BrokenProcessPool):
+        error = RunError('its process was killed; perhaps memory ran out')
+    elif not isinstance(error, InputError):
+        traceback.print_exception(error)
+    sys.stderr.write(f'{PROGRAM}: error: {cell.name} failed: {error}\n')
+
+
+def flags_of(cell, common):
+    flags = opts.parse(cell.arguments(common))
+    opts.check(flags)
+    return opts.complete(flags)
+
+
+def write(folder: Path, command: str, finished: list[cells.Cell], flags: argparse.Namespace):
+    """Write the tables and plots of the finished cells, and print the tables."""
+    by_kind: dict = {}
+    for cell in finished:
+        result = cells.evaluate_cell(cell, flags.tenCrop, flags.data_dir, flags.workers)
+        by_kind.setdefault((cell.method, cell.inputs), {})[cell.seed] = result
+    rows = [statistics.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
+    same_inputs = [(a, b) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]
+    pairs = [statistics.paired(a, b, by_kind) for a, b in same_inputs]
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    text = output.markdown(provenance(device, command), rows, [pair for pair in pairs if pair],
+                           flags.tenCrop)
+    with naming(str(folder), RunError):
+        output.write(folder, text, rows, by_kind)
+    print(f'{text}\n{folder}: compare.md, compare.csv, curves.png, accuracy.png', flush=True)
+
+
+def names_among(*known: str):
+    """The type of a flag that takes some of the known names, separated by commas."""
+    def choose(text):
+        chosen = list(dict.fromkeys(text.split(',')))
+        return [opts.one_of(known)(name) for name in chosen]
+    return choose
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """(the comparison's own flags, those of main.py that all cells share)"""
+    parser = opts.Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model_def', default='sketchanet', type=opts.one_of(models.names()),
+                        metavar='NAME', help='a network of the family to compare '
+                        '(default: %(default)s)')
+    parser.add_argument('--methods', default=','.join(['real', *METHODS]), metavar='A,B,…',
+                        type=names_among('real', *METHODS), help='of %(default)s (default: all)')
+    parser.add_argument('--inputs', default='real,sign', type=names_among('real', 'sign'),
+                        metavar='A,B', help='of real, sign (default: both)')
+    parser.add_argument('--seeds', default=3, type=opts.at_least(1), metavar='N',
+                        help='runs per method (default: 3)')
+    parser.add_argument('--name', help='name of the comparison (default: compare-DATA-FAMILY)')
+    parser.add_argument('--logdir', default='logs', metavar='DIR', help='(default: %(default)s)')
+    parser.add_argument('--collect', action='store_true',
+                        help='train nothing; write what the finished cells give')
+    options, common = parser.parse_known_args(arguments)
+    decided = opts.fixed_by('compare')
+    for flag in common:
+        name = flag.split('=')[0]
+        if name.removeprefix('--').removeprefix('no-') in decided:
+            raise InputError(f'{name} is decided by the comparison for each of its runs')
+    return options, common
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,150 @@
+"""The cells of a comparison: which runs there are, training one, evaluating one."""
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.utils import parametrize
+
+import models
+import opts
+from models.blocks import has_signs
+from utils import experiment
+from utils.binarize import weight_bits
+from utils.errors import InputError
+from utils.files import write_text
+from utils.training import epoch, interrupt
+from utils.training.checkpoint import read_checkpoint
+from utils.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison."""
+
+    method: str
+    inputs: str
+    model_def: str
+    seed: int
+    folder: Path    # of the whole comparison
+
+    @property
+    def name(self) -> str:
+        method = [] if self.method == 'real' else [self.method]
+        return '-'.join([self.model_def, *method, f'seed{self.seed}'])
+
+    @property
+    def last(self) -> Path:
+        return self.folder / self.name / 'last.pth.tar'
+
+    def arguments(self, common: Sequence[str]) -> list[str]:
+        """The flags of this cell, those that all cells share included."""
+        if self.method == 'real':
+            binary = ['--no-binaryWeight']
+        else:
+            binary = ['--binaryWeight', f'--binarizer={self.method}']
+        return [*common, f'--model_def={self.model_def}', *binary, f'--manualSeed={self.seed}',
+                f'--name={self.name}', f'--logdir={self.folder}']
+
+
+def plan(model_def: str, methods: list[str], inputs: list[str], seeds: int, folder: Path,
+         signLayers: str | None) -> list[Cell]:
+    """All cells, those of one seed before those of the next.
+
+    Raises InputError for what the family of model_def or the flags do not allow.
+    """
+    kinds = [(method, kind, variant(model_def, method, kind))
+             for kind in inputs for method in methods if (method, kind) != ('real', 'sign')]
+    if not kinds:
+        raise InputError('there is nothing to compare: --methods=real has real inputs only')
+    with_real_inputs = {name for _, kind, name in kinds if kind == 'real'}
+    for name in with_real_inputs:
+        with torch.device('meta'):
+            if has_signs(models.build(name, nClasses=2)):
+                raise InputError(f'--inputs=real: {name} has binarized inputs, '
+                                 'and its family has no network without')
+    if signLayers and with_real_inputs:
+        raise InputError('--signLayers would binarize the inputs of the networks with real inputs: '
+                         'add --inputs=sign')
+    return [Cell(*kind, seed, folder) for seed in range(seeds) for kind in kinds]
+
+
+def variant(model_def: str, method: str, inputs: str) -> str:
+    """The network of the family of model_def that a method and a kind of inputs ask for."""
+    family = models.family(model_def)
+    if method == 'real':
+        return family[0]
+    part = {'real': 'wbin', 'sign': 'fbin'}[inputs]
+    named = [name for name in family if part in name]
+    if not named and inputs == 'sign':
+        raise InputError(f'--inputs=sign: the family of {model_def} has no fbin variant')
+    return named[0] if named else family[0]
+
+
+def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
+    """How many epochs the cell has. Raises InputError where other flags than these trained it."""
+    if not cell.last.exists():
+        return 0
+    source = experiment.read_checkpoint(cell.last)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    asked, _ = experiment.resolve(flags, source.classes, source.channels, device)
+    for name, value in source.flags.items():
+        given, rule = getattr(asked, name, None), opts.RULES.get(name)
+        if given != value and (rule is None or rule.result):
+            raise InputError(f'{cell.last.parent} was trained with --{name}={value}, not {given}: '
+                             'give this comparison another --name')
+    done = source.checkpoint['epoch']
+    if done > flags.epochs:
+        raise InputError(f'{cell.last.parent} has {done} epochs, more than --epochs={flags.epochs}')
+    return done
+
+
+def train_cell(arguments: list[str], command: str):
+    """Train the cell of these flags; `command` is that of the comparison."""
+    interrupt.listen()
+    experiment.from_command(arguments).train(command)
+
+
+def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int) -> dict:
+    """The result (see statistics.py) of a finished cell, kept in its result.json."""
+    crops = '--tenCrop' if tenCrop else '--no-tenCrop'
+    stored = read_checkpoint(cell.last)
+    made_of = {'epoch': stored['epoch'], 'tenCrop': tenCrop, 'metrics': stored['metrics'],
+               'data_dir': data_dir}
+    path = cell.last.with_name('result.json')
+    if path.exists():
+        result = json.loads(path.read_text())
+        if made_of.items() <= result.items():
+            return result
+    trained = experiment.from_command([f'--resume={cell.last}', crops, f'--data_dir={data_dir}',
+                                       f'--workers={workers}'])
+    network, (_, loader) = trained.network().eval(), trained.loaders()
+    ranks = true_class_ranks(network, loader, trained.device, f'evaluating {cell.name}')
+    weights, bits = weight_bits(network)
+    numbers = sum(tensor.numel() for tensor in network.state_dict().values()
+                  if tensor.is_floating_point())
+    log = cell.last.with_name('metrics.jsonl').read_text().splitlines()
+    rows = [json.loads(line) for line in log]
+    result = made_of | {
+        'ranks': ranks, 'curve': [row['top1'] for row in rows if row['split'] == 'val'],
+        'seconds': sum(row['time'] for row in rows if row['split'] == 'train'),
+        'bits_per_weight': bits / weights if weights else 32,
+        'bytes': 4 * (numbers - weights) + bits / 8}
+    write_text(path, json.dumps(result))
+    return result
+
+
+@torch.no_grad()
+def true_class_ranks(network: torch.nn.Module, loader, device: torch.device,
+                     title: str) -> list[int]:
+    """For each image, how many classes the network finds likelier than the true one."""
+    ranks = []
+    with parametrize.cached():
+        for images, target in Progress(title, len(loader))(loader):
+            log_probs = epoch.predict(network, images.to(device)).float().cpu()
+            true_class = log_probs.gather(1, target[:, None])
+            not_likelier = log_probs <= true_class      # False for NaN
+            ranks += (~not_likelier).sum(1).tolist()
+    return ranks

@@ -1,0 +1,123 @@
+"""What a comparison writes: tables in Markdown and CSV, and two plots."""
+import csv
+import io
+import statistics
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from utils.files import write_atomically, write_text
+from utils.provenance import describe_provenance
+from utils.style import legend_above, method_style
+
+from .statistics import Kind
+
+
+def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[int, dict]]):
+    """Write compare.md, which is `text`, compare.csv and the plots, each atomically."""
+    write_text(folder / 'compare.md', text)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0].keys(), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / 'compare.csv', table.getvalue())
+    plots = {'curves.png': plot_curves(by_kind), 'accuracy.png': plot_accuracy(rows)}
+    for name, figure in plots.items():
+        write_atomically(folder / name, lambda path: figure.savefig(path, dpi=150, format='png'))
+
+
+def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCrop: bool) -> str:
+    """The text of compare.md: where it comes from, the rows of summarize, the tests of paired."""
+    crops = 'ten crops of every image' if tenCrop else 'the centre crop of every image'
+    images = max(row['images'] for row in rows)
+    accuracies = markdown_table(
+        ['weights', 'inputs', 'seeds', 'top-1 ± sd', 'SE', 'top-5 ± sd', 'SE', 'epochs', 'minutes',
+         'bits per weight', 'MB'], [accuracy_cells(row) for row in rows])
+    tests = 'There is no pair to compare yet.'
+    if pairs:
+        tests = markdown_table(['inputs', 'difference of', 'seeds', 'top-1 ± sd', 'SE',
+                                'alone right', "McNemar's p"], [test_cells(pair) for pair in pairs])
+    _, versions = describe_provenance(origin).splitlines()
+    return f'''    {origin["command"]}
+
+{versions}
+
+Accuracy in percent on {images} validation images after the last epoch, on {crops}: mean ± standard
+deviation over seeds, and the standard error (SE) that the choice of the images leaves. Minutes of
+training per run; bits per weight in the binarized range; size of the model with its binarized
+weights packed.
+
+{accuracies}
+
+Paired on the same images and seeds: the difference in top-1 (points, mean ± standard deviation over
+seeds) and its standard error over images; for each seed on how many images the first and the second
+alone were right, and the exact p of McNemar's test of these two numbers.
+
+{tests}
+'''
+
+
+def accuracy_cells(row: dict) -> list[str]:
+    cells = [row['weights'], row['inputs'], str(row['seeds'])]
+    for top in ('top1', 'top5'):
+        cells += [with_deviation(f'{row[top]:.2f}', row[f'{top}_sd'], row['seeds']),
+                  f'{row[f"{top}_se"]:.2f}']
+    return cells + [str(row['epochs']), f'{60 * row["hours"]:.1f}',
+                    f'{row["bits_per_weight"]:.2f}', f'{row["megabytes"]:.2f}']
+
+
+def test_cells(pair: dict) -> list[str]:
+    difference = with_deviation(f'{pair["difference"]:+.2f}', pair['sd'], pair['seeds'])
+    alone = ', '.join(f'{only_a} : {only_b}' for only_a, only_b in pair['alone'])
+    return [pair['inputs'], f'{pair["a"]} − {pair["b"]}', str(pair['seeds']), difference,
+            f'{pair["se"]:.2f}', alone, ', '.join(f'{p:.2g}' for p in pair['p'])]
+
+
+def with_deviation(mean: str, deviation: float, seeds: int) -> str:
+    return f'{mean} ± {deviation:.2f}' if seeds > 1 else mean
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    return '\n'.join(f'| {" | ".join(row)} |' for row in [header, ['---'] * len(header), *rows])
+
+
+def plot_curves(results: dict[Kind, dict[int, dict]]) -> Figure:
+    """Validation accuracy per epoch: a thin line per seed, a thick one for their mean."""
+    kinds = list(dict.fromkeys(inputs for _, inputs in results))
+    figure = Figure(figsize=(6 * len(kinds), 4), layout='constrained')
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds):
+        for (method, inputs), of_seeds in results.items():
+            if inputs == kind:
+                plot_runs(axes, method, [result['curve'] for result in of_seeds.values()])
+        axes.set(xlabel='epoch', title=f'{kind} inputs')
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel('validation top-1, %')
+    lines = {line.get_label(): line for axes in panels
+             for line in axes.get_legend_handles_labels()[0]}
+    legend_above(figure, list(lines.values()))
+    return figure
+
+
+def plot_runs(axes, method: str, runs: list[list[float]]):
+    style = method_style(method)
+    for run in runs:
+        axes.plot(range(1, len(run) + 1), run, **style | {'marker': ''}, linewidth=0.6, alpha=0.45)
+    mean = [statistics.mean(values) for values in zip(*runs)]
+    axes.plot(range(1, len(mean) + 1), mean, **style, linewidth=1.8, markersize=4,
+              markevery=max(1, len(mean) // 10), label=f'{method} weights')
+
+
+def plot_accuracy(rows: list[dict]) -> Figure:
+    """The accuracies of summarize's rows with 95 % intervals."""
+    figure = Figure(figsize=(1.6 + 1.1 * len(rows), 4), layout='constrained')
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **method_style(row['weights']),
+                      capsize=5, markersize=7)
+        axes.annotate(f'{row["top1"]:.1f}', (place, row['top1']), (8, 0),
+                      textcoords='offset points', va='center')
+    labels = [f'{row["weights"]}\n{row["inputs"]} inputs' for row in rows]
+    axes.set_xticks(range(len(rows)), labels)
+    axes.set(ylabel='top-1, % (bars: 95 % over images)', xlim=(-0.5, len(rows) - 0.2))
+    return figure

@@ -1,0 +1,70 @@
+"""From the results of finished cells to rows and paired tests.
+
+A result is a dict: 'ranks' (for each validation image, how many classes the network finds likelier
+than the true one), 'curve' (validation top-1 per epoch, in percent), 'epoch', 'seconds' of
+training, 'bits_per_weight' and 'bytes' of the network. Results come as
+{(method, inputs): {seed: result}}.
+"""
+import math
+import statistics
+
+Kind = tuple[str, str]      # method, inputs
+
+
+def standard_error(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def summarize(method: str, inputs: str, results: dict[int, dict]) -> dict:
+    """The row of a method: mean and deviation over seeds, standard error over images, in percent.
+
+    An image counts with its share of right answers over the seeds, so seeds do not multiply images.
+    """
+    runs = list(results.values())
+    row = {'weights': method, 'inputs': inputs, 'seeds': len(runs)}
+    for top in (1, 5):
+        hits = [[rank < top for rank in run['ranks']] for run in runs]
+        accuracies = [100 * statistics.mean(run) for run in hits]
+        per_image = [statistics.mean(image) for image in zip(*hits, strict=True)]
+        row |= {f'top{top}': statistics.mean(accuracies), f'top{top}_sd': deviation(accuracies),
+                f'top{top}_se': 100 * standard_error(per_image)}
+    return row | {'images': len(runs[0]['ranks']), 'epochs': max(run['epoch'] for run in runs),
+                  'hours': statistics.mean(run['seconds'] for run in runs) / 3600,
+                  'bits_per_weight': runs[0]['bits_per_weight'],
+                  'megabytes': runs[0]['bytes'] / 1e6}
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided exact p of McNemar's test (Psychometrika 1947).
+
+    Of the images that one of two methods alone got right, each is as likely one's as the other's.
+    """
+    n = only_a + only_b
+
+    def probability(k):
+        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        return math.exp(ways - n * math.log(2))
+    return min(1.0, 2 * math.fsum(map(probability, range(min(only_a, only_b) + 1))))
+
+
+def paired(a: Kind, b: Kind, results: dict[Kind, dict[int, dict]]) -> dict | None:
+    """The paired comparison of two kinds on the images of the seeds that both have, or None."""
+    seeds = sorted(results[a].keys() & results[b].keys())
+    if not seeds:
+        return None
+    runs = []       # for each seed [(whether a is right, whether b is)] over images
+    for seed in seeds:
+        right_a, right_b = ([rank == 0 for rank in results[kind][seed]['ranks']] for kind in (a, b))
+        runs.append(list(zip(right_a, right_b, strict=True)))
+    alone = [(run.count((True, False)), run.count((False, True))) for run in runs]
+    differences = [100 * (only_a - only_b) / len(run) for (only_a, only_b), run in zip(alone, runs)]
+    per_image = [statistics.mean(right_a - right_b for right_a, right_b in image)
+                 for image in zip(*runs, strict=True)]
+    return {'inputs': a[1], 'a': a[0], 'b': b[0], 'seeds': len(seeds),
+            'difference': statistics.mean(differences), 'se': 100 * standard_error(per_image),
+            'sd': deviation(differences), 'alone': alone,
+            'p': [mcnemar(*numbers) for numbers in alone]}

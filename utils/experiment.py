@@ -1,0 +1,287 @@
+"""From flags, and the checkpoint or packed model that they name, to data, network and loaders.
+
+    experiment = from_command(['--resume=logs/NAME/best.pth.tar', '--evaluate'])
+    experiment.network(), experiment.loaders()
+
+    trained = load('logs/NAME/best.pth.tar')    # in your own script: network, classes, transform
+"""
+import argparse
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, Subset
+
+import datasets
+import models
+import opts
+from models.blocks import has_signs
+from utils import binarize, packed
+from utils.describe import describe
+from utils.errors import InputError, naming
+from utils.memory_format import channels_last
+from utils.provenance import provenance
+from utils.training import checkpoint as checkpoints
+from utils.training import loop, parallel
+from utils.training.record import Run, SilentRun
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a network comes from: a checkpoint or a packed model, read from its file."""
+
+    path: str
+    flags: dict         # those that it was trained with; of a packed model only some
+    classes: list[str]
+    channels: int
+    checkpoint: dict | None = None      # see utils.training.checkpoint
+    network: nn.Module | None = None    # of a packed model
+
+    @property
+    def fixes(self) -> list[str]:
+        """The names of the flags in which an experiment cannot differ from it."""
+        return opts.fixed_by('checkpoint' if self.checkpoint else 'packed')
+
+
+def read_checkpoint(path: str | Path) -> Source:
+    """The Source of a checkpoint. Raises InputError."""
+    stored = checkpoints.read_checkpoint(path)
+    return Source(str(path), stored['flags'], stored['classes'], stored['channels'],
+                  checkpoint=stored)
+
+
+def read_packed(path: str | Path, build: Callable = models.build) -> Source:
+    """The Source of a packed model; build is that of packed.load. Raises InputError."""
+    description, network = packed.load(path, build)
+    if description.dataset not in datasets.names():
+        raise InputError(f'{path} was made for the dataset {description.dataset}, which this '
+                         'program does not have')
+    if datasets.normalization(description.dataset) != (description.mean, description.std):
+        raise InputError(f'{path} normalizes images in another way than the dataset '
+                         f'{description.dataset} does here')
+    flags = {name: getattr(description, name)
+             for name in ('model_def', 'signLayers', 'inpsize', 'dataset', 'tenCrop')}
+    flags['nClasses'] = len(description.classes)
+    return Source(str(path), flags, description.classes, description.channels, network=network)
+
+
+def new_network(name: str, nClasses: int, channels: int, inpsize: int | None = None,
+                signLayers: str | None = None, binarized: tuple | None = None,
+                build: Callable = models.build) -> nn.Module:
+    """The network `name`, initialized; `binarized` are the further arguments of binarize.wrap."""
+    model = build(name, nClasses, channels, inpsize, signLayers)
+    return binarize.wrap(model, *binarized) if binarized else model
+
+
+def stored_network(source: Source, build: Callable = models.build,
+                   binSearch: str | None = None) -> nn.Module:
+    """The network of a checkpoint or a packed model with its weights."""
+    if source.network is not None:
+        return source.network
+    flags = source.flags
+    binarized = [flags[name] for name in ('binStart', 'binEnd', 'binarizer')]
+    binarized.append(binSearch or flags['binSearch'])
+    model = new_network(flags['model_def'], len(source.classes), source.channels,
+                        flags['inpsize'], flags.get('signLayers'),
+                        tuple(binarized) if flags['binaryWeight'] else None, build)
+    checkpoints.load_model(model, source.checkpoint, source.path)
+    return model
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Resolved flags and what follows from them."""
+
+    flags: opts.Flags
+    source: Source | None
+    data: datasets.Data | None      # None where images are named one by one, or not needed
+    classes: list[str]
+    channels: int
+    device: torch.device
+    ignored: tuple[str, ...]        # sentences about flags without effect
+
+    def network(self) -> nn.Module:
+        """The network that the flags name, on the device, with the weights of the source."""
+        flags = self.flags
+        torch.manual_seed(flags.manualSeed)
+        if self.source:
+            model = stored_network(self.source, binSearch=flags.binSearch)
+        else:
+            binarized = flags.binStart, flags.binEnd, flags.binarizer, flags.binSearch
+            model = new_network(flags.model_def, flags.nClasses, self.channels, flags.inpsize,
+                                flags.signLayers, binarized if flags.binaryWeight else None)
+            self._load_pretrained(model)
+        if flags.channelsLast:      # not evaluation, which rounds as the packed network does
+            model.register_forward_pre_hook(
+                lambda _, inputs: channels_last(inputs[0]) if model.training else None)
+        if flags.calculateBinarizationLosses and not has_signs(model):
+            raise InputError('--calculateBinarizationLosses: '
+                             f'{flags.model_def} has no sign layers')
+        return model.to(self.device)
+
+    def _load_pretrained(self, model):
+        path = self.flags.pretrained_file
+        if path:
+            with naming('--pretrained_file'):
+                initial = checkpoints.load_pretrained(model, path)
+            rest = f', except for {", ".join(initial)}' if initial else ''
+            parallel.say(f'starts from {path}{rest}')
+
+    def loaders(self) -> tuple[DataLoader, DataLoader]:
+        """This process's share of the training and validation batches.
+
+        A last training batch of one image, too few for BatchNorm, is left out; no validation image
+        is.
+        """
+        flags, data = self.flags, self.data
+        common = {'num_workers': flags.workers, 'pin_memory': self.device.type == 'cuda'}
+        rank, processes = parallel.rank(), parallel.processes()
+        sampler = DistributedSampler(data.train, processes, rank, seed=flags.manualSeed)
+        lone = flags.batch_size > 1 and len(sampler) % flags.batch_size == 1
+        share = Subset(data.val, range(rank, len(data.val), processes))
+        return (DataLoader(data.train, flags.batch_size, sampler=sampler, drop_last=lone, **common),
+                DataLoader(share, flags.testbatchsize, **common))
+
+    def train(self, command: str | None = None) -> nn.Module:
+        """Train, as far as the flags say, with the record of a run; returns the network.
+
+        command is what the record calls the command, by default that of this process. Raises
+        InputError before the first epoch, RunError from then on.
+        """
+        flags, checkpoint = self.flags, self.source and self.source.checkpoint
+        model = self.network()
+        if flags.batch_size == 1:
+            self._check_batch_of_one(model)
+        loaders = self.loaders()
+        run: Run | SilentRun = SilentRun()
+        if parallel.rank() == 0:
+            folder = Path(flags.logdir) / flags.name
+            checkpoints.check_disk_space(folder, model)
+            run = Run(folder, vars(flags), provenance(self.device, command), flags.resume,
+                      checkpoint, flags.overwrite)
+        run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
+        for sentence in self.ignored:
+            run.say(sentence)
+        facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
+        loop.train(flags, model, loaders, run, self.device, facts, checkpoint)
+        return model
+
+    def _check_batch_of_one(self, model):
+        """A BatchNorm over 1×1 maps cannot train on one image: better to learn it now."""
+        try:
+            image = torch.zeros(1, self.channels, self.flags.inpsize, self.flags.inpsize)
+            copy.deepcopy(model)(image.to(self.device))
+        except ValueError as error:
+            raise InputError(f'--batch-size=1: {error}') from error
+
+
+def from_command(arguments: Sequence[str] | None = None) -> Experiment:
+    """The experiment of a command line (None: that of this process). Raises InputError."""
+    given = opts.parse(arguments)
+    if given.resume and given.packed:
+        raise InputError('--resume and --packed both name a network: give one of them')
+    source = None
+    if given.resume:
+        source = read_checkpoint(given.resume)
+    elif given.packed:
+        source = read_packed(given.packed)
+    given = opts.parse(arguments, source.flags if source else None)
+    opts.check(given)
+    given = opts.complete(given)
+    if source:
+        check_source(given, source)
+    device = parallel.start()
+    if given.packed:
+        device = torch.device('cpu')
+    torch.backends.cudnn.benchmark = True
+    data = None
+    if not (given.classify or given.export):
+        data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
+                         given.manualSeed)
+        if given.nClasses not in (None, len(data.classes)):
+            raise InputError(f'--nClasses={given.nClasses}, but the data has '
+                             f'{len(data.classes)} classes')
+    known = data or source
+    flags, ignored = resolve(given, known.classes, known.channels, device)
+    return Experiment(flags, source, data, known.classes, known.channels, device, ignored)
+
+
+def check_source(flags: argparse.Namespace, source: Source):
+    """Raise InputError where the flags differ in what their source fixes."""
+    for name in source.fixes:
+        fixed, given = source.flags.get(name), getattr(flags, name)
+        if fixed != given:
+            raise InputError(f'{source.path} was trained with --{name}={fixed}, not {given}')
+    if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
+        raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
+
+
+def load_data(dataset: str, data_dir: str, inpsize: int, source: Source | None = None,
+              tenCrop: bool = False, seed: int = 0) -> datasets.Data:
+    """What datasets.load returns; it must have the classes and channels of the source."""
+    with naming('--data_dir'):
+        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed)
+        if source:
+            check_same_data(source, data)
+    return data
+
+
+def check_same_data(source: Source, data: datasets.Data):
+    """Raise InputError where the data has other classes or channels than the source's had."""
+    had, has = ((len(some.classes), some.channels) for some in (source, data))
+    if had != has:
+        raise InputError(f'{source.path} was trained on other classes or channels: on {had[0]} '
+                         f'classes and {had[1]} channels, and this data has {has[0]} classes and '
+                         f'{has[1]} channels')
+    different = [pair for pair in zip(source.classes, data.classes) if pair[0] != pair[1]]
+    if different:
+        raise InputError(f'{source.path} was trained on other classes: its {different[0][0]} is '
+                         f'{different[0][1]} in this data')
+
+
+def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
+            device: torch.device) -> tuple[opts.Flags, tuple[str, ...]]:
+    """The flags of opts.complete, all resolved, and a sentence about each that has no effect.
+
+    What is left depends on the data, on the network and on the device.
+    """
+    values, ignored = dict(vars(flags)), []
+    values['nClasses'] = flags.nClasses or len(classes)
+    if flags.binEnd is None and not flags.packed:
+        with torch.device('meta'):      # without memory for its weights
+            model = models.build(flags.model_def, len(classes), channels, flags.inpsize,
+                                 flags.signLayers)
+        values['binEnd'] = binarize.default_binEnd(model, flags.binStart)
+    if flags.nesterov and flags.optimType != 'sgd':
+        ignored.append(f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum')
+    if flags.syncBN and device.type == 'cpu':
+        ignored.append('--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only')
+        values['syncBN'] = False
+    return opts.Flags(**values), tuple(ignored)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network for use in a script: network(transform(image)[None]) are log-probabilities."""
+
+    network: nn.Module      # in evaluation mode, on the CPU
+    classes: list[str]      # in the order of its outputs
+    transform: Callable[..., Tensor]    # from a PIL image of any mode to (channels, side, side)
+
+
+def load(path: str | Path, build: Callable = models.build) -> Trained:
+    """The trained network in a checkpoint or a packed model (.dab).
+
+    build makes networks that --model_def does not know: build(model_def, nClasses, channels,
+    inpsize, signLayers) -> nn.Module. Raises InputError for any other file.
+    """
+    is_packed = packed.is_packed(path)
+    source = read_packed(path, build) if is_packed else read_checkpoint(path)
+    transform = datasets.transform(source.flags['dataset'], source.flags['inpsize'])
+
+    def prepare(image):
+        return transform(datasets.as_channels(image, source.channels))
+    return Trained(stored_network(source, build).eval(), source.classes, prepare)

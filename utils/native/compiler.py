@@ -1,0 +1,94 @@
+"""Builds C++ sources into a shared library at its first use, caches it, and loads it."""
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ..files import cache_folder
+
+Loaded = TypeVar('Loaded')
+COMMON = ['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math', '-shared', '-fPIC']
+DIGEST = 32     # bytes of SHA-256 at the end of a cached library, which the loader ignores
+
+
+class BuildError(Exception):
+    """Why there is no library, in one line."""
+
+
+def load(name: str, sources: Sequence[Path], flags: list[str], identity: object,
+         loader: Callable[[str], Loaded]) -> Loaded:
+    """loader(path) of the library built from `sources`, from the cache where it is there and whole.
+
+    flags are the compiler's beside COMMON; those sources that do not end in .cpp are included by
+    the others. identity is what decides the result beside the sources and the choice of a
+    compiler. A compiler or a library that fails is followed by the next compiler. Raises
+    BuildError where all fail.
+    """
+    decided_by = [*(path.read_text() for path in sources), COMMON, identity, os.environ.get('CXX')]
+    digest = hashlib.sha256(repr(decided_by).encode()).hexdigest()[:16]
+    path = cache_folder() / f'{name}-{digest}.so'
+    try:
+        if is_whole(path):
+            return loader(str(path))
+    except OSError:
+        pass    # built by another system: build it anew
+    units = [str(source) for source in sources if source.suffix == '.cpp']
+    reason = 'there is no C++ compiler'
+    for compiler in compilers():
+        try:
+            build([*compiler, *COMMON, *units, *flags], path)
+            return loader(str(path))
+        except (OSError, BuildError) as error:
+            reason = f'{shlex.join(compiler)} failed: {error}'
+    raise BuildError(reason)
+
+
+def compilers() -> list[list[str]]:
+    """The commands to try: $CXX, which may have arguments, then those with the usual names."""
+    chosen = os.environ.get('CXX', '')
+    own = []
+    if chosen:
+        try:
+            own = [[chosen] if shutil.which(chosen) else shlex.split(chosen)]
+        except ValueError:      # an unclosed quote
+            own = [[chosen]]
+    return own + [[name] for name in ('g++', 'clang++', 'c++') if shutil.which(name)]
+
+
+def build(command: list[str], path: Path):
+    """Run the compiler and put its library and the digest of it at `path`, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        done = subprocess.run([*command, '-o', str(built)], capture_output=True, text=True)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            errors = [line for line in lines if 'error' in line] or lines or ['no message']
+            raise BuildError(errors[0])
+        with open(built, 'r+b') as file:
+            file.write(hashlib.sha256(file.read()).digest())
+        os.replace(built, path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a cached library has all its bytes; loading a truncated one ends the process."""
+    if not path.is_file():
+        return False
+    data = path.read_bytes()
+    return hashlib.sha256(data[:-DIGEST]).digest() == data[-DIGEST:]
+
+
+def processor() -> tuple[str, str]:
+    """What tells processors with other instructions apart: architecture and feature flags."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            features = next((line for line in file if line.startswith(('flags', 'Features'))), '')
+    except OSError:
+        features = platform.processor()
+    return platform.machine(), features

@@ -1,0 +1,79 @@
+// Packing signs: bit c of a pixel is (x[c] >= threshold[c]) != flip[c].
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+// Compiled with the instruction set of the calling function.
+#define INLINED inline __attribute__((always_inline))
+
+namespace {
+
+struct Packing {
+    const float* x;
+    const float* threshold;
+    const uint64_t* flips;    // as words
+    uint64_t* bits;
+    int64_t channels, words, pixels;    // pixels of one image
+};
+
+INLINED uint64_t signs_one_by_one(const float* x, int64_t stride, const float* threshold, int64_t count) {
+    uint64_t word = 0;
+    for (int64_t c = 0; c < count; c++) word |= static_cast<uint64_t>(x[c * stride] >= threshold[c]) << c;
+    return word;
+}
+
+// Pack pixels begin … end − 1, counted over all images, in channels_last memory.
+template <class Signs>
+INLINED void pack_pixels(const Packing& p, int64_t begin, int64_t end, Signs signs) {
+    for (int64_t pixel = begin; pixel < end; pixel++)
+        for (int64_t w = 0; w < p.words; w++)
+            p.bits[pixel * p.words + w] = p.flips[w] ^ signs(p.x + pixel * p.channels + w * 64, p.threshold + w * 64,
+                                                             std::min<int64_t>(64, p.channels - w * 64));
+}
+
+typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+// In floats: a vector, and the distance between what is read and what is prefetched.
+constexpr int64_t LANES = 16, AHEAD = 2048;
+
+// Pack VECTORS·16 adjacent pixels of one image in contiguous memory: 32 channels at a time, one
+// pixel per lane.
+template <int VECTORS>
+INLINED void pack_lanes(const Packing& p, const float* x, uint64_t* bits) {
+    for (int64_t w = 0; w < p.words; w++) {
+        uint32_t halves[2][VECTORS * LANES] = {};
+        for (int half = 0; half < 2; half++) {
+            const int64_t first = w * 64 + half * 32, last = std::min(first + 32, p.channels);
+            Ints found[VECTORS] = {};
+            for (int64_t c = first; c < last; c++) {
+                const Floats threshold = p.threshold[c] - Floats{};
+                const Ints bit = static_cast<int32_t>(1u << (c - first)) - Ints{};
+                const float* plane = x + c * p.pixels;
+                for (int v = 0; v < VECTORS; v++) {
+                    __builtin_prefetch(plane + (VECTORS + v) * LANES);
+                    found[v] |= (*reinterpret_cast<const Floats*>(plane + v * LANES) >= threshold) & bit;
+                }
+            }
+            std::memcpy(halves[half], found, sizeof found);
+        }
+        for (int64_t i = 0; i < VECTORS * LANES; i++)
+            bits[i * p.words + w] = p.flips[w] ^ (halves[0][i] | static_cast<uint64_t>(halves[1][i]) << 32);
+    }
+}
+
+// Pack pixels begin … end − 1 of one image in contiguous memory.
+INLINED void pack_planes(const Packing& p, int64_t image, int64_t begin, int64_t end) {
+    const float* x = p.x + image * p.channels * p.pixels;
+    uint64_t* bits = p.bits + image * p.pixels * p.words;
+    int64_t pixel = begin;
+    for (; pixel + 4 * LANES <= end; pixel += 4 * LANES) pack_lanes<4>(p, x + pixel, bits + pixel * p.words);
+    for (; pixel + LANES <= end; pixel += LANES) pack_lanes<1>(p, x + pixel, bits + pixel * p.words);
+    for (; pixel < end; pixel++)
+        for (int64_t w = 0; w < p.words; w++)
+            bits[pixel * p.words + w] = p.flips[w] ^ signs_one_by_one(
+                x + w * 64 * p.pixels + pixel, p.pixels, p.threshold + w * 64,
+                std::min<int64_t>(64, p.channels - w * 64));
+}
+
+}  // namespace

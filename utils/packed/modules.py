@@ -1,0 +1,91 @@
+"""The layers of a packed network: binarized convolutions that keep their weights as bits."""
+import math
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..memory_format import channels_first, channels_last
+from . import ops
+from .encoding import Bits
+from .threshold import sign_threshold
+
+BITS_OF_BYTE = (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).float()    # (256, 8)
+
+
+class BinaryUnit(nn.Module):
+    """BatchNorm -> sign -> convolution with binarized weights [-> ReLU], computed on bits."""
+
+    def __init__(self, norm: nn.BatchNorm2d, conv: nn.Conv2d, bits: Bits, alpha: Tensor,
+                 beta: Tensor):
+        super().__init__()
+        self.channels = conv.in_channels
+        self.kernel_size = conv.kernel_size
+        self.stride = conv.stride
+        self.padding = (0, 0) if conv.padding == 'valid' else conv.padding
+        self.relu = False
+        threshold, flip = sign_threshold(norm)
+        self.register_buffer('threshold', threshold)
+        self.register_buffer('flip', flip)
+        self.register_buffer('alpha', alpha)
+        self.register_buffer('beta', beta)
+        self.register_buffer('bias', conv.bias)
+        self.register_buffer('weight', ops.prepare(bits.words, conv.in_channels))
+
+    @staticmethod
+    def supports(conv: nn.Conv2d) -> bool:
+        """Whether ops.binary_conv2d can compute this convolution."""
+        return (conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == 'zeros'
+                and conv.padding != 'same')
+
+    def forward(self, x):
+        bits = ops.pack_signs(x, self.threshold, self.flip)
+        y = ops.binary_conv2d(bits, self.weight, self.alpha, self.beta, self.channels,
+                              self.kernel_size, self.stride, self.padding,
+                              self.relu and self.bias is None)
+        if self.bias is not None:
+            y += self.bias.view(-1, 1, 1)
+            return y.relu_() if self.relu else y
+        return y
+
+    def extra_repr(self):
+        return (f'{self.channels}, {len(self.alpha)}, kernel_size={self.kernel_size}, '
+                f'stride={self.stride}, padding={self.padding}, bias={self.bias is not None}, '
+                f'relu={self.relu}')
+
+
+class ExpandedConv2d(nn.Module):
+    """A convolution of real inputs that expands its bits to weights, a few filters at a time."""
+
+    # Weights at a time: 1 MB in float32, which stays in the cache until the convolution reads it.
+    CHUNK = 2 ** 18
+
+    def __init__(self, conv: nn.Conv2d, bits: Bits, alpha: Tensor, beta: Tensor):
+        super().__init__()
+        conv.register_parameter('weight', None)
+        self.conv = conv
+        self.channels = bits.shape[1]
+        weights_per_filter = math.prod(bits.shape[1:])
+        filters_per_chunk = max(32, self.CHUNK // weights_per_filter // 32 * 32)
+        self.filters = len(alpha) if conv.groups > 1 else filters_per_chunk
+        self.register_buffer('words', bits.words)
+        self.register_buffer('alpha', alpha)
+        self.register_buffer('beta', beta)
+
+    def forward(self, x):
+        chunks = [values.split(self.filters) for values in (self.words, self.alpha, self.beta)]
+        bias = self.conv.bias
+        chunks.append(repeat(None) if bias is None else bias.split(self.filters))
+        x = channels_first(x)
+        outputs = [self.conv._conv_forward(x, self.expand(*values), bias)
+                   for *values, bias in zip(*chunks)]
+        return channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
+
+    def expand(self, words: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+        """The float32 weights (filters, channels, kh, kw) of some filters."""
+        octets = words.view(torch.uint8).int()
+        marked, unmarked = (functional.embedding(octets, table).flatten(-2)[..., :self.channels]
+                            for table in (BITS_OF_BYTE, 1 - BITS_OF_BYTE))
+        weight = marked.mul_(alpha.view(-1, 1, 1, 1)).addcmul_(unmarked, beta.view(-1, 1, 1, 1))
+        return channels_first(weight.permute(0, 3, 1, 2))

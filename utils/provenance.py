@@ -1,0 +1,57 @@
+"""Where a result comes from: command line, date, commit, versions, device."""
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def provenance(device: torch.device, command: str | None = None) -> dict[str, str]:
+    """What is needed to repeat a run, as texts; `command` is by default that of this process."""
+    return {'command': command or shlex.join(sys.orig_argv),
+            'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+            'commit': git_commit(), 'python': platform.python_version(),
+            'torch': torch.__version__, 'device': device_name(device)}
+
+
+def describe_provenance(origin: dict[str, str]) -> str:
+    """The dict of provenance() in two lines."""
+    return (f'command: {origin["command"]}\n'
+            f'date: {origin["date"]}, commit {origin["commit"]}, Python {origin["python"]}, '
+            f'torch {origin["torch"]}, {origin["device"]}')
+
+
+def git_commit() -> str:
+    """The commit that the program runs from, and whether tracked files differ from it."""
+    def git(*arguments):
+        return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True,
+                              check=True).stdout.strip()
+    try:
+        if Path(git('rev-parse', '--show-toplevel')).resolve() != ROOT:
+            return 'unknown'    # a copy of the program inside some other repository
+        changed = git('status', '--porcelain', '--untracked-files=no')
+        return git('rev-parse', 'HEAD') + (' with changes' if changed else '')
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or CPU and the processor's."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'CPU: {processor_name()}, {os.cpu_count()} cores'
+
+
+def processor_name() -> str:
+    try:
+        with open('/proc/cpuinfo') as file:
+            return next(line.split(': ')[1].strip() for line in file
+                        if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

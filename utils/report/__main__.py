@@ -1,0 +1,156 @@
+"""Why binarization works in one network, on one page: python3 -m utils.report CHECKPOINT
+
+Writes a folder with index.html, which opens from disk, and its pictures: the weights of every
+binarized layer and their two values, their error under each method, the responses of the first
+layers to an image, what sign layers lose and which inputs that suggests keeping real, and the
+curves of the training.
+"""
+import argparse
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+import datasets
+import opts
+from datasets.doodles import CLASSES, Doodles
+from models.blocks import has_signs
+from utils.errors import InputError, RunError, naming, reported
+from utils.experiment import Source, load_data, read_checkpoint, stored_network
+
+from .activations import add_activations, evenly_spaced
+from .curves import add_curves
+from .layers import measure_layers
+from .network import add_network
+from .page import Page, check_folder
+from .responses import add_responses
+from .weights import add_errors, add_weights
+
+PROGRAM = 'utils.report'
+
+
+class Subject(NamedTuple):
+    """What a report is about."""
+    source: Source
+    model: nn.Module                    # in evaluation mode
+    data: datasets.Data | None
+    why_no_data: str
+    sketch: tuple[Tensor, str] | None   # (1, side, side) and its title; None for photographs
+
+
+def main(arguments: Sequence[str] | None = None):
+    """Write the report that the arguments ask for and print the path of its page."""
+    with reported(PROGRAM):
+        options = parse(arguments)
+        print(write(options, prepare(options)))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = opts.Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', metavar='CHECKPOINT',
+                        help='of a network with binarized weights')
+    parser.add_argument('--out', type=Path, metavar='DIR',
+                        help='folder of the report (default: report/ beside the checkpoint)')
+    parser.add_argument('--overwrite', action='store_true', help='replace an earlier report there')
+    parser.add_argument('--data_dir', metavar='DIR',
+                        help='the data, where it is no longer where training found it')
+    parser.add_argument('--image', metavar='FILE',
+                        help='the sketch to respond to (default: a validation image)')
+    parser.add_argument('--images', type=opts.at_least(1), default=200, metavar='N',
+                        help='validation images to measure sign layers on (default: %(default)s)')
+    parser.add_argument('--activations', action='store_true',
+                        help='fail where sign layers cannot be measured (without: say so on the '
+                        'page)')
+    options = parser.parse_args(arguments)
+    options.out = options.out or Path(options.checkpoint).parent / 'report'
+    return options
+
+
+def prepare(options: argparse.Namespace) -> Subject:
+    """Read all that the report needs, and write nothing. Raises InputError."""
+    source = read_checkpoint(options.checkpoint)
+    model = binarized_network(source)
+    with naming('--out'):
+        check_folder(options.out, options.overwrite)
+    is_sketch = source.channels == 1
+    if options.activations and not has_signs(model):
+        raise InputError(f'--activations: {source.flags["model_def"]} has no sign layers, its '
+                         'activations are real; the report of an fbin or hybrid network measures '
+                         'them')
+    if options.image and not is_sketch:
+        raise InputError('--image: responses are shown for networks of sketches (1 channel) only')
+    data, why_no_data = None, ''
+    if is_sketch or has_signs(model):
+        try:
+            flags = source.flags
+            data = load_data(flags['dataset'], options.data_dir or flags['data_dir'],
+                             flags['inpsize'], source)
+        except InputError as error:
+            if options.data_dir or options.activations:
+                raise
+            why_no_data = str(error)
+    sketch = choose_sketch(source, data, why_no_data, options.image) if is_sketch else None
+    return Subject(source, model, data, why_no_data, sketch)
+
+
+def binarized_network(source: Source) -> nn.Module:
+    """The network of a checkpoint in evaluation mode. Raises InputError if its weights are real."""
+    if not source.flags['binaryWeight']:
+        raise InputError(f'{source.path} is of a network with real weights '
+                         f'({source.flags["model_def"]} without --binaryWeight): there is no '
+                         'binarization to report on')
+    with warnings.catch_warnings(action='ignore'):      # the page shows which layers stay real
+        return stored_network(source).eval()
+
+
+def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
+                  file: str | None) -> tuple[Tensor, str]:
+    """A sketch for the network, (1, side, side), and its title."""
+    dataset = source.flags['dataset']
+    transform = datasets.transform(dataset, source.flags['inpsize'])
+    if file:
+        try:
+            return transform(datasets.read_image(file, 1)), f'The image {file}'
+        except datasets.ImageError as error:
+            raise InputError(f'--image: {error}') from error
+    if data:
+        image, label = data.val[0]
+        return image, f'The first validation image of {dataset} ({data.classes[label]})'
+    doodle, label = Doodles('val')[0]
+    return transform(doodle), (f'A doodle that the program drew ({CLASSES[label]}), as the '
+                               f'validation images are missing ({why_no_data})')
+
+
+def write(options: argparse.Namespace, subject: Subject) -> Path:
+    """Write the report and return the path of its page. Raises RunError."""
+    source, model, data, why_no_data, sketch = subject
+    layers = measure_layers(model)
+    page = Page(f'Why it works: {source.flags["name"]}')
+    page.heading('The network')
+    add_network(page, source, model)
+    page.heading('The weights and their two values')
+    add_weights(page, layers)
+    page.heading('What binarization loses of the weights')
+    add_errors(page, layers, source.flags['binarizer'])
+    if sketch:
+        page.heading('Responses to an image')
+        add_responses(page, model, layers, *sketch)
+    if has_signs(model):
+        page.heading('What binarization loses of the activations')
+        if data:
+            images = evenly_spaced(data.val, options.images)
+            add_activations(page, model, source.flags, images)
+        else:
+            page.text(f'Left out, as the validation images are missing ({why_no_data}); --data_dir '
+                      'says where they are.')
+    page.heading('Over training')
+    add_curves(page, layers, Path(source.path).parent, source.checkpoint['epoch'])
+    with naming('--out', RunError):
+        return page.save(options.out)
+
+
+if __name__ == '__main__':
+    main()

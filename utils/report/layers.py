@@ -1,0 +1,64 @@
+"""The binarized convolutions of a network, measured in float64 under every method."""
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from utils import binarize
+
+ROUNDING = 1e-12        # of ‖W‖²: by how much float64 can be wrong about an error
+PART = 256              # filters at a time, which keeps the memory for large layers small
+
+
+class Layer(NamedTuple):
+    """A binarized convolution as evaluation sees it; all tensors per filter are (out,)."""
+    number: int
+    name: str
+    projected: Tensor       # the projected latent weights W, (out, c, kh, kw)
+    alpha: Tensor
+    beta: Tensor
+    mask: Tensor            # of their shape, True where a weight becomes alpha
+    norms: Tensor           # ‖W‖², in float64, above 0
+    errors: dict[str, Tensor]   # {method: ‖W − W~‖²}, in float64
+
+    @property
+    def shares(self) -> Tensor:
+        """K/n of every filter."""
+        return self.mask.flatten(1).double().mean(1)
+
+    def relative_error(self, method: str) -> float:
+        return (self.errors[method].sum() / self.norms.sum()).item()
+
+    def worse_filters(self) -> int:
+        """How many filters have a larger error under dab than under xnor."""
+        excess = self.errors['dab'] - self.errors['xnor']
+        return int((excess > ROUNDING * self.norms).sum())
+
+
+def measure_layers(model: nn.Module) -> list[Layer]:
+    """The Layer of every binarized convolution."""
+    smallest = torch.finfo(torch.float64).tiny
+    layers = []
+    for number, name, conv in binarize.convolutions(model):
+        if binarize.binarization(conv):
+            projected, _, alpha, beta, mask = binarize.layer_weights(conv)
+            norms = projected.flatten(1).double().square().sum(1).clamp_min(smallest)
+            errors = {method: squared_errors(projected, method) for method in binarize.METHODS}
+            layers.append(Layer(number, name, projected, alpha, beta, mask, norms, errors))
+    return layers
+
+
+def squared_errors(weight: Tensor, method: str) -> Tensor:
+    """‖W − W~‖² of every filter of weight (out, c, kh, kw): (out,), in float64."""
+    errors = []
+    for part in weight.split(PART):
+        part = part.double()
+        difference = part - binarize.binarize_weight(part, method)
+        errors.append(difference.flatten(1).square().sum(1))
+    return torch.cat(errors)
+
+
+def two_valued(weight: Tensor, method: str) -> Tensor:
+    """W~ of weight (out, c, kh, kw), in its dtype, but searched in float64."""
+    return torch.cat([binarize.binarize_weight(part.double(), method).to(weight.dtype)
+                      for part in weight.split(PART)])

@@ -1,0 +1,55 @@
+"""The section on the network: what it is, how it was trained, how accurate it is."""
+import math
+
+import torch
+from torch import nn
+
+from utils.binarize import METHODS
+from utils.describe import describe
+from utils.experiment import Source
+
+from .page import Page
+
+
+def add_network(page: Page, source: Source, model: nn.Module):
+    flags = source.flags
+    method = METHODS[flags['binarizer']]
+    formula = f': {method.formula}' if method.formula else ''
+    page.text('Binarization gives every filter of a convolution two numbers, α and β, and replaces '
+              'each of its weights by one of them, so that a weight takes 1 bit instead of 32. '
+              f'This network was trained with {method.title}{formula}.')
+    page.table([], facts(source))
+    page.text('Its convolutions, numbered as everywhere on this page:')
+    table = describe(model, source.channels, flags['inpsize'], torch.device('cpu'))
+    page.block(table.partition('\n')[2])    # without the line on the device
+    page.text('The weights on this page are the latent ones that training keeps, projected as the '
+              'network does before it binarizes them: centred over the input channels, if there '
+              'are several, and clamped to ±1. n is the number of weights of a filter, K how many '
+              'of them become α. Weights and errors have no unit.')
+
+
+def facts(source: Source) -> list[tuple[str, str]]:
+    """The rows of the table about the run."""
+    flags, epoch = source.flags, source.checkpoint['epoch']
+    side, channels = flags['inpsize'], source.channels
+    return [
+        ('run', flags['name']),
+        ('checkpoint', f'{source.path}, after {epoch} epochs'),
+        ('network', f'{flags["model_def"]}, for images of {side} × {side} pixels and '
+                    f'{channels} channel{"s" if channels > 1 else ""}'),
+        ('data', f'{flags["dataset"]}, {len(source.classes)} classes'),
+        ('accuracy', accuracy(source.checkpoint['metrics'], flags['tenCrop'])),
+        ('binarizer', f'{flags["binarizer"]}, '
+                      f'convolutions {flags["binStart"]} to {flags["binEnd"]}'),
+        ('training', f'{flags["optimType"]}, learning rate {flags["maxlr"]:g} divided by '
+                     f'{flags["decaylevel"]:g} every {flags["decayinterval"]} epochs down to '
+                     f'{flags["minlr"]:g}, batches of {flags["batch_size"]}, weight decay '
+                     f'{flags["weightDecay"]:g}, seed {flags["manualSeed"]}')]
+
+
+def accuracy(metrics: dict, tenCrop: bool) -> str:
+    share, images = metrics['top1'] / 100, metrics['images']
+    deviation = 100 * math.sqrt(share * (1 - share) / images)
+    crops = ', ten crops of each' if tenCrop else ''
+    return (f'top-1 {metrics["top1"]:.2f} ± {deviation:.2f} %, top-5 {metrics["top5"]:.2f} %, of '
+            f'{images} validation images (± is the standard error of so many images){crops}')

@@ -1,0 +1,69 @@
+"""The section on what the first binarized convolutions respond to one image."""
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from utils.hooks import watching_inputs
+
+from . import figures
+from .layers import Layer, two_valued
+from .page import Page
+
+LAYERS = 2      # whose responses are shown
+CHANNELS = 4    # of each
+
+
+def add_responses(page: Page, model: nn.Module, layers: list[Layer], image: Tensor, title: str):
+    """image: (1, side, side), as the network gets it; title says what it shows."""
+    page.text('The responses of the first binarized convolutions to one image, computed with their '
+              'real latent weights and with those weights binarized by dab and by xnor. All three '
+              'get the same input, the one that the network of this checkpoint gives them, so that '
+              'only the weights differ. Where inputs are not centred around 0, as behind a ReLU, '
+              'it helps that dab keeps the sum of the weights of a filter, Kα + (n − K)β = ΣW; '
+              'xnor does not.')
+    page.figure('input', f'{title}, as the network sees it: ink dark, paper white, a square for '
+                'each pixel.', figures.picture(-image[0].numpy()))
+    inputs = layer_inputs(model, [layer.name for layer in layers], image)
+    shown = [layer for layer in layers if min(inputs[layer.name].shape[2:]) > 1][:LAYERS]
+    if not shown:
+        page.text('No binarized convolution gets more than one number a channel: there is nothing '
+                  'to show.')
+    for layer in shown:
+        add_layer(page, layer, model.get_submodule(layer.name), inputs[layer.name])
+
+
+def add_layer(page: Page, layer: Layer, conv: nn.Conv2d, x: Tensor):
+    """The responses of one layer to its input x (1, c, h, w), a row for each kind of weights."""
+    weights = {'real': layer.projected}
+    weights |= {method: two_valued(layer.projected, method) for method in ('dab', 'xnor')}
+    maps = {kind: respond(conv, x, weight) for kind, weight in weights.items()}
+    real = maps['real']
+    titles = {'real': 'real weights'}
+    for method in ('dab', 'xnor'):
+        lost = (maps[method] - real).square().sum() / real.square().sum()
+        titles[method] = f'{method} weights\nlost {lost:.2f}'
+    by_variance = real.flatten(1).var(1).argsort(descending=True, stable=True)
+    channels = by_variance[:CHANNELS].tolist()
+    page.figure(f'responses-{layer.number}',
+                f'Responses of convolution {layer.number} ({layer.name}), before bias, BatchNorm '
+                'and ReLU, by position in the image: rows are the weights, columns the '
+                f'{len(channels)} channels (counted from 0) whose real responses vary the most, '
+                'each with its own scale of gray (no unit), the same in all rows. "Lost" is '
+                '‖y − y~‖²/‖y‖² over all channels, y the response of the real weights.',
+                figures.responses(channels, {titles[kind]: y[channels].numpy()
+                                             for kind, y in maps.items()}))
+
+
+@torch.no_grad()
+def layer_inputs(model: nn.Module, names: list[str], image: Tensor) -> dict[str, Tensor]:
+    """{name: the input (1, c, h, w) of that layer} when the network sees the image (c, h, w)."""
+    inputs: dict = {}
+    layers = {name: model.get_submodule(name) for name in names}
+    with watching_inputs(layers, inputs.__setitem__):
+        model(image[None])
+    return inputs
+
+
+def respond(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution makes of x (1, c, h, w) with this weight and no bias: (out, h', w')."""
+    return F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)[0]

@@ -1,0 +1,144 @@
+"""One epoch of training and one validation.
+
+Nothing in a step waits for the device, except every printfreq-th and the gradient scaler of
+float16.
+"""
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from utils.errors import RunError
+
+from . import interrupt, parallel
+
+
+class Diverged(RunError, FloatingPointError):
+    """A loss or a weight that is not a finite number."""
+
+
+class Meter:
+    """Sums of the loss and of the top-1 and top-5 hits over images, kept on the device."""
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.images = 0
+        self.start = time.perf_counter()
+        self.data_time = 0.0
+
+    def update(self, log_probs: Tensor, loss: Tensor, target: Tensor):
+        """Add a batch: log_probs (N, classes), mean loss in nats, target (N,), class numbers."""
+        likeliest = log_probs.topk(min(5, log_probs.size(1)), dim=1).indices
+        hits = likeliest == target.unsqueeze(1)
+        batch = [loss.detach().double() * len(target), hits[:, 0].sum(), hits.sum()]
+        self.sums += torch.stack(batch)
+        self.images += len(target)
+
+    def read(self) -> dict[str, float]:
+        """Over all processes; waits for them and for the device.
+
+        Loss in nats, top1 and top5 in percent, times in seconds.
+        """
+        counted = torch.cat([self.sums, self.sums.new_tensor([self.images])])
+        *sums, images = parallel.sum_(counted).tolist()
+        loss, top1, top5 = (value / max(images, 1) for value in sums)
+        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': int(images),
+                'time': time.perf_counter() - self.start, 'data_time': self.data_time}
+
+
+def batches_on(device: torch.device, loader,
+               meter: Meter | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images, targets) on the device; meter.data_time grows by the time spent waiting for them."""
+    requested = time.perf_counter()
+    with interrupt.deferred():
+        loaded = iter(loader)
+    for images, target in loaded:
+        interrupt.check()
+        if meter:
+            meter.data_time += time.perf_counter() - requested
+        yield images.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        requested = time.perf_counter()
+
+
+def check_finite(loss: float):
+    if not math.isfinite(loss):
+        value = 'NaN' if math.isnan(loss) else loss
+        raise Diverged(f'the loss became {value}: a lower --maxlr may help')
+
+
+def autocast(device: torch.device, amp: str | None):
+    """The context of --amp: autocast in the dtype of that name, or none for None."""
+    dtype = getattr(torch, amp or 'bfloat16')
+    return torch.autocast(device.type, dtype, enabled=amp is not None)
+
+
+def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progress, printfreq: int,
+                amp: str | None = None, scaler=None) -> dict[str, float]:
+    """Train one epoch; returns Meter.read().
+
+    loader yields (images (N, C, H, W), class numbers (N,)); progress is a Progress. amp: the name
+    of autocast's dtype or None; scaler: a GradScaler, which float16 needs. Raises Diverged for a
+    loss or a weight that is not finite.
+    """
+    scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
+    model.train()
+    meter = Meter(device)
+    for step, (images, target) in enumerate(progress(batches_on(device, loader, meter)), start=1):
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(device, amp):
+            log_probs = model(images).float()
+        loss = F.nll_loss(log_probs, target)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        meter.update(log_probs, loss, target)
+        if step % printfreq == 0:
+            metrics = meter.read()
+            check_finite(metrics['loss'])
+            progress.show(metrics)
+    metrics = meter.read()
+    check_finite(metrics['loss'])
+    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+        raise Diverged('a weight became NaN or infinite, which sign layers can hide from the loss')
+    return metrics
+
+
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Log-probabilities (N, classes) of images (N, C, H, W), or of ten crops (N, 10, C, H, W).
+
+    The log-probabilities of the crops are averaged.
+    """
+    if images.dim() == 4:
+        return model(images)
+    crops = images.size(1)
+    return model(images.flatten(0, 1)).unflatten(0, (-1, crops)).mean(1)
+
+
+@torch.no_grad()
+def validate(model: nn.Module, loader, device: torch.device, progress,
+             amp: str | None = None) -> dict[str, float]:
+    """Meter.read() of a pass in evaluation mode; each weight is binarized once for all batches.
+
+    The arguments are those of train_epoch; loader may also yield ten crops (N, 10, C, H, W).
+    """
+    model.eval()
+    meter = Meter(device)
+    with parametrize.cached():
+        for images, target in progress(batches_on(device, loader, meter)):
+            with autocast(device, amp):
+                log_probs = predict(model, images).float()
+            meter.update(log_probs, F.nll_loss(log_probs, target), target)
+    return meter.read()
+
+
+def metrics_line(split: str, metrics: dict, prefix: str = '') -> str:
+    """The line of one split: times in seconds, loss in nats, accuracies in percent."""
+    hits = round(metrics['top1'] * metrics['images'] / 100)
+    return (f'{split.capitalize() + ":":6} {prefix}  time {metrics["time"]:.1f} s  '
+            f'data {metrics["data_time"]:.1f} s  loss {metrics["loss"]:.4f}  '
+            f'accuracy {hits}/{metrics["images"]}  '
+            f'top-1 {metrics["top1"]:.2f}  top-5 {metrics["top5"]:.2f}')

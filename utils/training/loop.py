@@ -1,0 +1,75 @@
+"""Train, validate, record and save, epoch after epoch."""
+import torch
+from torch import nn
+
+from . import checkpoint as checkpoints
+from . import epoch as one_epoch
+from . import optim, parallel
+from .progress import Progress
+from .record import Run, SilentRun
+
+
+def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device: torch.device,
+          facts: dict, checkpoint: dict | None = None):
+    """Train `model` in place until flags.epochs epochs are done, counted from the run's start.
+
+    loaders: those of training, whose dataset and sampler have set_epoch, and of validation.
+    facts: what every checkpoint has beside the state of training: flags, classes, channels.
+    checkpoint: where to continue. Raises RunError where training diverges, an image cannot be
+    read or the record cannot be written.
+    """
+    train_loader, val_loader = loaders
+    optimizer = optim.build_optimizer(flags.optimType, model.parameters(), flags.maxlr,
+                                      flags.weightDecay, flags.momentum, flags.nesterov)
+    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
+    run.remember_masks(model)
+    if checkpoint:
+        restore(checkpoint, optimizer, scaler)
+    first, best = checkpoint['epoch'] if checkpoint else 0, run.best
+    replica = parallel.replicate(model, device, flags.syncBN)
+    if flags.compile:
+        replica = torch.compile(replica)
+    schedule = optim.SCHEDULES[flags.learningratescheduler]
+    try:
+        for epoch in range(first, flags.epochs):
+            lr = schedule(epoch, flags.maxlr, flags.minlr, flags.decayinterval, flags.decaylevel)
+            optim.set_learning_rate(optimizer, lr)
+            start_epoch(train_loader, epoch, flags.manualSeed)
+            progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(train_loader))
+            metrics = one_epoch.train_epoch(replica, train_loader, optimizer, device, progress,
+                                      flags.printfreq, flags.amp, scaler)
+            run.record_epoch('train', epoch, metrics, lr)
+            parallel.broadcast_buffers(model)
+            progress = Progress('validation', len(val_loader))
+            metrics = one_epoch.validate(model, val_loader, device, progress, flags.amp)
+            run.record_epoch('val', epoch, metrics, lr)
+            run.record_weights(model, epoch)
+            is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
+            run.say(f'best top-1 so far {best:.2f}')
+            run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics,
+                      'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
+                      'scaler': scaler.state_dict(), 'rng': checkpoints.random_state(), **facts},
+                     is_best)
+    finally:
+        reached = f', best top-1 {best:.2f}' if run.saved else ''
+        run.say(f'{run.saved} of {flags.epochs} epochs done{reached}; '
+                f'log, curves and checkpoints: {run.folder}')
+        run.close()
+
+
+def start_epoch(train_loader, epoch, seed):
+    """Set what the data and the dropout of an epoch depend on."""
+    train_loader.dataset.set_epoch(epoch)
+    train_loader.sampler.set_epoch(epoch)
+    rank = parallel.rank()
+    if rank > 0:        # other dropout than in the first process, whose random state is saved
+        torch.manual_seed((seed + epoch) * parallel.processes() + rank)
+
+
+def restore(checkpoint, optimizer, scaler):
+    """Restore the state of training; the optimizer's other settings are those of the flags."""
+    state = {'state': checkpoint['optimizer']['state']}
+    optimizer.load_state_dict(optimizer.state_dict() | state)
+    checkpoints.restore_random_state(checkpoint['rng'])
+    if checkpoint.get('scaler'):     # empty where training was not in float16
+        scaler.load_state_dict(checkpoint['scaler'])

@@ -1,0 +1,62 @@
+"""Training under torchrun: one process per device, NCCL on GPUs, Gloo on CPUs."""
+import os
+
+import torch
+from torch import distributed, nn
+from torch.nn import SyncBatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+
+def start() -> torch.device:
+    """Join the other processes, if torchrun started any; returns this process's device."""
+    cuda = torch.cuda.is_available()
+    device = torch.device('cpu')
+    if cuda:
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        torch.cuda.set_device(device)
+    if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
+        distributed.init_process_group('nccl' if cuda else 'gloo')
+    return device
+
+
+def stop():
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def processes() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def say(text: str):
+    """Print a text, once for all processes."""
+    if rank() == 0:
+        print(text, flush=True)
+
+
+def sum_(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over all processes, in place."""
+    if distributed.is_initialized():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def replicate(model: nn.Module, device: torch.device, syncBN: bool = False) -> nn.Module:
+    """The model as training calls it; several processes average its gradients."""
+    if not distributed.is_initialized():
+        return model
+    if syncBN:
+        model = SyncBatchNorm.convert_sync_batchnorm(model)
+    device_ids = [device.index] if device.type == 'cuda' else None
+    return DistributedDataParallel(model, device_ids=device_ids)
+
+
+def broadcast_buffers(model: nn.Module):
+    """Give every process the BatchNorm statistics of the first."""
+    if distributed.is_initialized():
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
