@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # bash runx.sh                              list the experiments
 # bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about a minute on 2 cores
-# bash runx.sh test [flags of pytest]       the test suite
-# bash runx.sh compare [flags]              real, dab, xnor and bnn networks side by side (utils/compare.py)
+# bash runx.sh test [flags of pytest]       the tests and the linter
+# bash runx.sh compare [flags]              real, dab, xnor and bnn networks side by side (utils/compare)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
 #
 # DATA (default: data) is the folder with one folder per dataset, as datasets.prepare makes them.
@@ -45,10 +45,10 @@ experiments() {
     done <<< "$EXPERIMENTS"
 }
 
-# Sets PYTHON: a python3 that has the packages, or else .venv made from requirements.txt.
+# Sets PYTHON to a python3 that has the packages, or else to that of .venv, made from requirements.txt.
 setup() {
     local has='import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))'
-    local packages=(torch torchvision numpy PIL ninja matplotlib tensorboardX tqdm pytest hypothesis)
+    local packages=(torch torchvision numpy PIL matplotlib tensorboardX tqdm pytest xdist hypothesis ruff)
     for PYTHON in python3 .venv/bin/python; do
         "$PYTHON" -c "$has" "${packages[@]}" 2>/dev/null && return
     done
@@ -61,7 +61,7 @@ setup() {
 
 case ${1:-} in
     '')
-        echo 'bash runx.sh demo | test | compare | one of these experiments, with more flags of main.py if you like:'
+        echo 'bash runx.sh demo | test | compare | one of these experiments, with further flags of main.py:'
         experiments ;;
     demo)
         shift; setup
@@ -71,7 +71,7 @@ case ${1:-} in
         exec "$PYTHON" -m utils.compare "$@" ;;
     test)
         shift; setup
-        exec "$PYTHON" -m pytest -q tests "$@" ;;
+        exec "$PYTHON" -m pytest -q -n auto --maxprocesses=4 --dist worksteal tests "$@" ;;
     *)
         name=$1; shift
         flags=$(experiments | grep "^$name ") || {
