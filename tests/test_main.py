@@ -360,6 +360,33 @@ def test_a_resumed_run_that_replaces_another_one(train, trained, tmp_path):
     assert best['epoch'] == 3 and best['best'] == best['metrics']['top1']
 
 
+def test_a_run_killed_between_last_and_best_ends_as_if_it_was_not(train, tmp_path, monkeypatch):
+    train('--name=whole', '--epochs=3')
+    whole = tmp_path / 'logs/whole'
+    improved = [epoch for epoch, line in enumerate((whole / 'log.txt').read_text().split('Val:')[1:], 1)
+                if read_checkpoint(whole / 'best.pth.tar')['epoch'] >= epoch]
+    for epoch in improved:      # killed in each of them
+        name, copies = f'killed{epoch}', []
+
+        def killed(source, target, copyfile=shutil.copyfile):
+            copies.append(read_checkpoint(source)['epoch'])
+            if copies[-1] == epoch:
+                raise KeyboardInterrupt
+            return copyfile(source, target)
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, 'copyfile', killed)
+            try:
+                train(f'--name={name}', '--epochs=3')
+            except SystemExit as stop:
+                assert stop.code == 130
+        train('--epochs=3', f'--resume={tmp_path}/logs/{name}/last.pth.tar')
+        for file in 'last.pth.tar', 'best.pth.tar':
+            a, b = (read_checkpoint(folder / file) for folder in (whole, tmp_path / 'logs' / name))
+            assert (a['epoch'], a['best']) == (b['epoch'], b['best'])
+            assert all(torch.equal(a['model'][key], b['model'][key]) for key in a['model'])
+    assert read_checkpoint(whole / 'best.pth.tar')['epoch'] in improved
+
+
 def test_flags_of_a_resumed_command_reach_its_optimizer(train, tmp_path):
     train('--name=run', '--epochs=1', '--optimType=sgd', '--momentum=0.5')
     last = tmp_path / 'logs/run/last.pth.tar'

@@ -43,8 +43,9 @@ class Run:
         self.folder = folder
         self.saved = checkpoint['epoch'] if checkpoint else 0
         self.masks: dict = {}
+        continued = bool(resume) and Path(resume).resolve().parent == self.folder.resolve()
         with naming('--logdir'):
-            self._make_room(resume, overwrite)
+            self._make_room(resume, continued, overwrite)
             self.folder.mkdir(parents=True, exist_ok=True)
             self.log = open(self.folder / 'log.txt', 'a', encoding='utf-8', buffering=1)
             write_text(self.folder / 'flags.json', json.dumps(flags, indent=2))
@@ -52,16 +53,29 @@ class Run:
                 keep_epochs_before(self.saved, self.folder / name)
             self._append('history.jsonl', origin)
             self.events = SummaryWriter(str(self.folder), purge_step=self.saved or None)
-        best = self.folder / 'best.pth.tar'
-        if best.exists() and read_checkpoint(best)['epoch'] > self.saved:
-            best.unlink()       # of an epoch that is trained again
-        self.best = checkpoint['best'] if checkpoint and best.exists() else -1.0
+        self.best = self._restore_best(checkpoint if continued else None, resume)
         self.say(describe_provenance(origin))
 
-    def _make_room(self, resume, overwrite):
+    def _restore_best(self, continued, resume):
+        """The best top-1 so far, which is that of best.pth.tar; -1 where there is none.
+
+        continued: the checkpoint, read from `resume`, of this folder's run, or None.
+        """
+        best = self.folder / 'best.pth.tar'
+        stored = read_checkpoint(best) if best.exists() else None
+        if stored and stored['epoch'] > self.saved:
+            best.unlink()       # of an epoch that is trained again
+            stored = None
+        if continued and continued['metrics']['top1'] == continued['best']:
+            # A run that was killed after it wrote last.pth.tar had no time for best.pth.tar.
+            if not stored or stored['metrics']['top1'] < continued['best']:
+                stored = continued
+                write_atomically(best, lambda temporary: shutil.copyfile(resume, temporary))
+        return stored['metrics']['top1'] if stored else -1.0
+
+    def _make_room(self, resume, continued, overwrite):
         """Refuse a folder that holds another run, or remove that run under `overwrite`."""
         last = self.folder / 'last.pth.tar'
-        continued = resume and Path(resume).resolve().parent == self.folder.resolve()
         if overwrite and not continued:
             for path in [path for pattern in FILES for path in self.folder.glob(pattern)]:
                 path.unlink()
