@@ -80,8 +80,11 @@ def classify(experiment: Experiment):
 def export(experiment: Experiment):
     """Write the network of the checkpoint to the packed model --export; print its size table."""
     flags = experiment.flags
-    if os.path.exists(flags.export) and not flags.overwrite:
-        raise InputError(f'{flags.export} exists already: give another name, or --overwrite it')
+    if os.path.exists(flags.export):
+        if os.path.samefile(flags.export, flags.resume):
+            raise InputError(f'--export: {flags.export} is the checkpoint that is exported')
+        if not flags.overwrite:
+            raise InputError(f'{flags.export} exists already: give another name, or --overwrite it')
     mean, std = datasets.normalization(flags.dataset)
     if len(mean) != experiment.channels:
         raise InputError(f'{experiment.source.path} was trained on images of {experiment.channels} '

@@ -188,6 +188,8 @@ def test_faster_arithmetic(train, tmp_path, flags, method):
     checkpoint = read_checkpoint(tmp_path / 'logs/run/last.pth.tar')
     latent = checkpoint['model']['features.conv2.parametrizations.weight.original']
     assert latent.dtype == torch.float32 and latent.is_contiguous() and latent.isfinite().all()
+    log = (tmp_path / 'logs/run/log.txt').read_text()
+    assert ('--compile has little effect' in log) == ('--compile' in flags)
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -336,8 +338,11 @@ def test_a_second_run_of_the_same_name(train, refused, trained, tmp_path):
     assert '--resume' in refused('--name=run', '--epochs=1')
     assert '--resume' in refused('--name=run', f'--resume={trained}/last.pth.tar', '--epochs=3')
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / 'thesis.pth.tar').write_text('not of this run')
+    (folder / 'events.md').write_text('nor this')
     train('--name=run', '--epochs=1', '--overwrite')
     assert len(rows(folder / 'metrics.jsonl')) == 2
+    assert (folder / 'thesis.pth.tar').exists() and (folder / 'events.md').exists()
 
 
 def test_resuming_an_earlier_epoch_does_not_lose_the_later_ones(train, refused, tmp_path):

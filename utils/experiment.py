@@ -101,7 +101,7 @@ class Experiment:
     classes: list[str]
     channels: int
     device: torch.device
-    ignored: tuple[str, ...]        # sentences about flags without effect
+    ignored: tuple[str, ...]        # sentences about flags with little or no effect
 
     def network(self) -> nn.Module:
         """The network that the flags name, on the device, with the weights of the source."""
@@ -260,6 +260,9 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
     if flags.syncBN and device.type == 'cpu':
         ignored.append('--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only')
         values['syncBN'] = False
+    if flags.compile and flags.binaryWeight:
+        ignored.append('--compile has little effect with --binaryWeight: each binarized layer '
+                       'leaves the compiled graph')
     return opts.Flags(**values), tuple(ignored)
 
 

@@ -25,8 +25,8 @@ from utils.provenance import describe_provenance
 from .checkpoint import read_checkpoint, write_checkpoint
 from .epoch import metrics_line
 
-FILES = ('log.txt', 'flags.json', 'history.jsonl', 'metrics.jsonl', 'weights.jsonl', 'events.*',
-         '*.pth.tar')
+FILES = ('log.txt', 'flags.json', 'history.jsonl', 'metrics.jsonl', 'weights.jsonl',
+         'events.out.tfevents.*', 'last.pth.tar', 'best.pth.tar')
 PER_FILTER = 'alpha', 'beta', 'K_over_n'    # TensorBoard gets their histograms and means
 
 
