@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None):
 
 def evaluate(experiment: Experiment) -> torch.nn.Module:
     """Print loss and accuracies on the validation images."""
-    network, (_, loader) = experiment.network(), experiment.loaders()
+    network, (_, loader) = experiment.make_network(), experiment.make_loaders()
     metrics = epoch.validate(network, loader, experiment.device,
                              Progress('validation', len(loader)), experiment.flags.amp)
     parallel.say(epoch.metrics_line('val', metrics))
@@ -57,7 +57,7 @@ def evaluate(experiment: Experiment) -> torch.nn.Module:
 
 
 def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):
-    _, loader = experiment.loaders()
+    _, loader = experiment.make_loaders()
     progress = Progress('binarization losses', len(loader))
     parallel.say(loss_table(binarization_losses(network, loader, experiment.device, progress)))
 
@@ -65,7 +65,7 @@ def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):
 @torch.no_grad()
 def classify(experiment: Experiment):
     """Print the five likeliest classes of every image of --classify, without the data."""
-    flags, network = experiment.flags, experiment.network().eval()
+    flags, network = experiment.flags, experiment.make_network().eval()
     transform = datasets.transform(flags.dataset, flags.inpsize, tenCrop=flags.tenCrop)
     with parametrize.cached():
         for path in datasets.image_files(flags.classify):
@@ -89,7 +89,7 @@ def export(experiment: Experiment):
     if len(mean) != experiment.channels:
         raise InputError(f'{experiment.source.path} was trained on images of {experiment.channels} '
                          f'channels, and those of --dataset={flags.dataset} have {len(mean)}')
-    network = experiment.network()
+    network = experiment.make_network()
     description = packed.Description(flags.model_def, flags.signLayers, experiment.classes,
                                      flags.inpsize, mean, std, flags.dataset, flags.tenCrop)
     with naming('--export'):

@@ -2,11 +2,16 @@
 
 Beside the options of argparse a flag has
 
-    fixed_by    'checkpoint', 'packed' (a packed model), 'compare' (utils.compare): another value
-                than theirs is refused
-    result      whether another value can train to another result (default: yes)
-    once        whether it concerns one command only, so that a resumed run does not take it over
-                from its checkpoint (default: no)
+    fixed_by            'checkpoint', 'packed' (a packed model), 'compare' (utils.compare): another
+                        value than theirs is refused
+    changes_result      whether another value can train to another result (default: yes)
+    once                whether it concerns one command only, so that a resumed run does not take
+                        it over from its checkpoint (default: no)
+
+A flag's way: parse, check, complete (defaults that depend on other flags), then
+utils.experiment.resolve (defaults that depend on data and network). From there
+Experiment.make_network hands what concerns the network to models.build and binarize.wrap;
+utils.training.loop takes the rest.
 """
 import argparse
 import difflib
@@ -22,7 +27,7 @@ from utils.binarize import METHODS
 from utils.errors import InputError
 from utils.training.optim import OPTIMIZERS, SCHEDULES
 
-LARGEST = 2 ** 32   # what seeds and other whole numbers stay below
+LIMIT = 2 ** 32     # seeds and other whole numbers stay below it
 
 
 class Flags(argparse.Namespace):
@@ -39,7 +44,7 @@ class Rule(NamedTuple):
     """What the parser does not know of a flag; see above."""
 
     fixed_by: frozenset[str]
-    result: bool
+    changes_result: bool
     once: bool
 
 
@@ -53,10 +58,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(message)
 
-    def add_flag(self, group, name: str, fixed_by: str = '', result: bool = True,
+    def add_flag(self, group, name: str, fixed_by: str = '', changes_result: bool = True,
                  once: bool = False, **options):
         action = group.add_argument(name, **options)
-        self.rules[action.dest] = Rule(frozenset(fixed_by.split()), result, once)
+        self.rules[action.dest] = Rule(frozenset(fixed_by.split()), changes_result, once)
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
@@ -73,14 +78,14 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 def at_least(smallest: float, kind: type = int, above: bool = False) -> Callable[[str], float]:
     """The type of a flag that takes a finite number from `smallest` on (above: more than it).
 
-    Whole numbers stay below LARGEST.
+    Whole numbers stay below LIMIT.
     """
     def number(text):
         try:
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f'{text!r} is not a number') from None
-        if not value < (LARGEST if kind is int else math.inf):
+        if not value < (LIMIT if kind is int else math.inf):
             raise argparse.ArgumentTypeError(f'{text} is too large or not a number')
         if value < smallest or (above and value == smallest):
             bound = 'more than' if above else 'at least'
@@ -118,13 +123,13 @@ def parser() -> Parser:
 def data_flags(flag):
     flag('--dataset', default='doodles', type=one_of(datasets.names()), metavar='NAME',
          help=f'one of {", ".join(datasets.names())} (default: doodles, drawn by the program)')
-    flag('--data_dir', result=False, default='', metavar='DIR',
+    flag('--data_dir', changes_result=False, default='', metavar='DIR',
          help='folder of the images, with train/ and val/ in it (doodles need none)')
     flag('--nClasses', fixed_by='checkpoint packed', type=at_least(1), metavar='N',
          help='classes; must agree with the data (default: as many as the data has)')
-    flag('--workers', result=False, type=at_least(0), default=min(4, os.cpu_count() or 1),
+    flag('--workers', changes_result=False, type=at_least(0), default=min(4, os.cpu_count() or 1),
          metavar='N', help='processes that load and transform images (default: %(default)s)')
-    flag('--tenCrop', result=False, action=SWITCH, default=False,
+    flag('--tenCrop', changes_result=False, action=SWITCH, default=False,
          help='validate on ten crops of each image, their log-probabilities averaged')
 
 
@@ -149,22 +154,23 @@ def binarization_flags(flag):
     flag('--binEnd', fixed_by='checkpoint', type=at_least(1), metavar='NUMBER',
          help='last one; beyond the last means to the end (default: the last but one)')
     flag('--binarizer', fixed_by='checkpoint compare', choices=METHODS,
-         help='dab: two values by distribution; xnor: ±mean|W|; bnn: ±1 (default: dab)')
+         help='; '.join(f'{name}: {method.title}' for name, method in METHODS.items())
+              + ' (default: dab)')
     flag('--binSearch', choices=('fast', 'exact'), default='fast',
-         help='of dab: fast finds the same optimum without sorting every filter, on the CPU '
+         help='search used by dab: fast finds the same optimum without sorting, on the CPU '
               '(default: %(default)s)')
     flag('--bnnModel', fixed_by='compare', action='store_true',
          help='the same as --binarizer=bnn')
-    flag('--calculateBinarizationLosses', fixed_by='compare', once=True, result=False,
+    flag('--calculateBinarizationLosses', fixed_by='compare', once=True, changes_result=False,
          action='store_true', help='at the end, print what each sign layer loses of its input')
 
 
 def training_flags(flag):
-    flag('--epochs', result=False, type=at_least(0), default=15, metavar='N',
+    flag('--epochs', changes_result=False, type=at_least(0), default=15, metavar='N',
          help='passes over the training set, resumed ones included (default: %(default)s)')
     flag('--batch-size', type=at_least(1), default=32, metavar='IMAGES',
          help='images in a training step of one process (default: %(default)s)')
-    flag('--testbatchsize', result=False, type=at_least(1), default=32, metavar='IMAGES',
+    flag('--testbatchsize', changes_result=False, type=at_least(1), default=32, metavar='IMAGES',
          help='images in a validation step, ten crops each with --tenCrop (default: %(default)s)')
     flag('--optimType', fixed_by='checkpoint', type=one_of(list(OPTIMIZERS)), default='adam',
          metavar='NAME', help=f'{", ".join(OPTIMIZERS)} (default: %(default)s)')
@@ -195,32 +201,37 @@ def training_flags(flag):
 
 
 def run_flags(flag):
-    flag('--name', result=False, metavar='NAME',
+    flag('--name', changes_result=False, metavar='NAME',
          help='name of the experiment (default: data, model and binarizer)')
-    flag('--logdir', result=False, default='logs', metavar='DIR',
+    flag('--logdir', changes_result=False, default='logs', metavar='DIR',
          help='the run is recorded in DIR/NAME (default: %(default)s)')
-    flag('--resume', fixed_by='compare', once=True, result=False, metavar='FILE',
+    flag('--resume', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
          help='continue from this checkpoint; flags not given are taken from it')
-    flag('--overwrite', fixed_by='compare', once=True, result=False, action='store_true',
+    flag('--overwrite', fixed_by='compare', once=True, changes_result=False, action='store_true',
          help='replace an earlier run of the same name')
-    flag('--evaluate', fixed_by='compare', once=True, result=False, action='store_true',
+    flag('--evaluate', fixed_by='compare', once=True, changes_result=False, action='store_true',
          help='validate the network of --resume or --packed and exit')
-    flag('--classify', fixed_by='compare', once=True, result=False, nargs='+', metavar='IMAGE',
-         help='print the five likeliest classes of these images, or of the images in these '
+    flag('--classify', fixed_by='compare', once=True, changes_result=False, nargs='+',
+         metavar='IMAGE', help='print the five likeliest classes of these images, or of the images in these '
               'folders, by the network of --resume or --packed, and exit')
-    flag('--export', fixed_by='compare', once=True, result=False, metavar='FILE',
+    flag('--export', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
          help='write the checkpoint of --resume as a packed model, one bit per binarized weight, '
               'and exit')
-    flag('--exportHalf', fixed_by='compare', once=True, result=False, action='store_true',
+    flag('--exportHalf', fixed_by='compare', once=True, changes_result=False, action='store_true',
          help='with --export: what is not binarized in float16')
-    flag('--packed', fixed_by='compare', once=True, result=False, metavar='FILE',
+    flag('--packed', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
          help='--evaluate or --classify by this packed model, on the CPU, instead of a checkpoint')
-    flag('--printfreq', result=False, type=at_least(1), default=10, metavar='STEPS',
+    flag('--printfreq', changes_result=False, type=at_least(1), default=10, metavar='STEPS',
          help='steps between two updates of the progress bar (default: %(default)s)')
-    flag('--verbose', result=False, action=SWITCH, default=False, help='print the network')
+    flag('--verbose', changes_result=False, action=SWITCH, default=False, help='print the network')
 
 
 RULES = parser().rules
+
+
+def default(name: str) -> object:
+    """The default of a flag, None where it depends on other flags."""
+    return parser().get_default(name)
 
 
 def fixed_by(what: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Imports run downwards: what ../shared/design.md calls the house."""
+"""Imports go from higher to lower layers only; LAYERS is their order."""
 import ast
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 
 from conftest import ROOT
 
-# From the ground up; the rooms of one floor do not know each other.
-FLOORS = [
+# From the lowest up; the modules of one layer do not know each other.
+LAYERS = [
     ['utils', 'utils.errors', 'utils.files', 'utils.provenance', 'utils.processes',
      'utils.memory_format'],
     ['models', 'datasets', 'utils.native'],
@@ -19,14 +19,16 @@ FLOORS = [
     ['utils.experiment'],
     ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 
 
-def tracked():
+def tracked(tests=False):
+    """The Python files of the project, not those that a user keeps beside it."""
     done = subprocess.run(['git', 'ls-files', '*.py'], cwd=ROOT, capture_output=True, text=True)
     names = done.stdout.split() or [str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py')
                                     if '.venv' not in path.parts]
-    return [name for name in names if not name.startswith('tests/') and (ROOT / name).exists()]
+    return [name for name in names
+            if (tests or not name.startswith('tests/')) and (ROOT / name).exists()]
 
 
 def module_of(path):
@@ -37,8 +39,8 @@ MODULES = {module_of(path): path for path in tracked()}
 
 
 def room_of(module):
-    """The longest entry of FLOOR_OF that the module is or lies in."""
-    while module not in FLOOR_OF:
+    """The longest entry of LAYER_OF that the module is or lies in."""
+    while module not in LAYER_OF:
         module = module.rpartition('.')[0]
     return module
 
@@ -63,10 +65,10 @@ def imports(module, path):
 GRAPH = {module: set(imports(module, path)) for module, path in MODULES.items()}
 
 
-def test_every_module_has_a_floor_and_the_graph_is_not_empty():
+def test_every_module_has_a_layer_and_the_graph_is_not_empty():
     assert len(GRAPH) > 50 and sum(map(len, GRAPH.values())) > 100
-    assert all(room_of(module) in FLOOR_OF for module in GRAPH)
-    # `utils` itself is only what a command imports before torch; new files need a floor of their own.
+    assert all(room_of(module) in LAYER_OF for module in GRAPH)
+    # `utils` itself is only what a command imports before torch; new files need a layer of their own.
     assert not [module for module in GRAPH if room_of(module) == 'utils' and module != 'utils']
 
 
@@ -75,7 +77,7 @@ def test_imports_run_downwards(module):
     room = room_of(module)
     for imported in GRAPH[module]:
         other = room_of(imported)
-        assert other == room or FLOOR_OF[other] < FLOOR_OF[room] or other == 'utils', (
+        assert other == room or LAYER_OF[other] < LAYER_OF[room] or other == 'utils', (
             f'{module} imports {imported}')
 
 
@@ -96,5 +98,5 @@ def test_there_is_no_circle():
 
 
 def test_the_linter_finds_nothing():
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '.'], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', *tracked(tests=True)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -1,6 +1,7 @@
 """The comparison of methods: cells, counting, resuming, statistics, bad input."""
 import csv
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -79,9 +80,9 @@ def test_the_cells_of_a_seed_start_alike_and_see_the_same_data(finished):
     starts = []
     for name in CELLS:
         cell = experiment.from_command([f'--resume={finished / name}/last.pth.tar'])
-        model = replace(cell, source=None).network()
+        model = replace(cell, source=None).make_network()
         cell.data.train.set_epoch(0)
-        batch, _ = next(iter(cell.loaders()[0]))
+        batch, _ = next(iter(cell.make_loaders()[0]))
         starts.append((batch, *(conv.parametrizations.weight.original if binarize.binarization(conv) else conv.weight
                                 for _, _, conv in binarize.convolutions(model))))
     for name, start in zip(CELLS, starts):
@@ -135,6 +136,10 @@ def test_a_cell_that_fails_does_not_stop_the_others(run, tmp_path, monkeypatch, 
     assert exit_.value.code == 1 and 'NaN' in reason and 'sketchanet-seed0 failed' in summary
     assert bool(trace) != isinstance(error, epoch.Diverged)     # a bug keeps its traceback
     assert [row['weights'] for row in table(tmp_path / 'small')] == ['dab']
+
+
+def test_loading_workers_of_a_cell_start_as_in_main():
+    assert call_in_new_process(multiprocessing.get_start_method) == multiprocessing.get_start_method()
 
 
 def train_or_die(arguments, command):

@@ -183,7 +183,7 @@ def test_flags_are_the_same_everywhere_and_do_not_change(files):
 def test_a_run_can_be_traced(files):
     folder = files['checkpoint'].parent
     start, = map(json.loads, (folder / 'history.jsonl').read_text().splitlines())
-    assert start.keys() == {'command', 'date', 'commit', 'python', 'torch', 'device'}
+    assert start.keys() == {'command', 'date', 'processes', 'commit', 'python', 'torch', 'device'}
     head = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
     assert head.returncode or start['commit'].startswith(head.stdout.strip())
     assert start['torch'] == torch.__version__ and start['command'] == shlex.join(sys.orig_argv)

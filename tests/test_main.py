@@ -195,7 +195,7 @@ def test_faster_arithmetic(train, tmp_path, flags, method):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_channels_last_is_the_order_of_memory_of_training(channels, sketch_folder):
     command = [*SMALL, '--channelsLast', f'--data_dir={sketch_folder}']
-    model = replace(experiment.from_command(command), channels=channels).network()
+    model = replace(experiment.from_command(command), channels=channels).make_network()
     seen = []
     model.features.conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.randn(2, channels, 81, 81)

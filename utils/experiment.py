@@ -1,7 +1,7 @@
 """From flags, and the checkpoint or packed model that they name, to data, network and loaders.
 
     experiment = from_command(['--resume=logs/NAME/best.pth.tar', '--evaluate'])
-    experiment.network(), experiment.loaders()
+    experiment.make_network(), experiment.make_loaders()
 
     trained = load('logs/NAME/best.pth.tar')    # in your own script: network, classes, transform
 """
@@ -46,14 +46,14 @@ class Source:
         return opts.fixed_by('checkpoint' if self.checkpoint else 'packed')
 
 
-def read_checkpoint(path: str | Path) -> Source:
+def checkpoint_source(path: str | Path) -> Source:
     """The Source of a checkpoint. Raises InputError."""
     stored = checkpoints.read_checkpoint(path)
     return Source(str(path), stored['flags'], stored['classes'], stored['channels'],
                   checkpoint=stored)
 
 
-def read_packed(path: str | Path, build: Callable = models.build) -> Source:
+def packed_source(path: str | Path, build: Callable = models.build) -> Source:
     """The Source of a packed model; build is that of packed.load. Raises InputError."""
     description, network = packed.load(path, build)
     if description.dataset not in datasets.names():
@@ -103,8 +103,11 @@ class Experiment:
     device: torch.device
     ignored: tuple[str, ...]        # sentences about flags with little or no effect
 
-    def network(self) -> nn.Module:
-        """The network that the flags name, on the device, with the weights of the source."""
+    def make_network(self) -> nn.Module:
+        """A new network as the flags say, on the device, with the weights of the source.
+
+        Seeds PyTorch.
+        """
         flags = self.flags
         torch.manual_seed(flags.manualSeed)
         if self.source:
@@ -130,7 +133,7 @@ class Experiment:
             rest = f', except for {", ".join(initial)}' if initial else ''
             parallel.say(f'starts from {path}{rest}')
 
-    def loaders(self) -> tuple[DataLoader, DataLoader]:
+    def make_loaders(self) -> tuple[DataLoader, DataLoader]:
         """This process's share of the training and validation batches.
 
         A last training batch of one image, too few for BatchNorm, is left out; no validation image
@@ -152,10 +155,10 @@ class Experiment:
         InputError before the first epoch, RunError from then on.
         """
         flags, checkpoint = self.flags, self.source and self.source.checkpoint
-        model = self.network()
+        model = self.make_network()
         if flags.batch_size == 1:
             self._check_batch_of_one(model)
-        loaders = self.loaders()
+        loaders = self.make_loaders()
         run: Run | SilentRun = SilentRun()
         if parallel.rank() == 0:
             folder = Path(flags.logdir) / flags.name
@@ -185,9 +188,9 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
         raise InputError('--resume and --packed both name a network: give one of them')
     source = None
     if given.resume:
-        source = read_checkpoint(given.resume)
+        source = checkpoint_source(given.resume)
     elif given.packed:
-        source = read_packed(given.packed)
+        source = packed_source(given.packed)
     given = opts.parse(arguments, source.flags if source else None)
     opts.check(given)
     given = opts.complete(given)
@@ -211,8 +214,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
 
 def check_source(flags: argparse.Namespace, source: Source):
     """Raise InputError where the flags differ in what their source fixes."""
-    for name in source.fixes:
-        fixed, given = source.flags.get(name), getattr(flags, name)
+    for name in source.fixes:       # a checkpoint older than a flag has its default
+        fixed, given = source.flags.get(name, opts.default(name)), getattr(flags, name)
         if fixed != given:
             raise InputError(f'{source.path} was trained with --{name}={fixed}, not {given}')
     if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
@@ -282,7 +285,7 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     inpsize, signLayers) -> nn.Module. Raises InputError for any other file.
     """
     is_packed = packed.is_packed(path)
-    source = read_packed(path, build) if is_packed else read_checkpoint(path)
+    source = packed_source(path, build) if is_packed else checkpoint_source(path)
     transform = datasets.transform(source.flags['dataset'], source.flags['inpsize'])
 
     def prepare(image):

@@ -1,4 +1,4 @@
-"""A function in a process of its own: its memory is fresh, and its death is not ours."""
+"""Calls in a process of their own, whose memory is fresh and whose crash ends nothing else."""
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +13,8 @@ def call_in_new_process(function: Callable, *arguments):
     """
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
     try:
-        return pool.submit(function, *arguments).result()
+        start_method = multiprocessing.get_start_method()
+        return pool.submit(_call, start_method, function, arguments).result()
     except KeyboardInterrupt:       # Ctrl-C reaches the new process too, kill -INT does not
         pool.shutdown(wait=False)
         for process in multiprocessing.active_children():
@@ -22,3 +23,9 @@ def call_in_new_process(function: Callable, *arguments):
         raise
     finally:
         pool.shutdown()
+
+
+def _call(start_method, function, arguments):
+    """In the new process: loading workers start as in this one, not by the slow 'spawn'."""
+    multiprocessing.set_start_method(start_method, force=True)
+    return function(*arguments)

@@ -16,15 +16,17 @@ def provenance(device: torch.device, command: str | None = None) -> dict[str, st
     """What is needed to repeat a run, as texts; `command` is by default that of this process."""
     return {'command': command or shlex.join(sys.orig_argv),
             'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-            'commit': git_commit(), 'python': platform.python_version(),
+            'processes': os.environ.get('WORLD_SIZE', '1'), 'commit': git_commit(),
+            'python': platform.python_version(),
             'torch': torch.__version__, 'device': device_name(device)}
 
 
 def describe_provenance(origin: dict[str, str]) -> str:
     """The dict of provenance() in two lines."""
+    processes = f'processes {origin["processes"]}, ' if origin['processes'] != '1' else ''
     return (f'command: {origin["command"]}\n'
-            f'date: {origin["date"]}, commit {origin["commit"]}, Python {origin["python"]}, '
-            f'torch {origin["torch"]}, {origin["device"]}')
+            f'date: {origin["date"]}, {processes}commit {origin["commit"]}, '
+            f'Python {origin["python"]}, torch {origin["torch"]}, {origin["device"]}')
 
 
 def git_commit() -> str:

@@ -87,12 +87,12 @@ def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
     """How many epochs the cell has. Raises InputError where other flags than these trained it."""
     if not cell.last.exists():
         return 0
-    source = experiment.read_checkpoint(cell.last)
+    source = experiment.checkpoint_source(cell.last)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     asked, _ = experiment.resolve(flags, source.classes, source.channels, device)
     for name, value in source.flags.items():
         given, rule = getattr(asked, name, None), opts.RULES.get(name)
-        if given != value and (rule is None or rule.result):
+        if given != value and (rule is None or rule.changes_result):
             raise InputError(f'{cell.last.parent} was trained with --{name}={value}, not {given}: '
                              'give this comparison another --name')
     done = source.checkpoint['epoch']
@@ -120,7 +120,7 @@ def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int) -> dic
             return result
     trained = experiment.from_command([f'--resume={cell.last}', crops, f'--data_dir={data_dir}',
                                        f'--workers={workers}'])
-    network, (_, loader) = trained.network().eval(), trained.loaders()
+    network, (_, loader) = trained.make_network().eval(), trained.make_loaders()
     ranks = true_class_ranks(network, loader, trained.device, f'evaluating {cell.name}')
     weights, bits = weight_bits(network)
     numbers = sum(tensor.numel() for tensor in network.state_dict().values()

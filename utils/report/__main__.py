@@ -18,7 +18,7 @@ import opts
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
 from utils.errors import InputError, RunError, naming, reported
-from utils.experiment import Source, load_data, read_checkpoint, stored_network
+from utils.experiment import Source, checkpoint_source, load_data, stored_network
 
 from .activations import add_activations, evenly_spaced
 from .curves import add_curves
@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace) -> Subject:
     """Read all that the report needs, and write nothing. Raises InputError."""
-    source = read_checkpoint(options.checkpoint)
+    source = checkpoint_source(options.checkpoint)
     model = binarized_network(source)
     with naming('--out'):
         check_folder(options.out, options.overwrite)
