@@ -212,7 +212,8 @@ def run_flags(flag):
     flag('--evaluate', fixed_by='compare', once=True, changes_result=False, action='store_true',
          help='validate the network of --resume or --packed and exit')
     flag('--classify', fixed_by='compare', once=True, changes_result=False, nargs='+',
-         metavar='IMAGE', help='print the five likeliest classes of these images, or of the images in these '
+         metavar='IMAGE',
+         help='print the five likeliest classes of these images, or of the images in these '
               'folders, by the network of --resume or --packed, and exit')
     flag('--export', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
          help='write the checkpoint of --resume as a packed model, one bit per binarized weight, '
