@@ -56,7 +56,7 @@ setup() {
         echo 'runx.sh: Python 3.11 or newer is needed' >&2; exit 1; }
     echo 'runx.sh: installing requirements.txt into .venv, once' >&2
     python3 -m venv .venv
-    .venv/bin/python -m pip install --quiet -r requirements.txt
+    .venv/bin/python -m pip install --quiet --no-compile -r requirements.txt
 }
 
 case ${1:-} in

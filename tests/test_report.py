@@ -12,7 +12,7 @@ import models
 from models.blocks import layer_set, layer_string
 from utils import binarize
 from utils.activations import binarization_losses
-from utils.experiment import read_checkpoint
+from utils.experiment import checkpoint_source
 from utils.report import __main__ as report
 from utils.report import figures, responses
 from utils.report import layers as measuring
@@ -95,7 +95,7 @@ def best_errors(rows):
 
 def test_dab_never_loses_more_than_xnor_on_trained_filters(wbin, fbin):
     for path, numbers in ((wbin, [2, 3]), (fbin, [2, 3, 4, 5, 6, 7])):
-        layers = measuring.measure_layers(report.binarized_network(read_checkpoint(path)))
+        layers = measuring.measure_layers(report.binarized_network(checkpoint_source(path)))
         assert [layer.number for layer in layers] == numbers
         for layer in layers:
             assert layer.errors['dab'].dtype == torch.float64
@@ -116,7 +116,7 @@ def test_a_filter_on_which_dab_were_worse_would_be_counted():
 
 def test_the_table_of_errors(fbin, fbin_page):
     html = (fbin_page / 'index.html').read_text()
-    latent = read_checkpoint(fbin).checkpoint['model']['features.conv3.parametrizations.weight.original'].double()
+    latent = checkpoint_source(fbin).checkpoint['model']['features.conv3.parametrizations.weight.original'].double()
     projected = (latent - latent.mean(1, keepdim=True)).clamp(-1, 1)
     (name, filters, n, _, dab, xnor, bnn, ratio, worse), = cells(html, '3')
     assert (name, filters, n, worse) == ('features.conv3', '256', '1152', '0')
@@ -128,7 +128,7 @@ def test_the_table_of_errors(fbin, fbin_page):
 
 def test_the_measures_of_sign_layers(fbin, fbin_page, sketch_folder):
     html = (fbin_page / 'index.html').read_text()
-    model = report.binarized_network(read_checkpoint(fbin))
+    model = report.binarized_network(checkpoint_source(fbin))
     images = datasets.load('tuberlin', str(sketch_folder), 81).val
     chosen = torch.utils.data.Subset(images, [0, 1, 2, 3, 4, 6, 7, 8, 9, 11])
     losses = binarization_losses(model, loader := DataLoader(chosen, 32), CPU, Progress('', len(loader)))
@@ -148,7 +148,7 @@ def test_the_measures_of_sign_layers(fbin, fbin_page, sketch_folder):
 
 
 def test_the_responses_are_those_of_the_convolution(wbin):
-    model = report.binarized_network(read_checkpoint(wbin))
+    model = report.binarized_network(checkpoint_source(wbin))
     image = torch.randn(1, 81, 81)
     conv = model.get_submodule('features.conv2')
     x = responses.layer_inputs(model, ['features.conv2'], image)['features.conv2']
@@ -205,7 +205,7 @@ def test_a_method_of_ones_own_has_its_own_style_in_plots(monkeypatch):
 
 def test_a_moved_checkpoint_without_data_gets_a_page_that_says_what_is_missing(sketch_folder, logs, tmp_path, refused):
     hybrid = train_briefly(sketch_folder, logs, 'sketchanethybrid', '--binaryWeight', '--binEnd=2')
-    stored = read_checkpoint(hybrid).checkpoint
+    stored = checkpoint_source(hybrid).checkpoint
     stored['flags']['data_dir'] = '/nowhere'
     stored['flags'].pop('signLayers', None)     # as in checkpoints older than this flag
     torch.save(stored, tmp_path / 'moved.pth.tar')
