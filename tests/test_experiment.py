@@ -117,6 +117,26 @@ def test_bake(method, search, training):
         assert torch.equal(binarize.bake(model)(images), model(images))
 
 
+def test_bake_of_tied_weights_and_inside_a_cache():
+    a, b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+    b.weight = a.weight
+    model = binarize.wrap(nn.Sequential(a, b), 1, 2).eval()
+    images = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(binarize.bake(model)(images), model(images))
+        with nn.utils.parametrize.cached():
+            for _ in range(50):
+                model = binarize.wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3)), 1, 2).eval()
+                for conv, plain in zip(model, binarize.bake(model)):
+                    assert torch.equal(plain.weight, binarize.layer_weights(conv).weight)
+
+
+def test_a_weight_with_another_parametrization_is_refused():
+    conv = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 8, 3))
+    with pytest.raises(InputError, match='parametrized already'):
+        binarize.wrap(nn.Sequential(conv), 1, 1)
+
+
 @pytest.mark.parametrize('method', binarize.METHODS)
 @pytest.mark.parametrize('search', ['fast', 'exact'])
 @pytest.mark.parametrize('training', [True, False])

@@ -327,6 +327,9 @@ def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
     if binarized(model):
         raise InputError('the weights of this network are binarized already')
     for name, conv in chosen:
+        if parametrize.is_parametrized(conv, 'weight'):
+            raise InputError(f'the weight of convolution {name} is parametrized already')
+    for name, conv in chosen:
         if conv.weight[0].numel() == 1:
             warnings.warn(f'convolution {name} stays real: its filters have a single weight')
             continue
@@ -357,12 +360,14 @@ def bake(model: nn.Module) -> nn.Module:
     inputs a plain convolution sums α and β in float32 where SignConv2d sums signs exactly, so
     outputs of such networks can differ by rounding.
     """
+    weights = {name: layer_weights(conv).weight for name, conv in binarized(model)}
     baked = copy.deepcopy(model)
-    for _, conv in binarized(baked):
+    for name, conv in binarized(baked):
         # remove_parametrizations changes the class, which the copy shares with the original.
         shared = type(conv)
         conv.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
-        parametrize.remove_parametrizations(conv, 'weight')
+        parametrize.remove_parametrizations(conv, 'weight', leave_parametrized=False)
+        conv.weight = nn.Parameter(weights[name].detach().clone())
     return baked
 
 

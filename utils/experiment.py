@@ -254,9 +254,12 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
     values, ignored = dict(vars(flags)), []
     values['nClasses'] = flags.nClasses or len(classes)
     if flags.binEnd is None and not flags.packed:
-        with torch.device('meta'):      # without memory for its weights
-            model = models.build(flags.model_def, len(classes), channels, flags.inpsize,
-                                 flags.signLayers)
+        arguments = flags.model_def, len(classes), channels, flags.inpsize, flags.signLayers
+        try:
+            with torch.device('meta'):      # without memory for its weights
+                model = models.build(*arguments)
+        except RuntimeError:                # a builder that computes with tensors
+            model = models.build(*arguments)
         values['binEnd'] = binarize.default_binEnd(model, flags.binStart)
     if flags.nesterov and flags.optimType != 'sgd':
         ignored.append(f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum')

@@ -1,5 +1,7 @@
 """Calls in a process of their own, whose memory is fresh and whose crash ends nothing else."""
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
@@ -26,6 +28,15 @@ def call_in_new_process(function: Callable, *arguments):
 
 
 def _call(start_method, function, arguments):
-    """In the new process: loading workers start as in this one, not by the slow 'spawn'."""
+    """In the new process, which ends with this one.
+
+    Its loading workers start as in this one, not by the slow 'spawn'.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     multiprocessing.set_start_method(start_method, force=True)
     return function(*arguments)
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)

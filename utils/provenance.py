@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def provenance(device: torch.device, command: str | None = None) -> dict[str, str]:
     """What is needed to repeat a run, as texts; `command` is by default that of this process."""
-    return {'command': command or shlex.join(sys.orig_argv),
+    command = command or shlex.join(sys.orig_argv)
+    return {'command': command.encode(errors='backslashreplace').decode(),
             'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
             'processes': os.environ.get('WORLD_SIZE', '1'), 'commit': git_commit(),
             'python': platform.python_version(),

@@ -75,6 +75,8 @@ def train_rest(plan, done, finished, common, command, flags):
             processes.call_in_new_process(
                 cells.train_cell, [*cell.arguments(common), start], command)
         except Exception as error:      # whatever it is, the other cells do not depend on this one
+            if isinstance(error, InputError) and not isinstance(error, RunError):
+                raise       # a mistake in the flags, which all cells share
             failed.append(cell.name)
             report_failure(cell, error)
             continue

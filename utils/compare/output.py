@@ -37,7 +37,7 @@ def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCro
     if pairs:
         tests = markdown_table(['inputs', 'difference of', 'seeds', 'top-1 ± sd', 'SE',
                                 'alone right', "McNemar's p"], [test_cells(pair) for pair in pairs])
-    _, versions = describe_provenance(origin).splitlines()
+    versions = describe_provenance(origin).splitlines()[-1]
     return f'''    {origin["command"]}
 
 {versions}
