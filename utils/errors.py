@@ -36,7 +36,7 @@ def naming(what: str, kind: type[InputError] = InputError) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
-    """Exit with one sentence on stderr after an InputError or Ctrl-C inside the block.
+    """Exit with one sentence on stderr after an InputError, a refusal of the system, or Ctrl-C.
 
     Warnings are one line there, too.
     """
@@ -47,6 +47,11 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
         exit_with(program, f'stopped by Ctrl-C{after_interrupt}', 130)
     except InputError as error:
         exit_with(program, str(error), error.exit_code)
+    except OSError as error:
+        if error.errno is None:     # not the operating system's refusal, but a bug of ours
+            raise
+        place = f'{error.filename}: ' if error.filename else ''
+        exit_with(program, f'{place}{error.strerror}', RunError.exit_code)
 
 
 def exit_with(program: str, sentence: str, code: int):
