@@ -227,12 +227,13 @@ def run_flags(flag):
     flag('--verbose', changes_result=False, action=SWITCH, default=False, help='print the network')
 
 
-RULES = parser().rules
+DECLARED = parser()
+RULES = DECLARED.rules
 
 
 def default(name: str) -> object:
     """The default of a flag, None where it depends on other flags."""
-    return parser().get_default(name)
+    return DECLARED.get_default(name)
 
 
 def fixed_by(what: str) -> list[str]:
