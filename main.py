@@ -12,19 +12,23 @@ utils/experiment.py makes data, network and loaders of a command, utils/training
 epochs, utils/binarize.py is the binarization.
 """
 import os
+import sys
 from collections.abc import Sequence
 
-import utils  # noqa: F401  (before torch)
+from utils import interrupt     # before torch
+
+if __name__ == '__main__':
+    interrupt.end_silently()
 
 import torch
 from torch.nn.utils import parametrize
 
 import datasets
-from utils import packed
+from utils import console, packed
 from utils.activations import binarization_losses, loss_table
 from utils.errors import InputError, naming, reported
 from utils.experiment import Experiment, from_command
-from utils.training import epoch, interrupt, parallel
+from utils.training import epoch, parallel
 from utils.training.progress import Progress
 
 PROGRAM = 'main.py'
@@ -32,7 +36,6 @@ PROGRAM = 'main.py'
 
 def main(arguments: Sequence[str] | None = None):
     """Do what the arguments say, by default those of this process."""
-    interrupt.listen()
     with reported(PROGRAM):
         experiment = from_command(arguments)
         flags = experiment.flags
@@ -64,17 +67,28 @@ def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):
 
 @torch.no_grad()
 def classify(experiment: Experiment):
-    """Print the five likeliest classes of every image of --classify, without the data."""
+    """Print the five likeliest classes of every image of --classify, without the data.
+
+    An image that cannot be read is named, and the exit code is that of a RunError at the end.
+    """
     flags, network = experiment.flags, experiment.make_network().eval()
     transform = datasets.transform(flags.dataset, flags.inpsize, tenCrop=flags.tenCrop)
+    code = 0
     with parametrize.cached():
         for path in datasets.image_files(flags.classify):
-            image = transform(datasets.read_image(path, experiment.channels))
+            try:
+                image = transform(datasets.read_image(path, experiment.channels))
+            except datasets.ImageError as error:
+                console.complain(f'{PROGRAM}: error: {error}')
+                code = error.exit_code
+                continue
             log_probs = epoch.predict(network, image[None].to(experiment.device))[0]
             top = log_probs.softmax(0).topk(min(5, len(experiment.classes)))
             likeliest = [f'{experiment.classes[label]} {100 * probability:.1f} %'
                          for probability, label in zip(top.values.tolist(), top.indices.tolist())]
             parallel.say(f'{path}: {", ".join(likeliest)}')
+    if code:
+        sys.exit(code)
 
 
 def export(experiment: Experiment):

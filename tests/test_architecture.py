@@ -10,8 +10,9 @@ from conftest import ROOT
 
 # From the lowest up; the modules of one layer do not know each other.
 LAYERS = [
-    ['utils', 'utils.errors', 'utils.files', 'utils.provenance', 'utils.processes',
-     'utils.memory_format'],
+    ['utils', 'utils.console', 'utils.interrupt', 'utils.provenance', 'utils.memory_format'],
+    ['utils.errors'],
+    ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
     ['utils.binarize', 'utils.hooks'],
     ['utils.describe', 'utils.style', 'utils.training', 'utils.packed'],

@@ -1,9 +1,12 @@
 """Mistakes of the user, which a command reports in one sentence; bugs keep their traceback."""
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
+
+from utils import console, interrupt
 
 
 class InputError(ValueError):
@@ -16,6 +19,28 @@ class RunError(InputError):
     """What ends a run that started well: a damaged image, a diverging loss, a full disk."""
 
     exit_code = 1
+
+
+EXPLANATIONS = {    # of what the message of a RuntimeError or MemoryError contains
+    r'DataLoader worker \(pid|unable to .*(shared memory|mmap|file </torch)':
+        'a process that loads images was killed, or memory or /dev/shm ran out: use fewer '
+        '--workers; --workers=0 needs no such process',
+    r"can't allocate memory|not enough memory|out of memory|bad_alloc":
+        'memory ran out: use a smaller --batch-size, --testbatchsize or --inpsize',
+    r"can't start new thread": 'the system allows no more threads: use fewer --workers',
+    r'Too many open files': 'too many files are open: use fewer --workers, or raise ulimit -n',
+    r'Connection (closed|reset) by peer':
+        'another process of torchrun ended; its own message says why',
+}
+
+
+def explained(error: BaseException) -> BaseException:
+    """The error, or the RunError that says in a sentence what an exception of a library means."""
+    if isinstance(error, InputError) or not isinstance(error, (RuntimeError, MemoryError)):
+        return error
+    text = 'out of memory' if isinstance(error, MemoryError) else str(error)
+    return next((RunError(sentence) for pattern, sentence in EXPLANATIONS.items()
+                 if re.search(pattern, text)), error)
 
 
 @contextlib.contextmanager
@@ -36,26 +61,42 @@ def naming(what: str, kind: type[InputError] = InputError) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
-    """Exit with one sentence on stderr after an InputError, a refusal of the system, or Ctrl-C.
+    """Exit with one sentence on stderr after an InputError, a refusal of the system, or a signal.
 
-    Warnings are one line there, too.
+    A closed pipe ends the command in silence.
     """
-    warnings.formatwarning = lambda message, *_, **__: f'{program}: warning: {message}\n'
+    begin(program)
     try:
         yield
-    except KeyboardInterrupt:
-        exit_with(program, f'stopped by Ctrl-C{after_interrupt}', 130)
+    except KeyboardInterrupt as signal:
+        sentence, code = str(signal) or 'stopped by Ctrl-C', getattr(signal, 'exit_code', 130)
+        exit_with(f'{program}: {sentence}{after_interrupt}', code)
     except InputError as error:
-        exit_with(program, str(error), error.exit_code)
+        exit_with(f'{program}: error: {error}', error.exit_code)
     except OSError as error:
         if error.errno is None:     # not the operating system's refusal, but a bug of ours
             raise
+        if isinstance(error, BrokenPipeError) and not console.can_be_written(sys.stdout):
+            sys.exit(RunError.exit_code)
         place = f'{error.filename}: ' if error.filename else ''
-        exit_with(program, f'{place}{error.strerror}', RunError.exit_code)
+        exit_with(f'{program}: error: {place}{error.strerror}', RunError.exit_code)
+    except (RuntimeError, MemoryError) as error:
+        known = explained(error)
+        if known is error:
+            raise
+        exit_with(f'{program}: error: {known}', RunError.exit_code)
 
 
-def exit_with(program: str, sentence: str, code: int):
+def begin(program: str):
+    """Prepare this process for a command: its output, signals, and warnings of one line."""
+    console.prepare()
+    interrupt.listen()
+    warnings.formatwarning = lambda message, *_, **__: f'{program}: warning: {message}\n'
+
+
+def exit_with(line: str, code: int):
     # Under torchrun all processes make the same mistake at the start; any of them can fail later.
     if os.environ.get('LOCAL_RANK', '0') == '0' or code == RunError.exit_code:
-        sys.stderr.write(f'{program}: error: {sentence}\n')
+        console.complain(line)
+    console.can_be_written(sys.stdout)
     sys.exit(code)

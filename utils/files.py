@@ -1,7 +1,14 @@
 """Where the program keeps files of its own, and how it writes the user's."""
+import contextlib
+import datetime
+import fcntl
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
+
+from utils.errors import InputError
 
 
 def cache_folder() -> Path:
@@ -28,3 +35,46 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
 def write_text(path: Path, text: str):
     """Write `text` to `path` in UTF-8, atomically."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
+
+
+def claim(folder: Path) -> TextIO:
+    """Take a folder for this process alone, until release() or the end of the process.
+
+    Raises InputError, which says who has it. The claim is a lock on the file `lock` in the folder;
+    processes that are forked later do not hold it.
+    """
+    while True:
+        file = open(folder / 'lock', 'a+', encoding='utf-8')
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):      # what POSIX allows for a lock that is taken
+            file.seek(0)
+            owner = file.read().strip() or 'another process'
+            raise InputError(f'{folder} is in use by {owner}') from None
+        except OSError:
+            return file     # a file system without locks
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):
+                break       # not one that its last owner has just removed
+    file.truncate(0)
+    date = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+    print(f'process {os.getpid()} on {socket.gethostname()}, since {date}', file=file, flush=True)
+    return file
+
+
+def release(file: TextIO):
+    """Give up what claim() returned."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(file.name)
+    file.close()
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A block in which the folder, made where it is missing, is this process's alone; see claim."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = claim(folder)
+    try:
+        yield
+    finally:
+        release(file)

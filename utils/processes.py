@@ -1,27 +1,40 @@
 """Calls in a process of their own, whose memory is fresh and whose crash ends nothing else."""
 import multiprocessing
 import os
+import pickle
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
-PATIENCE = 10   # seconds that an interrupted process gets to end by itself
+from utils.errors import RunError
+
+PATIENCE = 10   # seconds that a process gets to end by itself when it is asked to
 
 
 def call_in_new_process(function: Callable, *arguments):
     """function(*arguments) in a new Python process; returns or raises what it does.
 
-    function and arguments can be pickled. Raises BrokenProcessPool where the process was killed.
+    function and arguments can be pickled; Ctrl-C does not reach the function until it calls
+    interrupt.listen(). Raises BrokenProcessPool where the process was killed, RunError where a
+    signal asked it to stop.
     """
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
     try:
         start_method = multiprocessing.get_start_method()
-        return pool.submit(_call, start_method, function, arguments).result()
-    except KeyboardInterrupt:       # Ctrl-C reaches the new process too, kill -INT does not
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # inherited by the new process
+        try:
+            future = pool.submit(_call, start_method, function, arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return future.result()
+    except KeyboardInterrupt:
+        children = multiprocessing.active_children()
         pool.shutdown(wait=False)
-        for process in multiprocessing.active_children():
-            process.join(PATIENCE)
-            process.terminate()
+        for end in multiprocessing.Process.terminate, multiprocessing.Process.kill:
+            for process in children:
+                end(process)
+                process.join(PATIENCE)
         raise
     finally:
         pool.shutdown()
@@ -34,7 +47,22 @@ def _call(start_method, function, arguments):
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     multiprocessing.set_start_method(start_method, force=True)
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    except KeyboardInterrupt as stopped:
+        raise RunError(f'its process was {stopped}') from None
+    except Exception as error:
+        if not _can_be_sent(error):
+            raise RuntimeError(f'{type(error).__name__}: {error}') from error
+        raise
+
+
+def _can_be_sent(error):
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:       # whatever the class of the error does
+        return False
+    return True
 
 
 def _end_with_parent():

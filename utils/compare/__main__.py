@@ -15,7 +15,13 @@ it writes, of all finished ones,
 Accuracies are counted image by image with the checkpoint of the last epoch. --tenCrop counts with
 ten crops; as it does not change what is trained, cells trained without it may be counted with it.
 """
+from utils import interrupt     # before torch
+
+if __name__ == '__main__':
+    interrupt.end_silently()
+
 import argparse
+import contextlib
 import itertools
 import shlex
 import sys
@@ -28,20 +34,17 @@ import torch
 
 import models
 import opts
-from utils import processes
+from utils import console, processes
 from utils.binarize import METHODS
-from utils.errors import InputError, RunError, naming, reported
+from utils.errors import InputError, RunError, explained, naming, reported
+from utils.files import claimed
 from utils.provenance import provenance
-from utils.training import interrupt
 
-from . import cells, output, statistics
-
-PROGRAM = 'utils.compare'
+from . import PROGRAM, cells, output, statistics
 
 
 def main(arguments: Sequence[str] | None = None):
     """Train what is missing of the comparison that the arguments describe, and write its tables."""
-    interrupt.listen()
     with reported(PROGRAM, '; run the same command again to resume'):
         options, common = parse(arguments)
         flags = opts.complete(opts.parse(common))
@@ -53,14 +56,24 @@ def main(arguments: Sequence[str] | None = None):
         command = shlex.join(['python3', '-m', PROGRAM, *given])
         plan = cells.plan(options.model_def, options.methods, options.inputs, options.seeds,
                           folder, flags.signLayers)
-        done = {cell: cells.epochs_done(cell, flags_of(cell, common)) for cell in plan}
-        finished = [cell for cell in plan if done[cell] == flags.epochs]
-        if options.collect and not finished:
-            raise InputError(f'--collect: {folder} has no finished cells with these flags')
-        if finished:
-            write(folder, command, finished, flags)
-        if not options.collect:
-            train_rest(plan, done, finished, common, command, flags)
+        with contextlib.ExitStack() as stack:
+            with naming('--logdir'):
+                if options.collect and not folder.is_dir():
+                    raise InputError(f'{folder} does not exist, so it has no finished cells')
+                stack.enter_context(claimed(folder))
+            compare(plan, options.collect, common, command, flags)
+
+
+def compare(plan, collect, common, command, flags):
+    """Write the tables of the finished cells and, unless `collect`, train the others."""
+    done = {cell: cells.epochs_done(cell, flags_of(cell, common)) for cell in plan}
+    finished = [cell for cell in plan if done[cell] == flags.epochs]
+    if collect and not finished:
+        raise InputError(f'--collect: {plan[0].folder} has no finished cells with these flags')
+    if finished:
+        write(plan[0].folder, command, finished, flags)
+    if not collect:
+        train_rest(plan, done, finished, common, command, flags)
 
 
 def train_rest(plan, done, finished, common, command, flags):
@@ -69,7 +82,7 @@ def train_rest(plan, done, finished, common, command, flags):
     for number, cell in enumerate(plan, 1):
         if cell in finished:
             continue
-        print(f'cell {number} of {len(plan)}: {cell.name}', flush=True)
+        console.say(f'cell {number} of {len(plan)}: {cell.name}')
         start = f'--resume={cell.last}' if done[cell] else '--overwrite'    # of less than an epoch
         try:
             processes.call_in_new_process(
@@ -89,9 +102,10 @@ def train_rest(plan, done, finished, common, command, flags):
 def report_failure(cell, error):
     if isinstance(error, BrokenProcessPool):
         error = RunError('its process was killed; perhaps memory ran out')
-    elif not isinstance(error, InputError):
-        traceback.print_exception(error)
-    sys.stderr.write(f'{PROGRAM}: error: {cell.name} failed: {error}\n')
+    error = explained(error)
+    if not isinstance(error, InputError):
+        console.complain(''.join(traceback.format_exception(error)).rstrip())
+    console.complain(f'{PROGRAM}: error: {cell.name} failed: {error}')
 
 
 def flags_of(cell, common):
@@ -114,7 +128,7 @@ def write(folder: Path, command: str, finished: list[cells.Cell], flags: argpars
                            flags.tenCrop)
     with naming(str(folder), RunError):
         output.write(folder, text, rows, by_kind)
-    print(f'{text}\n{folder}: compare.md, compare.csv, curves.png, accuracy.png', flush=True)
+    console.say(f'{text}\n{folder}: compare.md, compare.csv, curves.png, accuracy.png')
 
 
 def names_among(*known: str):

@@ -1,5 +1,6 @@
 """The cells of a comparison: which runs there are, training one, evaluating one."""
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ import opts
 from models.blocks import has_signs
 from utils import experiment
 from utils.binarize import weight_bits
-from utils.errors import InputError
+from utils.errors import InputError, begin
 from utils.files import write_text
-from utils.training import epoch, interrupt
+from utils.training import epoch
 from utils.training.checkpoint import read_checkpoint
 from utils.training.progress import Progress
+from utils.training.record import read_log
+
+from . import PROGRAM
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
 
 def train_cell(arguments: list[str], command: str):
     """Train the cell of these flags; `command` is that of the comparison."""
-    interrupt.listen()
+    begin(PROGRAM)
     experiment.from_command(arguments).train(command)
 
 
@@ -114,7 +118,7 @@ def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int) -> dic
     made_of = {'epoch': stored['epoch'], 'tenCrop': tenCrop, 'metrics': stored['metrics'],
                'data_dir': data_dir}
     path = cell.last.with_name('result.json')
-    if path.exists():
+    with contextlib.suppress(OSError, ValueError, AttributeError):      # absent or damaged
         result = json.loads(path.read_text())
         if made_of.items() <= result.items():
             return result
@@ -125,8 +129,7 @@ def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int) -> dic
     weights, bits = weight_bits(network)
     numbers = sum(tensor.numel() for tensor in network.state_dict().values()
                   if tensor.is_floating_point())
-    log = cell.last.with_name('metrics.jsonl').read_text().splitlines()
-    rows = [json.loads(line) for line in log]
+    rows = read_log(cell.last.with_name('metrics.jsonl'), {'split', 'top1', 'time'})
     result = made_of | {
         'ranks': ranks, 'curve': [row['top1'] for row in rows if row['split'] == 'val'],
         'seconds': sum(row['time'] for row in rows if row['split'] == 'train'),

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from utils import interrupt
 from utils.errors import RunError
 
-from . import interrupt, parallel
+from . import parallel
 
 
 class Diverged(RunError, FloatingPointError):

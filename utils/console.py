@@ -1,0 +1,48 @@
+"""Output to a terminal, pipe or file that may be closed, full, or unable to show a character."""
+import contextlib
+import os
+import sys
+
+
+def prepare():
+    """Show characters that an output cannot show as an escape, and nothing where it is closed."""
+    for name in 'stdout', 'stderr':
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, 'w'))
+        elif hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+
+
+def say(text: str):
+    """Print a text that is recorded elsewhere too: where it cannot be printed, go on without."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        discard(sys.stdout)
+
+
+def complain(text: str):
+    """Print a line to stderr, as far as that can be done."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream):
+    """Let everything that is written to this stream from now on, or still waits, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def can_be_written(stream) -> bool:
+    """Whether what waits in the stream can be written; if not, it is discarded."""
+    try:
+        stream.flush()
+    except OSError:
+        discard(stream)
+        return False
+    return True

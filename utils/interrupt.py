@@ -1,0 +1,68 @@
+"""Signals that ask a command to end, never lost and never a traceback.
+
+Python drops exceptions that are raised in a fork hook or in a destructor; check() raises them
+later.
+"""
+import contextlib
+import os
+import signal
+
+SENTENCES = {signal.SIGINT: 'stopped by Ctrl-C', signal.SIGTERM: 'stopped by SIGTERM'}
+
+_requested: signal.Signals | None = None
+_deferred = False
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal of SENTENCES arrived; str() is its sentence."""
+
+    def __init__(self, number: int):
+        super().__init__(SENTENCES[signal.Signals(number)])
+        self.exit_code = 128 + number
+
+
+def end_silently():
+    """Until listen(), Ctrl-C ends the process at once: an import has nothing to clean up."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def listen():
+    """From now on Ctrl-C and SIGTERM raise Stopped, at the latest at the next check().
+
+    A closed terminal (SIGHUP) ends nothing. Worker processes that are forked afterwards ignore
+    Ctrl-C.
+    """
+    global _requested
+    _requested, process = None, os.getpid()
+
+    def stop(number, _):
+        global _requested
+        if os.getpid() != process:
+            return
+        again, _requested = _requested is not None, signal.Signals(number)
+        if _deferred or (again and number == signal.SIGTERM):
+            return      # what ends this process may send both
+        raise Stopped(number)
+
+    for number in SENTENCES:
+        signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SENTENCES)
+
+
+def check():
+    """Raise Stopped if a signal arrived since listen()."""
+    if _requested is not None:
+        raise Stopped(_requested)
+
+
+@contextlib.contextmanager
+def deferred():
+    """A block in which a signal takes effect only at its end, such as the forking of workers."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+        check()
