@@ -54,6 +54,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
         self.rules: dict[str, Rule] = {}
+        self.actions: dict[str, argparse.Action] = {}
 
     def error(self, message):
         raise InputError(message)
@@ -62,6 +63,7 @@ class Parser(argparse.ArgumentParser):
                  once: bool = False, **options):
         action = group.add_argument(name, **options)
         self.rules[action.dest] = Rule(frozenset(fixed_by.split()), changes_result, once)
+        self.actions[action.dest] = action
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
@@ -91,6 +93,7 @@ def at_least(smallest: float, kind: type = int, above: bool = False) -> Callable
             bound = 'more than' if above else 'at least'
             raise argparse.ArgumentTypeError(f'must be {bound} {smallest}, not {text}')
         return value
+    number.kind = kind
     return number
 
 
@@ -254,6 +257,34 @@ def parse(arguments: Sequence[str] | None,
                 if name in RULES and not RULES[name].once}
         command.set_defaults(**kept)
     return command.parse_args(arguments)
+
+
+def recorded(flags: dict) -> dict:
+    """The flags that a checkpoint recorded; those that are younger than it have their defaults.
+
+    Raises InputError where one has a value that no command gives it.
+    """
+    flags = {name: default(name) for name in RULES} | flags
+    for name, rule in RULES.items():
+        if not rule.once and not is_valid(DECLARED.actions[name], flags[name]):
+            raise InputError(f'its --{name} is {flags[name]!r}')
+    return flags
+
+
+def is_valid(action: argparse.Action, value: object) -> bool:
+    """Whether a flag can have this value after complete()."""
+    if value is None:
+        return action.dest == 'amp' or (action.default is None
+                                        and action.dest not in ('inpsize', 'binarizer'))
+    if action.nargs == 0:
+        return type(value) is bool
+    kind = getattr(action.type, 'kind', str)
+    if type(value) is not kind:
+        return False
+    try:
+        return kind is str or action.type(str(value)) == value
+    except argparse.ArgumentTypeError:
+        return False
 
 
 def check(flags: argparse.Namespace):

@@ -1,6 +1,9 @@
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,3 +39,63 @@ def sketch_folder(tmp_path_factory):
                     {'fill': 0} if name == 'bar' else {'outline': 0}))
                 image.save(root / split / name / f'{number}.png')
     return root
+
+
+# Processes that run a command are forked from a server that has imported it once.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['main', 'utils.compare.__main__'])
+
+
+class Command:
+    """A command, a function of its arguments, in a process and a session of its own."""
+
+    def __init__(self, folder, function, arguments, stdout=None, encoding='utf-8'):
+        self.outputs = [Path(stdout or folder / f'out{time.monotonic_ns()}'), folder / f'err{time.monotonic_ns()}']
+        self.process = SERVER.Process(target=run_command, args=(function, arguments, self.outputs, encoding))
+        os.environ['PYTHONPATH'] = str(ROOT)    # where the server imports from
+        self.process.start()
+
+    def wait(self, timeout=60):
+        """The exit code, what it printed, and its errors."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, 'it does not end'
+        out, err = (path.read_text(errors='replace') if path.is_file() else '' for path in self.outputs)
+        return self.process.exitcode, out, err
+
+    def wait_for(self, condition, timeout=60):
+        deadline = time.monotonic() + timeout
+        while not condition() and self.process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert condition(), self.outputs[1].read_text()
+
+    def send(self, number):
+        """A signal to the process and its workers, as a terminal sends it."""
+        os.killpg(self.process.pid, number)
+
+    def kill(self):
+        self.send(signal.SIGKILL)
+        self.process.join()
+
+
+def run_command(function, arguments, outputs, encoding):
+    os.setsid()
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), number)
+    sys.stdout, sys.stderr = (open(number, 'w', encoding=encoding, closefd=False) for number in (1, 2))
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method('fork', force=True)    # of loading workers, not the server's
+    function(arguments)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a Command; those that still run are killed after the test."""
+    started = []
+
+    def run(function, arguments, **options):
+        started.append(Command(tmp_path, function, arguments, **options))
+        return started[-1]
+    yield run
+    for command in started:
+        if command.process.is_alive():
+            command.kill()

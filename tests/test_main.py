@@ -440,8 +440,8 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(train, refused, tmp_path
     folder = tmp_path / 'logs/run'
     before = (folder / 'last.pth.tar').read_bytes()
 
-    def full(checkpoint, path):
-        path.write_bytes(b'half')
+    def full(checkpoint, file):
+        file.write(b'half')
         raise RuntimeError('PytorchStreamWriter failed writing file')
     monkeypatch.setattr(torch, 'save', full)
     assert 'last.pth.tar' in refused('--epochs=2', f'--resume={folder}/last.pth.tar', code=1)

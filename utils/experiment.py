@@ -48,9 +48,12 @@ class Source:
 
 def checkpoint_source(path: str | Path) -> Source:
     """The Source of a checkpoint. Raises InputError."""
+    if packed.is_packed(path):
+        raise InputError(f'{path} is a packed model, which --packed takes: name a checkpoint')
     stored = checkpoints.read_checkpoint(path)
-    return Source(str(path), stored['flags'], stored['classes'], stored['channels'],
-                  checkpoint=stored)
+    with naming(f'{path} is not a checkpoint that this program can use'):
+        flags = opts.recorded(stored['flags'])
+    return Source(str(path), flags, stored['classes'], stored['channels'], checkpoint=stored)
 
 
 def packed_source(path: str | Path, build: Callable = models.build) -> Source:
@@ -85,7 +88,7 @@ def stored_network(source: Source, build: Callable = models.build,
     binarized = [flags[name] for name in ('binStart', 'binEnd', 'binarizer')]
     binarized.append(binSearch or flags['binSearch'])
     model = new_network(flags['model_def'], len(source.classes), source.channels,
-                        flags['inpsize'], flags.get('signLayers'),
+                        flags['inpsize'], flags['signLayers'],
                         tuple(binarized) if flags['binaryWeight'] else None, build)
     checkpoints.load_model(model, source.checkpoint, source.path)
     return model
@@ -155,21 +158,25 @@ class Experiment:
         InputError before the first epoch, RunError from then on.
         """
         flags, checkpoint = self.flags, self.source and self.source.checkpoint
-        model = self.make_network()
+        model, loaders = self.make_network(), self.make_loaders()
         if flags.batch_size == 1:
             self._check_batch_of_one(model)
-        loaders = self.make_loaders()
+        if not len(loaders[0]):
+            raise InputError(f'the training set of {flags.dataset} has a single image, and '
+                             'BatchNorm needs two in a batch')
         run: Run | SilentRun = SilentRun()
         if parallel.rank() == 0:
             folder = Path(flags.logdir) / flags.name
-            checkpoints.check_disk_space(folder, model)
+            with naming('--logdir'):
+                checkpoints.check_disk_space(folder, model)
             run = Run(folder, vars(flags), provenance(self.device, command), flags.resume,
                       checkpoint, flags.overwrite)
-        run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
-        for sentence in self.ignored:
-            run.say(sentence)
-        facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
-        loop.train(flags, model, loaders, run, self.device, facts, checkpoint)
+        with run:
+            run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
+            for sentence in self.ignored:
+                run.say(sentence)
+            facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
+            loop.train(flags, model, loaders, run, self.device, facts, checkpoint)
         return model
 
     def _check_batch_of_one(self, model):
@@ -178,6 +185,8 @@ class Experiment:
             image = torch.zeros(1, self.channels, self.flags.inpsize, self.flags.inpsize)
             copy.deepcopy(model)(image.to(self.device))
         except ValueError as error:
+            if 'Expected more than 1 value per channel' not in str(error):
+                raise
             raise InputError(f'--batch-size=1: {error}') from error
 
 
@@ -186,12 +195,15 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     given = opts.parse(arguments)
     if given.resume and given.packed:
         raise InputError('--resume and --packed both name a network: give one of them')
-    source = None
+    source, known = None, {}
     if given.resume:
-        source = checkpoint_source(given.resume)
+        with naming('--resume'):
+            source = checkpoint_source(given.resume)
+            known = source.flags | where_it_lies(given.resume)
     elif given.packed:
         source = packed_source(given.packed)
-    given = opts.parse(arguments, source.flags if source else None)
+        known = source.flags
+    given = opts.parse(arguments, known)
     opts.check(given)
     given = opts.complete(given)
     if source:
@@ -207,9 +219,22 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
         if given.nClasses not in (None, len(data.classes)):
             raise InputError(f'--nClasses={given.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
-    known = data or source
-    flags, ignored = resolve(given, known.classes, known.channels, device)
-    return Experiment(flags, source, data, known.classes, known.channels, device, ignored)
+    classes, channels = (data or source).classes, (data or source).channels
+    flags, ignored = resolve(given, classes, channels, device)
+    return Experiment(flags, source, data, classes, channels, device, ignored)
+
+
+def where_it_lies(checkpoint: str) -> dict[str, str]:
+    """--logdir and --name of the run whose folder a checkpoint lies in; {} outside of one.
+
+    The folder may have been moved or be meant from another working directory than its flags say.
+    """
+    folder = Path(checkpoint).parent
+    if not (folder / 'flags.json').is_file():
+        return {}
+    if folder.name in ('', '..'):
+        folder = folder.resolve()
+    return {'logdir': str(folder.parent), 'name': folder.name}
 
 
 def check_source(flags: argparse.Namespace, source: Source):

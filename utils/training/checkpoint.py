@@ -1,23 +1,25 @@
 """Checkpoints: written atomically, read without running code from the file."""
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.errors import InputError, RunError, naming
 from utils.files import write_atomically
-
-KEYS = {'model', 'optimizer', 'epoch', 'best', 'rng', 'flags', 'classes', 'channels', 'metrics'}
 
 
 def write_checkpoint(path: Path, checkpoint: dict):
     """Save the dict `checkpoint` atomically. Raises RunError where that fails."""
     def save(temporary):
         try:
-            torch.save(checkpoint, temporary)
+            with open(temporary, 'wb') as file:
+                torch.save(checkpoint, file)
         except RuntimeError as error:   # what torch.save makes of a full disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise RunError(f'{path} could not be written: {error}') from error
     with naming(str(path), RunError):
         write_atomically(path, save)
@@ -25,17 +27,67 @@ def write_checkpoint(path: Path, checkpoint: dict):
 
 def read_checkpoint(path: str | Path) -> dict:
     """The checkpoint at path as a dict, on the CPU. Raises InputError for any other file."""
-    if not os.path.isfile(path):
+    if os.path.isdir(path):
+        raise InputError(f'{str(path)!r} is a folder: name the checkpoint in it, such as '
+                         f'{os.path.join(path, "last.pth.tar")}')
+    if not os.path.exists(path):
         raise InputError(f'there is no checkpoint {str(path)!r}')
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        with zipfile.ZipFile(path) as archive:      # as torch.save writes it, with checksums that
+            damaged = archive.testzip()             # torch.load does not check
+        checkpoint = None if damaged else torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror or error}') from error
-    except Exception as error:   # a damaged file makes torch.load raise almost anything
+    except Exception as error:   # a damaged file makes both raise almost anything
         raise InputError(f'{path} is truncated, damaged or not a checkpoint') from error
-    if not isinstance(checkpoint, dict) or not KEYS <= checkpoint.keys():
-        raise InputError(f'{path} is not a checkpoint of this program')
+    if damaged:
+        raise InputError(f'{path} is damaged: its {damaged} has another checksum than when it was '
+                         'written')
+    wrong = [key for key, valid in SCHEMA.items()
+             if not isinstance(checkpoint, dict) or not valid(checkpoint.get(key))]
+    if wrong:
+        raise InputError(f'{path} is not a checkpoint of this program: no valid '
+                         f'{", ".join(wrong)} in it')
     return checkpoint
+
+
+def is_count(value) -> bool:
+    return type(value) is int and 0 <= value < 2 ** 32
+
+
+def is_percentage(value) -> bool:
+    return type(value) in (int, float) and -1 <= value <= 100       # -1: nothing was measured yet
+
+
+def is_dict_of(value, kinds, keys=str) -> bool:
+    """Whether value is a dict whose keys and values have these types."""
+    return isinstance(value, dict) and all(
+        isinstance(key, keys) and isinstance(item, kinds) for key, item in value.items())
+
+
+def is_random_state(value) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
+
+
+SCALER_KEYS = {'scale', 'growth_factor', 'backoff_factor', 'growth_interval', '_growth_tracker'}
+SCHEMA = {      # what a checkpoint must have
+    'model': lambda value: is_dict_of(value, Tensor),
+    'optimizer': lambda value: (is_dict_of(value, object)
+                                and is_dict_of(value.get('state'), dict, int)),
+    'epoch': is_count,
+    'best': is_percentage,
+    'rng': lambda value: (is_dict_of(value, object) and is_random_state(value.get('cpu'))
+                          and isinstance(value.get('cuda'), list)
+                          and all(map(is_random_state, value['cuda']))),
+    'flags': lambda value: is_dict_of(value, object),
+    'classes': lambda value: (isinstance(value, list) and bool(value)
+                              and all(isinstance(name, str) for name in value)),
+    'channels': lambda value: is_count(value) and value > 0,
+    'metrics': lambda value: (is_dict_of(value, (int, float))
+                              and is_percentage(value.get('top1'))),
+    'scaler': lambda value: not value or (is_dict_of(value, (int, float))   # of float16 only
+                                          and value.keys() >= SCALER_KEYS),
+}
 
 
 def check_disk_space(folder: Path, model: nn.Module):
@@ -84,6 +136,10 @@ def random_state() -> dict:
 
 
 def restore_random_state(state: dict):
-    torch.set_rng_state(state['cpu'])
-    if len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state['cuda'])
+    """Continue the random numbers of random_state(). Raises InputError where it is none."""
+    try:
+        torch.set_rng_state(state['cpu'])
+        if len(state['cuda']) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state['cuda'])
+    except (RuntimeError, TypeError):
+        raise InputError('the checkpoint has a random state that is none') from None

@@ -2,6 +2,8 @@
 import torch
 from torch import nn
 
+from utils.errors import naming
+
 from . import checkpoint as checkpoints
 from . import epoch as one_epoch
 from . import optim, parallel
@@ -24,7 +26,8 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
     scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
     run.remember_masks(model)
     if checkpoint:
-        restore(checkpoint, optimizer, scaler)
+        with naming(flags.resume):
+            restore(checkpoint, optimizer, scaler)
     first, best = checkpoint['epoch'] if checkpoint else 0, run.best
     replica = parallel.replicate(model, device, flags.syncBN)
     if flags.compile:
@@ -51,10 +54,9 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
                       'scaler': scaler.state_dict(), 'rng': checkpoints.random_state(), **facts},
                      is_best)
     finally:
-        reached = f', best top-1 {best:.2f}' if run.saved else ''
+        reached = f', best top-1 {best:.2f}' if best >= 0 else ''
         run.say(f'{run.saved} of {flags.epochs} epochs done{reached}; '
                 f'log, curves and checkpoints: {run.folder}')
-        run.close()
 
 
 def start_epoch(train_loader, epoch, seed):
@@ -68,8 +70,7 @@ def start_epoch(train_loader, epoch, seed):
 
 def restore(checkpoint, optimizer, scaler):
     """Restore the state of training; the optimizer's other settings are those of the flags."""
-    state = {'state': checkpoint['optimizer']['state']}
-    optimizer.load_state_dict(optimizer.state_dict() | state)
+    optim.restore_optimizer(optimizer, checkpoint['optimizer']['state'])
     checkpoints.restore_random_state(checkpoint['rng'])
     if checkpoint.get('scaler'):     # empty where training was not in float16
         scaler.load_state_dict(checkpoint['scaler'])

@@ -6,16 +6,29 @@ from torch import distributed, nn
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.errors import InputError
+
 
 def start() -> torch.device:
-    """Join the other processes, if torchrun started any; returns this process's device."""
+    """Join the other processes, if torchrun started any; returns this process's device.
+
+    Raises InputError where there are fewer GPUs than processes or the others cannot be reached.
+    """
     cuda = torch.cuda.is_available()
     device = torch.device('cpu')
     if cuda:
         device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        if device.index >= torch.cuda.device_count():
+            raise InputError(f'torchrun: this machine has {torch.cuda.device_count()} GPUs: give '
+                             'that number, or less, as --nproc_per_node')
         torch.cuda.set_device(device)
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
-        distributed.init_process_group('nccl' if cuda else 'gloo')
+        try:
+            distributed.init_process_group('nccl' if cuda else 'gloo')
+        except (ValueError, RuntimeError) as error:
+            first_line = str(error).splitlines()[0]
+            raise InputError(f'the processes of torchrun cannot be joined (without torchrun, unset '
+                             f'WORLD_SIZE): {first_line}') from error
     return device
 
 

@@ -9,24 +9,30 @@
                     relative_error, flip_ratio
     events.*        the same for TensorBoard
     last.pth.tar    the last finished epoch; best.pth.tar: the one with the best validation accuracy
+    lock            while a process trains: which one
 """
+import contextlib
 import json
 import shutil
+import traceback
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
 from torch import nn
 
+from utils import console
 from utils.binarize import binarized, layer_weights
-from utils.errors import InputError, RunError, naming
-from utils.files import write_atomically, write_text
+from utils.errors import InputError, RunError, explained, naming
+from utils.files import claim, release, write_atomically, write_text
 from utils.provenance import describe_provenance
 
 from .checkpoint import read_checkpoint, write_checkpoint
 from .epoch import metrics_line
+from .events import Events
 
-FILES = ('log.txt', 'flags.json', 'history.jsonl', 'metrics.jsonl', 'weights.jsonl',
-         'events.out.tfevents.*', 'last.pth.tar', 'best.pth.tar')
+STARTS = 'log.txt', 'history.jsonl'             # kept of a start that finished no epoch
+CHECKPOINTS = 'last.pth.tar', 'best.pth.tar'
+FILES = (*STARTS, 'flags.json', 'metrics.jsonl', 'weights.jsonl', 'events.out.tfevents.*',
+         *CHECKPOINTS)
 PER_FILTER = 'alpha', 'beta', 'K_over_n'    # TensorBoard gets their histograms and means
 
 
@@ -34,8 +40,10 @@ class Run:
     """The folder of a run, opened for writing before the first epoch, so that it fails early.
 
     checkpoint: the one that the run continues, read from the file `resume`. What is recorded of a
-    later, unsaved epoch is dropped: that epoch is trained again. Raises InputError where the folder
-    holds another run or a longer one, unless `overwrite`, or where it cannot be written.
+    later, unsaved epoch is dropped: that epoch is trained again. Raises InputError where another
+    process uses the folder, where it holds another run or a longer one, unless `overwrite`, or
+    where it cannot be written. A context manager, which closes the folder's files and logs why the
+    run ended early.
     """
 
     def __init__(self, folder: Path, flags: dict, origin: dict, resume: str | None = None,
@@ -45,16 +53,25 @@ class Run:
         self.masks: dict = {}
         continued = bool(resume) and Path(resume).resolve().parent == self.folder.resolve()
         with naming('--logdir'):
-            self._make_room(resume, continued, overwrite)
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.log = open(self.folder / 'log.txt', 'a', encoding='utf-8', buffering=1)
-            write_text(self.folder / 'flags.json', json.dumps(flags, indent=2))
-            for name in ('metrics.jsonl', 'weights.jsonl'):
-                keep_epochs_before(self.saved, self.folder / name)
-            self._append('history.jsonl', origin)
-            self.events = SummaryWriter(str(self.folder), purge_step=self.saved or None)
-        self.best = self._restore_best(checkpoint if continued else None, resume)
+            self.claimed = claim(self.folder)
+            try:
+                self._make_room(resume, continued, overwrite)
+                self._open(flags, origin)
+                self.best = self._restore_best(checkpoint if continued else None, resume)
+            except BaseException:
+                release(self.claimed)
+                raise
         self.say(describe_provenance(origin))
+
+    def _open(self, flags, origin):
+        self.log = open(self.folder / 'log.txt', 'a', encoding='utf-8', buffering=1,
+                        errors='backslashreplace')
+        write_text(self.folder / 'flags.json', json.dumps(flags, indent=2))
+        for name in ('metrics.jsonl', 'weights.jsonl'):
+            keep_epochs_before(self.saved, self.folder / name)
+        self._append('history.jsonl', origin)
+        self.events = Events(self.folder, self.saved or None)
 
     def _restore_best(self, continued, resume):
         """The best top-1 so far, which is that of best.pth.tar; -1 where there is none.
@@ -74,34 +91,49 @@ class Run:
         return stored['metrics']['top1'] if stored else -1.0
 
     def _make_room(self, resume, continued, overwrite):
-        """Refuse a folder that holds another run, or remove that run under `overwrite`."""
-        last = self.folder / 'last.pth.tar'
-        if overwrite and not continued:
-            for path in [path for pattern in FILES for path in self.folder.glob(pattern)]:
+        """Refuse a folder that holds other things, or remove its run under `overwrite`.
+
+        A start that finished no epoch is in nobody's way.
+        """
+        for pattern in FILES:
+            for path in self.folder.glob(f'{pattern}.tmp'):     # of a process that was killed
                 path.unlink()
-        if overwrite or not self.folder.exists():
+        own = {path for pattern in FILES for path in self.folder.glob(pattern)}
+        saved = [self.folder / name for name in CHECKPOINTS if self.folder / name in own]
+        if continued:
+            later = saved and read_checkpoint(saved[0])['epoch'] > self.saved
+            if later and not overwrite:
+                raise InputError(f'{self.folder} holds later epochs than {resume}: give another '
+                                 f'--name, --overwrite them, or continue with --resume={saved[0]}')
             return
-        if not continued:
-            if not self.folder.is_dir() or any(self.folder.iterdir()):
-                raise InputError(f'{self.folder} already holds a run: give another --name, '
-                                 f'--overwrite it, or continue it with --resume={last}')
-        elif last.exists() and read_checkpoint(last)['epoch'] > self.saved:
-            raise InputError(f'{self.folder} holds later epochs than {resume}: give another '
-                             f'--name, --overwrite them, or continue with --resume={last}')
+        if saved and not overwrite:
+            raise InputError(f'{self.folder} already holds a run: give another --name, '
+                             f'--overwrite it, or continue it with --resume={saved[0]}')
+        foreign = set(self.folder.iterdir()) - own - {self.folder / 'lock'}
+        if foreign and self.folder / 'history.jsonl' not in own and not overwrite:
+            raise InputError(f'{self.folder} holds something else, such as {min(foreign).name}: '
+                             'give another --name')
+        for path in own:
+            if overwrite or path.name not in STARTS:
+                path.unlink()
 
     def say(self, text: str):
         """Print a text and log it."""
-        print(text, flush=True)
+        console.say(text)
+        self._log(text)
+
+    def _log(self, text):
         with naming(f'{self.folder}/log.txt', RunError):
             print(text, file=self.log)
 
     def record_epoch(self, split: str, epoch: int, metrics: dict, lr: float):
         """Record one epoch (from 0) of one split, 'train' or 'val', and say its line."""
         self._append('metrics.jsonl', {'epoch': epoch, 'split': split, 'lr': lr, **metrics})
-        for key in ('loss', 'top1', 'top5'):
-            self.events.add_scalar(f'{split}/{key}', metrics[key], epoch)
-        if split == 'train':
-            self.events.add_scalar('train/lr', lr, epoch)
+        with naming(str(self.folder), RunError):
+            for key in ('loss', 'top1', 'top5'):
+                self.events.add_scalar(f'{split}/{key}', metrics[key], epoch)
+            if split == 'train':
+                self.events.add_scalar('train/lr', lr, epoch)
         self.say(metrics_line(split, metrics, f'epoch {epoch + 1}  lr {lr:g}'))
 
     def remember_masks(self, model: nn.Module):
@@ -114,22 +146,25 @@ class Run:
         The flip ratio is the share of weights that changed sides since remember_masks or since the
         last call.
         """
-        for name, conv in binarized(model):
-            layer = layer_weights(conv)
-            error = (layer.projected - layer.weight).square().sum() / layer.projected.square().sum()
-            flips = (layer.mask != self.masks[name]).float().mean()
-            self.masks[name] = layer.mask
-            share = layer.mask.flatten(1).float().mean(1)
-            per_filter = dict(zip(PER_FILTER, (layer.alpha, layer.beta, share)))
-            for key, values in per_filter.items():
-                self.events.add_histogram(f'{key}/{name}', values.cpu().numpy(), epoch)
-            numbers = {key: values.mean().item() for key, values in per_filter.items()}
-            numbers |= {'relative_error': error.item(), 'flip_ratio': flips.item()}
-            self._append('weights.jsonl', {'epoch': epoch, 'layer': name, **numbers})
-            for key, value in numbers.items():
-                tag = f'{key}_mean' if key in PER_FILTER else key
-                self.events.add_scalar(f'{tag}/{name}', value, epoch)
-        self.events.flush()
+        with naming(str(self.folder), RunError):
+            for name, conv in binarized(model):
+                self._record_layer(name, layer_weights(conv), epoch)
+            self.events.flush()
+
+    def _record_layer(self, name, layer, epoch):
+        error = (layer.projected - layer.weight).square().sum() / layer.projected.square().sum()
+        flips = (layer.mask != self.masks[name]).float().mean()
+        self.masks[name] = layer.mask
+        share = layer.mask.flatten(1).float().mean(1)
+        per_filter = dict(zip(PER_FILTER, (layer.alpha, layer.beta, share)))
+        for key, values in per_filter.items():
+            self.events.add_histogram(f'{key}/{name}', values.cpu().numpy(), epoch)
+        numbers = {key: values.mean().item() for key, values in per_filter.items()}
+        numbers |= {'relative_error': error.item(), 'flip_ratio': flips.item()}
+        self._append('weights.jsonl', {'epoch': epoch, 'layer': name, **numbers})
+        for key, value in numbers.items():
+            tag = f'{key}_mean' if key in PER_FILTER else key
+            self.events.add_scalar(f'{tag}/{name}', value, epoch)
 
     def _append(self, name, row):
         path = self.folder / name
@@ -145,9 +180,26 @@ class Run:
             with naming(str(best), RunError):
                 write_atomically(best, lambda temporary: shutil.copyfile(last, temporary))
 
-    def close(self):
-        self.events.close()
-        self.log.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, __):
+        """Log why the run ends where it ends early, as far as that can be done, and close it."""
+        with contextlib.suppress(RunError):
+            if error:
+                self._log(f'ended early: {reason(error)}')
+        for file in self.events, self.log:
+            with contextlib.suppress(OSError):      # a full disk, which has been reported
+                file.close()
+        release(self.claimed)
+
+
+def reason(error: BaseException) -> str:
+    """The sentence of an expected error, the traceback of any other."""
+    known = explained(error)
+    if isinstance(known, (InputError, KeyboardInterrupt)):
+        return str(known)
+    return ''.join(traceback.format_exception(error)).rstrip()
 
 
 class SilentRun:
@@ -159,12 +211,35 @@ class SilentRun:
     def nothing(self, *_, **__):
         pass
 
-    say = record_epoch = remember_masks = record_weights = save = close = nothing
+    say = record_epoch = remember_masks = record_weights = save = __exit__ = nothing
+
+    def __enter__(self):
+        return self
+
+
+def read_log(path: Path, keys: set[str]) -> list[dict]:
+    """The rows of a .jsonl file of a run, each with at least these keys; [] if there is none.
+
+    A last line without its end, which a full disk can leave, is none. Raises InputError for a
+    damaged row.
+    """
+    if not path.exists():
+        return []
+    with naming(str(path)):
+        *lines, _ = path.read_bytes().split(b'\n')
+    rows = []
+    for number, line in enumerate(lines, 1):
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and keys <= row.keys():
+                rows.append(row)
+        if len(rows) < number:
+            raise InputError(f'{path}: line {number} is damaged: repair it or remove the file')
+    return rows
 
 
 def keep_epochs_before(epoch: int, path: Path):
-    """Drop the lines of later epochs, and part of a line, which a full disk can leave."""
+    """Drop the rows of later epochs."""
     if path.exists():
-        complete, _, _ = path.read_text().rpartition('\n')
-        lines = [line for line in complete.splitlines() if json.loads(line)['epoch'] < epoch]
-        write_text(path, ''.join(f'{line}\n' for line in lines))
+        rows = [row for row in read_log(path, {'epoch'}) if row['epoch'] < epoch]
+        write_text(path, ''.join(f'{json.dumps(row)}\n' for row in rows))

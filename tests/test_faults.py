@@ -1,0 +1,442 @@
+"""What a run survives: kills, full disks, closed terminals, damaged files, two at once. See the README."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+import main
+from conftest import ROOT
+from datasets import transforms
+from test_main import SMALL, rows
+from utils import experiment
+from utils.training import epoch, record
+from utils.training.checkpoint import read_checkpoint
+
+
+@pytest.fixture
+def flags(sketch_folder, tmp_path):
+    return [*SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}/logs', '--name=run', '--epochs=2']
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return tmp_path / 'logs/run'
+
+
+@pytest.fixture(scope='module')
+def trained(sketch_folder, tmp_path_factory):
+    """The folder of a run of one epoch; copy it before you change it."""
+    logs = tmp_path_factory.mktemp('trained')
+    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=1'])
+    return logs / 'run'
+
+
+def last_line(folder):
+    return (folder / 'log.txt').read_text().splitlines()[-1]
+
+
+# Kills
+
+def contents(folder):
+    """What a run computed: its numbers, but for times, and its checkpoints' tensors."""
+    logs = [[{key: value for key, value in row.items() if 'time' not in key} for row in rows(folder / name)]
+            for name in ('metrics.jsonl', 'weights.jsonl')]
+    checkpoints = [read_checkpoint(folder / name) for name in ('last.pth.tar', 'best.pth.tar')]
+    return logs, [[stored[key] for key in ('epoch', 'best', 'model', 'optimizer')] for stored in checkpoints]
+
+
+def assert_same(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        assert_same(list(one.values()), list(other.values()))
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for pair in zip(one, other):
+            assert_same(*pair)
+    else:
+        assert one == other
+
+
+def train_and_die(arguments, moment):
+    """Train, but be killed at the call number `count` of a function (module, name)."""
+    module, name, count = moment
+    holder = {'record': record.Run, 'writing': record, 'epoch': epoch}[module]
+    function, calls = getattr(holder, name), []
+
+    def deadly(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    setattr(holder, name, deadly)
+    main.main(arguments)
+
+
+class Dying:
+    """main.main for Command, killed at a moment; it can be pickled."""
+
+    def __init__(self, *moment):
+        self.moment = moment
+
+    def __call__(self, arguments):
+        train_and_die(arguments, self.moment)
+
+
+MOMENTS = {
+    'before the log of epoch 1': ('record', 'record_epoch', 1),
+    'before the first checkpoint': ('record', 'save', 1),
+    'between last and best': ('writing', 'write_atomically', 1),
+    'while weights are recorded': ('record', '_record_layer', 8),
+    'in epoch 2': ('epoch', 'validate', 2),
+}
+
+
+@pytest.mark.parametrize('moment', MOMENTS)
+def test_a_killed_run_ends_as_an_unbroken_one(flags, run_folder, start, sketch_folder, tmp_path_factory, moment,
+                                              unbroken):
+    killed = start(Dying(*MOMENTS[moment]), flags)
+    code, _, err = killed.wait()
+    assert code == -signal.SIGKILL, err
+    last = run_folder / 'last.pth.tar'
+    code, _, err = start(main.main, flags + ([f'--resume={last}'] if last.exists() else [])).wait()
+    assert code == 0, err
+    assert_same(contents(run_folder), contents(unbroken))
+
+
+@pytest.fixture(scope='module')
+def unbroken(sketch_folder, tmp_path_factory):
+    logs = tmp_path_factory.mktemp('unbroken')
+    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=2'])
+    return logs / 'run'
+
+
+@pytest.mark.soak
+def test_forty_kills(flags, run_folder, start, unbroken):
+    """At the moments above and at random ones; after each the same command, or --resume, goes on."""
+    generator, last, kills, resumed = random.Random(0), run_folder / 'last.pth.tar', 0, 0
+    moments = list(MOMENTS.values()) * 4
+    while kills < 40:
+        shutil.rmtree(run_folder, ignore_errors=True)
+        while True:
+            more = [f'--resume={last}'] if last.exists() else []
+            resumed += bool(more)
+            if moments:
+                command = start(Dying(*moments.pop()), flags + more)
+                command.process.join(60)
+            else:
+                command = start(main.main, flags + more)
+                command.process.join(generator.uniform(0, 5))
+            if command.process.is_alive():
+                command.kill()
+            if command.process.exitcode == 0:
+                break
+            assert command.process.exitcode == -signal.SIGKILL, command.wait()
+            kills += 1
+        assert_same(contents(run_folder), contents(unbroken))
+    print(f'{kills} kills, {resumed} resumed starts')
+
+
+# Signals and terminals
+
+@pytest.mark.parametrize('number, code, said', [(signal.SIGTERM, 143, 'SIGTERM'), (signal.SIGINT, 130, 'Ctrl-C')])
+def test_a_signal_ends_a_run_with_a_last_line_in_the_log(flags, run_folder, start, number, code, said):
+    command = start(main.main, [*flags, '--epochs=1000', '--workers=1'])
+    command.wait_for(lambda: (run_folder / 'last.pth.tar').exists())
+    command.send(number)
+    exit_code, out, err = command.wait()
+    assert exit_code == code and err.count('\n') == 1 and f'stopped by {said}' in err
+    assert last_line(run_folder) == f'ended early: stopped by {said}' and 'of 1000 epochs done' in out
+    assert not (run_folder / 'lock').exists()
+
+
+def test_a_stop_before_the_first_checkpoint_blocks_nobody(flags, run_folder, start):
+    command = start(main.main, [*flags, '--epochs=1000'])
+    command.wait_for(lambda: (run_folder / 'metrics.jsonl').exists() or 'lr' in log(run_folder))
+    command.send(signal.SIGTERM)
+    assert command.wait()[0] == 143 and not (run_folder / 'last.pth.tar').exists()
+    (run_folder / 'notes').write_text('mine')
+    code, out, _ = start(main.main, [*flags, '--epochs=1']).wait()
+    assert code == 0 and '1 of 1 epochs done' in out and len(rows(run_folder / 'metrics.jsonl')) == 2
+    assert 'stopped by SIGTERM' in log(run_folder) and len(rows(run_folder / 'history.jsonl')) == 2
+    assert (run_folder / 'notes').read_text() == 'mine'
+
+
+def log(folder):
+    return (folder / 'log.txt').read_text() if (folder / 'log.txt').exists() else ''
+
+
+@pytest.mark.parametrize('module', [['main.py'], ['-m', 'utils.compare']])
+def test_ctrl_c_while_the_program_starts(module):
+    process = subprocess.Popen([sys.executable, *module, '--epochs=1'], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while 'libtorch' not in Path(f'/proc/{process.pid}/maps').read_text():      # it imports torch
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == '' and process.returncode == -signal.SIGINT
+
+
+def test_a_closed_terminal_does_not_end_a_run(flags, run_folder, start):
+    terminal, name = os.openpty()
+    command = start(main.main, flags, stdout=os.ttyname(name))
+    os.close(name)
+    command.wait_for(lambda: 'Train:' in log(run_folder))
+    os.close(terminal)
+    command.send(signal.SIGHUP)
+    assert command.wait()[0] == 0 and '2 of 2 epochs done' in last_line(run_folder)
+    assert log(run_folder).count('Val:') == 2
+
+
+def test_a_full_or_closed_output_does_not_end_a_run(flags, run_folder, start):
+    assert start(main.main, [*flags, '--epochs=1'], stdout='/dev/full').wait()[0] == 0
+    assert '1 of 1 epochs done' in last_line(run_folder)
+
+
+def test_an_output_that_cannot_be_written_ends_other_commands_in_a_sentence(trained, sketch_folder, start):
+    code, _, err = start(main.main, [f'--resume={trained}/last.pth.tar', '--evaluate'], stdout='/dev/full').wait()
+    assert code == 1 and err == 'main.py: error: No space left on device\n'
+
+
+def test_an_output_in_ascii(flags, run_folder, start):
+    code, out, err = start(main.main, [*flags, '--epochs=0'], encoding='ascii').wait()
+    assert code == 0 and '128\\xd764\\xd75\\xd75' in out and '128×64×5×5' in log(run_folder), err
+
+
+# Disks
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 150 MB; needs the rights to mount one."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=150m', 'tmpfs', folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip('a file system cannot be mounted here')
+    yield folder
+    subprocess.run(['umount', '-l', folder], check=True)
+
+
+class Filling:
+    """main.main, which fills the disk at `folder` when a function of a Run is called for the second time."""
+
+    def __init__(self, folder, name):
+        self.folder, self.name = folder, name
+
+    def __call__(self, arguments):
+        function, calls = getattr(record.Run, self.name), []
+
+        def fill(run, *args, **kwargs):
+            calls.append(1)
+            if len(calls) == 2:
+                with open(self.folder / 'full', 'wb', buffering=0) as file:
+                    while True:
+                        try:
+                            file.write(bytes(4096))
+                        except OSError:
+                            break
+            return function(run, *args, **kwargs)
+        setattr(record.Run, self.name, fill)
+        main.main(arguments)
+
+
+@pytest.mark.parametrize('name', ['record_weights', 'save'])
+def test_a_disk_that_is_full_ends_the_run_in_a_sentence(flags, small_disk, start, name):
+    flags = [*flags, f'--logdir={small_disk}', '--epochs=4']
+    code, _, err = start(Filling(small_disk, name), flags).wait()
+    assert code == 1 and err.count('\n') == 1 and 'No space left on device' in err
+    stored = read_checkpoint(small_disk / 'run/last.pth.tar')
+    assert stored['epoch'] == 1
+    (small_disk / 'full').unlink()
+    code, _, err = start(main.main, [*flags, f'--resume={small_disk}/run/last.pth.tar']).wait()
+    assert code == 0 and len(rows(small_disk / 'run/metrics.jsonl')) == 8, err
+
+
+# Damaged files
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(trained, tmp_path):
+    data = bytearray((trained / 'last.pth.tar').read_bytes())
+    reference, generator, refused = read_checkpoint(trained / 'last.pth.tar'), random.Random(0), 0
+    path = tmp_path / 'flipped.pth.tar'
+    for _ in range(12):
+        place, bit = generator.randrange(len(data)), 1 << generator.randrange(8)
+        data[place] ^= bit
+        path.write_bytes(data)
+        try:
+            stored = read_checkpoint(path)
+        except experiment.InputError as error:
+            assert 'damaged' in str(error)
+            refused += 1
+        else:
+            assert_same(stored, reference)      # a bit between the contents
+        data[place] ^= bit
+    assert refused > 6
+
+
+@pytest.mark.parametrize('key, value, part', [
+    ('flags', 5, 'no valid flags'), ('epoch', -1, 'no valid epoch'), ('classes', ['a', 3], 'no valid classes'),
+    ('model', {'a': 1}, 'no valid model'), ('metrics', {}, 'no valid metrics'), ('best', float('nan'), 'best'),
+    ('rng', {'cpu': None, 'cuda': []}, 'no valid rng'), ('scaler', {'scale': 1.0}, 'no valid scaler'),
+    ('optimizer', {'state': {0: {'step': 'x'}}}, 'state of the optimizer'),
+    ('rng', {'cpu': torch.zeros(5, dtype=torch.uint8), 'cuda': []}, 'random state'),
+])
+def test_a_checkpoint_edited_by_hand(trained, tmp_path, start, key, value, part, capsys):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    stored = torch.load(folder / 'last.pth.tar')
+    torch.save(stored | {key: value}, folder / 'last.pth.tar')
+    with pytest.raises(SystemExit):
+        main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
+    error = capsys.readouterr().err
+    assert part in error and error.count('\n') == 1 and f'{folder}' in error
+
+
+@pytest.mark.parametrize('name, value', [('inpsize', None), ('inpsize', 'x'), ('binStart', 0), ('maxlr', 'nan'),
+                                         ('binaryWeight', 'yes'), ('model_def', 7), ('optimType', 'adamm')])
+def test_flags_edited_by_hand(trained, tmp_path, name, value, capsys):
+    stored = torch.load(trained / 'last.pth.tar')
+    torch.save(stored | {'flags': stored['flags'] | {name: value}}, tmp_path / 'edited.pth.tar')
+    with pytest.raises(SystemExit):
+        main.main([f'--resume={tmp_path}/edited.pth.tar', '--epochs=2'])
+    error = capsys.readouterr().err
+    assert name in error and error.count('\n') == 1
+
+
+def test_a_damaged_log_is_named(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    lines = (folder / 'metrics.jsonl').read_text()
+    (folder / 'metrics.jsonl').write_text('{"epoch": 0, \n' + lines)
+    with pytest.raises(SystemExit):
+        main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
+    error = capsys.readouterr().err
+    assert 'metrics.jsonl: line 1 is damaged' in error and error.count('\n') == 1
+
+
+def test_half_a_line_at_the_end_of_a_log_is_dropped(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    with open(folder / 'metrics.jsonl', 'a') as file:
+        file.write('{"epoch": 1, "spl')
+    main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
+    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize('flag, name, parts', [
+    ('--resume', 'run', ['--resume', 'is a folder', 'run/last.pth.tar']),
+    ('--resume', 'run/model.dab', ['--resume', 'packed model', '--packed']),
+    ('--pretrained_file', 'run', ['--pretrained_file', 'is a folder']),
+    ('--resume', 'run/' + 300 * 'x', ['--resume', 'too long']),
+])
+def test_another_file_than_a_checkpoint(trained, tmp_path, capsys, flag, name, parts):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    main.main([f'--resume={folder}/last.pth.tar', f'--export={folder}/model.dab'])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main.main([f'{flag}={tmp_path}/{name}', '--epochs=1'])
+    error = capsys.readouterr().err
+    assert all(part in error for part in parts) and error.count('\n') == 1
+
+
+# Two at once
+
+def test_two_processes_cannot_continue_one_run(trained, tmp_path, start):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    resume = [f'--resume={folder}/last.pth.tar', '--epochs=1000', '--workers=2']
+    first = start(main.main, resume)
+    first.wait_for(lambda: (folder / 'lock').exists() and len(rows(folder / 'metrics.jsonl')) > 2)
+    code, _, err = start(main.main, resume).wait()
+    assert code == 2 and f'is in use by process {first.process.pid} on ' in err and err.count('\n') == 1
+    os.kill(first.process.pid, signal.SIGKILL)      # its workers live on for a moment
+    first.process.join()
+    done = read_checkpoint(folder / 'last.pth.tar')['epoch']
+    code, _, err = start(main.main, [resume[0], f'--epochs={done + 1}']).wait()
+    assert code == 0, err
+    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [n // 2 for n in range(2 * done + 2)]
+
+
+# Moved runs
+
+def test_a_run_goes_on_where_its_checkpoint_lies(trained, sketch_folder, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(trained, tmp_path / 'elsewhere/other')
+    best = read_checkpoint(folder / 'best.pth.tar')['metrics']['top1']
+    monkeypatch.chdir(tmp_path)
+    main.main(['--resume=elsewhere/other/last.pth.tar', '--epochs=2'])
+    monkeypatch.chdir(folder)
+    main.main(['--resume=last.pth.tar', '--epochs=3'])
+    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [0, 0, 1, 1, 2, 2]
+    assert read_checkpoint('last.pth.tar')['best'] >= best and json.loads(Path('flags.json').read_text())['name'] == 'other'
+    assert not (tmp_path / 'logs').exists() and not Path('logs').exists()
+    main.main(['--resume=last.pth.tar', '--epochs=4', f'--logdir={tmp_path}', '--name=branch'])
+    assert read_checkpoint(tmp_path / 'branch/last.pth.tar')['epoch'] == 4
+    assert read_checkpoint('last.pth.tar')['epoch'] == 3
+
+
+# Processes and memory
+
+class Dead:
+    """main.main, whose loading workers are killed by the system, or run out of memory."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __call__(self, arguments):
+        def die(dataset, index):
+            if self.what == 'memory':
+                torch.empty(10 ** 15)
+            elif get_worker_info():
+                os.kill(os.getpid(), signal.SIGKILL)
+        transforms.Transformed.__getitem__ = die
+        main.main(arguments)
+
+
+@pytest.mark.parametrize('what, workers, remedy', [
+    ('killed', 1, '--workers=0'), ('memory', 0, 'smaller --batch-size'), ('memory', 1, 'smaller --batch-size')])
+def test_what_ran_out_is_said_with_the_remedy(flags, run_folder, start, what, workers, remedy):
+    code, _, err = start(Dead(what), [*flags, f'--workers={workers}']).wait()
+    assert code == 1 and remedy in err and err.count('\n') == 1
+    assert 'ended early' in last_line(run_folder) and remedy in last_line(run_folder)
+
+
+def test_a_bug_keeps_its_traceback_in_the_log_too(flags, run_folder, monkeypatch):
+    monkeypatch.setattr(epoch, 'validate', lambda *_: [][1])
+    with pytest.raises(IndexError):
+        main.main(flags)
+    assert 'Traceback' in log(run_folder) and last_line(run_folder) == 'IndexError: list index out of range'
+
+
+@pytest.mark.parametrize('variables', [{'WORLD_SIZE': '2'}, {'WORLD_SIZE': 'x'}])
+def test_half_of_the_variables_of_torchrun(flags, monkeypatch, capsys, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as exit_:
+        main.main(flags)
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and 'torchrun' in error and error.count('\n') == 1
+
+
+# Data
+
+def test_a_training_set_that_trains_nothing(tmp_path, flags, capsys):
+    for split in 'train', 'val':
+        (tmp_path / split / 'only').mkdir(parents=True)
+        Image.new('L', (90, 90), 255).save(tmp_path / split / 'only/1.png')
+    with pytest.raises(SystemExit) as exit_:
+        main.main([*flags, '--nClasses=1', f'--data_dir={tmp_path}'])
+    assert exit_.value.code == 2 and 'a single image' in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_classified_does_not_hide_the_others(trained, sketch_folder, tmp_path, capsys):
+    good, bad = sketch_folder / 'val/bar/0.png', tmp_path / os.fsdecode(b'bad\xff.png')
+    bad.write_bytes(b'no image')
+    with pytest.raises(SystemExit) as exit_:
+        main.main([f'--resume={trained}/last.pth.tar', '--classify', str(good), str(bad), str(good)])
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 1 and out.count(f'{good}: ') == 2
+    assert err.count('\n') == 1 and 'bad' in err
