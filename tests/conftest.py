@@ -70,7 +70,10 @@ class Command:
 
     def send(self, number):
         """A signal to the process and its workers, as a terminal sends it."""
-        os.killpg(self.process.pid, number)
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:      # it has no session of its own yet
+            os.kill(self.process.pid, number)
 
     def kill(self):
         self.send(signal.SIGKILL)

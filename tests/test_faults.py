@@ -317,7 +317,7 @@ def test_a_damaged_log_is_named(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
     error = capsys.readouterr().err
-    assert 'metrics.jsonl: line 1 is damaged' in error and error.count('\n') == 1
+    assert 'metrics.jsonl is damaged in line 1' in error and error.count('\n') == 1
 
 
 def test_half_a_line_at_the_end_of_a_log_is_dropped(trained, tmp_path):

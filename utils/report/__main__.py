@@ -5,6 +5,11 @@ binarized layer and their two values, their error under each method, the respons
 layers to an image, what sign layers lose and which inputs that suggests keeping real, and the
 curves of the training.
 """
+from utils import interrupt     # before torch
+
+if __name__ == '__main__':
+    interrupt.end_silently()
+
 import argparse
 import warnings
 from collections.abc import Sequence

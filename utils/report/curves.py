@@ -1,8 +1,7 @@
 """The section on training: curves from the logs of the run (utils/training/record.py)."""
-import json
 from pathlib import Path
 
-from utils.errors import RunError, naming
+from utils.training.record import read_log
 
 from . import figures
 from .layers import Layer
@@ -60,19 +59,3 @@ def add_layer_curves(page: Page, layers: list[Layer], folder: Path, epoch: int):
 def curve(rows: list[dict], key: str) -> tuple[list[int], list[float]]:
     """(epochs counted from 1, values) of the rows of a log."""
     return [row['epoch'] + 1 for row in rows], [row[key] for row in rows]
-
-
-def read_log(path: Path, keys: set[str]) -> list[dict]:
-    """The objects in the lines of a log, each with at least these keys; [] if there is no log."""
-    if not path.is_file():
-        return []
-    with naming(str(path), RunError):
-        data = path.read_bytes()
-    try:
-        rows = [json.loads(line) for line in data.splitlines()]
-    except ValueError:
-        rows = [None]
-    if not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
-        raise RunError(f'{path} is damaged or not a log of this program: remove it for a report '
-                       'without its curves')
-    return rows

@@ -69,6 +69,7 @@ def is_random_state(value) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
 
 
+FILES = 'last.pth.tar', 'best.pth.tar'      # of a run
 SCALER_KEYS = {'scale', 'growth_factor', 'backoff_factor', 'growth_interval', '_growth_tracker'}
 SCHEMA = {      # what a checkpoint must have
     'model': lambda value: is_dict_of(value, Tensor),
@@ -93,11 +94,14 @@ SCHEMA = {      # what a checkpoint must have
 def check_disk_space(folder: Path, model: nn.Module):
     """Raise InputError where the disk cannot hold last, best and a temporary checkpoint.
 
-    Their size is that of the model with Adam's state, two numbers per weight.
+    Their size is that of the model with Adam's state, two numbers per weight. last and best of a
+    resumed run are replaced.
     """
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    needed, free = 3 * (1 + 2) * size, shutil.disk_usage(existing).free
+    old = [folder / name for name in FILES]
+    replaced = sum(path.stat().st_size for path in old if path.exists())
+    needed, free = 3 * (1 + 2) * size - replaced, shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(f'--logdir: {folder} has {free / 1e6:.0f} MB of free disk, and the '
                          f'checkpoints of this run need {needed / 1e6:.0f} MB')

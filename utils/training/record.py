@@ -25,12 +25,12 @@ from utils.errors import InputError, RunError, explained, naming
 from utils.files import claim, release, write_atomically, write_text
 from utils.provenance import describe_provenance
 
+from .checkpoint import FILES as CHECKPOINTS
 from .checkpoint import read_checkpoint, write_checkpoint
 from .epoch import metrics_line
 from .events import Events
 
 STARTS = 'log.txt', 'history.jsonl'             # kept of a start that finished no epoch
-CHECKPOINTS = 'last.pth.tar', 'best.pth.tar'
 FILES = (*STARTS, 'flags.json', 'metrics.jsonl', 'weights.jsonl', 'events.out.tfevents.*',
          *CHECKPOINTS)
 PER_FILTER = 'alpha', 'beta', 'K_over_n'    # TensorBoard gets their histograms and means
@@ -220,12 +220,12 @@ class SilentRun:
 def read_log(path: Path, keys: set[str]) -> list[dict]:
     """The rows of a .jsonl file of a run, each with at least these keys; [] if there is none.
 
-    A last line without its end, which a full disk can leave, is none. Raises InputError for a
-    damaged row.
+    A last line without its end, which a full disk can leave, is none. Raises RunError for a damaged
+    row.
     """
     if not path.exists():
         return []
-    with naming(str(path)):
+    with naming(str(path), RunError):
         *lines, _ = path.read_bytes().split(b'\n')
     rows = []
     for number, line in enumerate(lines, 1):
@@ -234,7 +234,7 @@ def read_log(path: Path, keys: set[str]) -> list[dict]:
             if isinstance(row, dict) and keys <= row.keys():
                 rows.append(row)
         if len(rows) < number:
-            raise InputError(f'{path}: line {number} is damaged: repair it or remove the file')
+            raise RunError(f'{path} is damaged in line {number}: repair it or remove the file')
     return rows
 
 
