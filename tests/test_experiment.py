@@ -1,6 +1,7 @@
 """Networks in a user's own script: load, bake, layer_weights, and methods of one's own."""
 import copy
 import json
+import pickle
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import models
 from conftest import ROOT
 from utils import binarize, experiment
 from utils.errors import InputError
+from utils.provenance import git_commit
 
 SMALL = ['--workers=0', '--batch-size=12', '--inpsize=81', '--epochs=1', '--dataset=tuberlin', '--binaryWeight']
 
@@ -216,3 +218,12 @@ def test_the_transform_is_that_of_validation(files, sketch_folder):
     image, _ = datasets.load('tuberlin', str(sketch_folder), 81).val[0]
     path = sketch_folder / 'val/bar/0.png'
     assert torch.equal(trained.transform(Image.open(path)), image)
+    copy = pickle.loads(pickle.dumps(trained.transform))    # for the workers of a loader of one's own
+    assert torch.equal(copy(Image.open(path)), image)
+
+
+def test_the_commit_is_that_of_the_program(monkeypatch, tmp_path):
+    commit = git_commit()
+    subprocess.run(['git', 'init', '-q', tmp_path], check=True)
+    monkeypatch.setenv('GIT_DIR', str(tmp_path / '.git'))
+    assert git_commit() == commit

@@ -9,6 +9,7 @@ import argparse
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -314,8 +315,11 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     """
     is_packed = packed.is_packed(path)
     source = packed_source(path, build) if is_packed else checkpoint_source(path)
-    transform = datasets.transform(source.flags['dataset'], source.flags['inpsize'])
+    transform = partial(prepared, channels=source.channels, transform=datasets.transform(
+        source.flags['dataset'], source.flags['inpsize']))
+    return Trained(stored_network(source, build).eval(), source.classes, transform)
 
-    def prepare(image):
-        return transform(datasets.as_channels(image, source.channels))
-    return Trained(stored_network(source, build).eval(), source.classes, prepare)
+
+def prepared(image, channels: int, transform: Callable) -> Tensor:
+    """The PIL image of any mode as a network of this many channels sees it."""
+    return transform(datasets.as_channels(image, channels))

@@ -32,9 +32,12 @@ def describe_provenance(origin: dict[str, str]) -> str:
 
 def git_commit() -> str:
     """The commit that the program runs from, and whether tracked files differ from it."""
+    # In a hook of git such variables name another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}
+
     def git(*arguments):
         return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True,
-                              check=True).stdout.strip()
+                              check=True, env=environment).stdout.strip()
     try:
         if Path(git('rev-parse', '--show-toplevel')).resolve() != ROOT:
             return 'unknown'    # a copy of the program inside some other repository
