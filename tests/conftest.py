@@ -87,7 +87,7 @@ def run_command(function, arguments, outputs, encoding):
     sys.stdout, sys.stderr = (open(number, 'w', encoding=encoding, closefd=False) for number in (1, 2))
     torch.set_num_threads(1)
     multiprocessing.set_start_method('fork', force=True)    # of loading workers, not the server's
-    function(arguments)
+    function(*arguments)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def start(tmp_path):
     """Starts a Command; those that still run are killed after the test."""
     started = []
 
-    def run(function, arguments, **options):
+    def run(function, *arguments, **options):
         started.append(Command(tmp_path, function, arguments, **options))
         return started[-1]
     yield run

@@ -1,37 +1,41 @@
 """Two processes on the CPU (Gloo) against one."""
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
+import main
+import models
 from conftest import ROOT
 from test_main import SMALL, rows
-from utils.training.checkpoint import read_checkpoint
-
-GRADIENTS = '''
-import sys, torch
-from torch import distributed, nn
-from torch.nn import functional as F
-import models
 from utils import binarize
 from utils.training import parallel
-device = parallel.start()
-torch.manual_seed(0)
-model = binarize.wrap(models.build('sketchanetwbin', 5, channels=1, inpsize=81), 2, 7).train()
-for layer in model.modules():
-    if isinstance(layer, (nn.BatchNorm2d, nn.Dropout2d)):
-        layer.eval()
-images, target = torch.randn(16, 1, 81, 81), torch.arange(16) % 5
-mine = slice(parallel.rank(), None, parallel.processes())
-replica = parallel.replicate(model, device)
-F.nll_loss(replica(images[mine]), target[mine]).backward()
-if parallel.rank() == 0:
-    torch.save({name: p.grad for name, p in model.named_parameters()}, sys.argv[1])
-del replica     # or its threads outlive the interpreter, which now and then aborts
-parallel.stop()
-'''
+from utils.training.checkpoint import read_checkpoint
+
+
+def gradients(rank, processes, port, path):
+    """The gradient of one of `processes` processes on its share of a batch, saved by the first."""
+    if processes > 1:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    device = parallel.start()
+    torch.manual_seed(0)
+    model = binarize.wrap(models.build('sketchanetwbin', 5, channels=1, inpsize=81), 2, 7).train()
+    for layer in model.modules():
+        if isinstance(layer, (nn.BatchNorm2d, nn.Dropout2d)):
+            layer.eval()
+    images, target = torch.randn(16, 1, 81, 81), torch.arange(16) % 5
+    mine = slice(rank, None, processes)
+    replica = parallel.replicate(model, device)
+    F.nll_loss(replica(images[mine]), target[mine]).backward()
+    if rank == 0:
+        torch.save({name: p.grad for name, p in model.named_parameters()}, path)
+    del replica     # or its threads outlive the interpreter, which now and then aborts
+    parallel.stop()
 
 
 def torchrun(processes, *command):
@@ -42,13 +46,15 @@ def torchrun(processes, *command):
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(tmp_path):
-    script = tmp_path / 'gradients.py'
-    script.write_text(GRADIENTS)
-    alone = [sys.executable, str(script), str(tmp_path / '1.pt')]
-    subprocess.run(alone, env=os.environ | {'PYTHONPATH': str(ROOT)}, check=True)
-    done = torchrun(2, str(script), str(tmp_path / '2.pt'))
-    assert done.returncode == 0, done.stderr
+def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(tmp_path, start):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    commands = [start(gradients, *arguments) for arguments in (
+        (0, 1, port, tmp_path / '1.pt'), (0, 2, port, tmp_path / '2.pt'), (1, 2, port, None))]
+    for command in commands:
+        code, _, err = command.wait()
+        assert code == 0, err
     one, two = (torch.load(tmp_path / f'{processes}.pt') for processes in (1, 2))
     assert one.keys() == two.keys()
     for name in one:
@@ -73,15 +79,13 @@ def test_one_process_records_for_both(two_processes):
     assert train['images'] == 36 and val['images'] == 12
 
 
-def test_validation_and_resuming_by_another_number_of_processes(two_processes, sketch_folder, tmp_path):
+def test_validation_and_resuming_by_another_number_of_processes(two_processes, capsys):
     folder, _ = two_processes
     logged = rows(folder / 'metrics.jsonl')[1]
-    alone = subprocess.run([sys.executable, 'main.py', '--evaluate', f'--resume={folder}/last.pth.tar'],
-                           cwd=ROOT, capture_output=True, text=True)
-    assert f'loss {logged["loss"]:.4f}' in alone.stdout and f'top-1 {logged["top1"]:.2f}' in alone.stdout
-    done = subprocess.run([sys.executable, 'main.py', '--epochs=2', f'--resume={folder}/last.pth.tar'],
-                          cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    main.main(['--evaluate', f'--resume={folder}/last.pth.tar'])
+    out = capsys.readouterr().out
+    assert f'loss {logged["loss"]:.4f}' in out and f'top-1 {logged["top1"]:.2f}' in out
+    main.main(['--epochs=2', f'--resume={folder}/last.pth.tar'])
     assert read_checkpoint(folder / 'last.pth.tar')['epoch'] == 2
 
 
