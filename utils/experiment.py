@@ -190,7 +190,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     if given.resume:
         source = checkpoint_source(given.resume)
     elif given.packed:
-        source = packed_source(given.packed)
+        with naming('--packed'):
+            source = packed_source(given.packed)
     given = opts.parse(arguments, source.flags if source else None)
     opts.check(given)
     given = opts.complete(given)
@@ -205,7 +206,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
         data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
                          given.manualSeed)
         if given.nClasses not in (None, len(data.classes)):
-            raise InputError(f'--nClasses={given.nClasses}, but the data has '
+            trained = f'{source.path} was trained with ' if source else ''
+            raise InputError(f'{trained}--nClasses={given.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
     known = data or source
     flags, ignored = resolve(given, known.classes, known.channels, device)
@@ -217,7 +219,8 @@ def check_source(flags: argparse.Namespace, source: Source):
     for name in source.fixes:       # a checkpoint older than a flag has its default
         fixed, given = source.flags.get(name, opts.default(name)), getattr(flags, name)
         if fixed != given:
-            raise InputError(f'{source.path} was trained with --{name}={fixed}, not {given}')
+            raise InputError(f'{source.path} was trained {opts.spelled(name, fixed)}, not '
+                             f'{opts.spelled(name, given)}')
     if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
         raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
 

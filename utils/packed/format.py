@@ -54,7 +54,6 @@ VERSION = 1
 PREFIX = struct.Struct('<8sII')
 CHECKSUM_BYTES = 32
 MAX_HEADER_BYTES = 2 ** 24
-MAX_INPSIZE = 2 ** 12
 SIGN_LAYERS = re.compile(r'(\d{1,3}(-\d{1,3})?(,\d{1,3}(-\d{1,3})?){0,99})?', re.ASCII)
 
 TableRow = list     # [name, encoding, shape, offset in the payload]
@@ -79,7 +78,7 @@ class Description:
                 isinstance(self.signLayers, str) and SIGN_LAYERS.fullmatch(self.signLayers)),
             'classes': isinstance(self.classes, list) and self.classes and all(
                 isinstance(name, str) for name in self.classes),
-            'inpsize': type(self.inpsize) is int and 1 <= self.inpsize <= MAX_INPSIZE,
+            'inpsize': type(self.inpsize) is int and 1 <= self.inpsize <= models.MAX_INPSIZE,
             'mean': are_numbers(self.mean),
             'std': (are_numbers(self.std) and min(self.std) > 0
                     and are_numbers(self.mean) and len(self.std) == len(self.mean)),
