@@ -14,10 +14,11 @@ threads, float_s, packed_s, speedup}.
 import argparse
 import json
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 import models
 import opts
-from utils.errors import reported
+from utils.errors import RunError, reported
 
 from . import data, evaluation, packed, step
 from .timing import machine, print_header
@@ -34,7 +35,12 @@ def main(arguments: Sequence[str] | None = None):
         print(machine())
         if options.what != 'packed':
             print_header()
-        rows = BENCHMARKS[options.what](options)
+        try:
+            rows = BENCHMARKS[options.what](options)
+        except RuntimeError as error:
+            if not isinstance(error, BrokenProcessPool) and "can't allocate memory" not in str(error):
+                raise
+            raise RunError('memory ran out: a smaller --batch-size or --channels may help') from error
         if options.json:
             print(json.dumps(rows))
 
@@ -45,15 +51,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     count = opts.at_least(1)
     parser.add_argument('what', choices=BENCHMARKS)
     parser.add_argument('--model_def', type=opts.one_of(models.names()), metavar='NAME', nargs='+')
-    parser.add_argument('--batch-size', type=count, default=16)
+    parser.add_argument('--batch-size', type=opts.at_least(2), default=16,
+                        help='images in a step; BatchNorm needs two (default: %(default)s)')
     parser.add_argument('--channels', type=count, default=1)
     parser.add_argument('--binStart', type=count, default=2)
     parser.add_argument('--binEnd', type=count, default=100)
     parser.add_argument('--binSearch', choices=('fast', 'exact'), default='fast')
     parser.add_argument('--data_dir', default='data/tuberlin')
-    parser.add_argument('--inpsize', type=count, default=225)
+    parser.add_argument('--inpsize', type=opts.at_least(1, most=models.MAX_INPSIZE), default=225)
     parser.add_argument('--images', type=count, default=200)
-    parser.add_argument('--threads', type=count, nargs='+', default=[1, 2], help='of packed')
+    parser.add_argument('--threads', type=opts.at_least(1, most=256), nargs='+', default=[1, 2],
+                        help='of packed')
     parser.add_argument('--rounds', type=opts.at_least(2), default=15)
     parser.add_argument('--json', action='store_true')
     return parser.parse_args(arguments)
