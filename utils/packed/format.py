@@ -50,6 +50,7 @@ from ..files import write_atomically
 from .encoding import Bits, choose_encoding, decode, encode, encoded_size
 
 MAGIC = b'\x89DAB\r\n\x1a\n'
+ZIP_MAGIC = b'PK\3\4'    # of a checkpoint
 VERSION = 1
 PREFIX = struct.Struct('<8sII')
 CHECKSUM_BYTES = 32
@@ -124,8 +125,7 @@ def write(path: str | PathLike, description: Description, tensors: dict[str, Ten
         raise InputError(f'there is no folder {path.parent} to write {path.name} to')
     encodings = {name: choose_encoding(name, tensor, half) for name, tensor in tensors.items()}
     rows, _ = tensor_table(encodings, {name: tensor.shape for name, tensor in tensors.items()})
-    header = json.dumps(asdict(description) | {'tensors': rows}, ensure_ascii=False,
-                        separators=(',', ':')).encode()
+    header = json.dumps(asdict(description) | {'tensors': rows}, separators=(',', ':')).encode()
     payload = b''.join(encode(tensors[name], encoding) for name, encoding, *_ in rows)
     data = PREFIX.pack(MAGIC, VERSION, len(header)) + header + payload
     data += hashlib.sha256(data).digest()
@@ -137,10 +137,11 @@ def write(path: str | PathLike, description: Description, tensors: dict[str, Ten
 def is_packed(path: str | PathLike) -> bool:
     """Whether there is a file at path that begins with the magic number of a packed model."""
     path = Path(path)
-    if not path.is_file():
-        return False
-    with naming(str(path)), open(path, 'rb') as file:
-        return file.read(len(MAGIC)) == MAGIC
+    with naming(str(path)):
+        if not path.is_file():
+            return False
+        with open(path, 'rb') as file:
+            return file.read(len(MAGIC)) == MAGIC
 
 
 def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
@@ -153,9 +154,11 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
     architecture needs and the file holds. Raises InputError for any file but a whole packed model.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f'there is no packed model {str(path)!r}')
     with naming(str(path)):
+        if path.is_dir():
+            raise InputError('it is a folder, not a packed model')
+        if not path.is_file():
+            raise InputError('there is no packed model of this name')
         data = memoryview(path.read_bytes())
     try:
         header, payload = split_file(data)
@@ -176,6 +179,8 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
 
 def split_file(data: memoryview) -> tuple[dict, memoryview]:
     """The header, with the right keys, and the payload of the bytes of a file."""
+    if data[:len(ZIP_MAGIC)] == ZIP_MAGIC:
+        raise InputError('it looks like a checkpoint, which --resume takes')
     if len(data) < PREFIX.size + CHECKSUM_BYTES:
         raise InputError('it is truncated or not a packed model')
     magic, version, length = PREFIX.unpack(data[:PREFIX.size])
