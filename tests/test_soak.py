@@ -287,6 +287,11 @@ def test_mutated_checkpoints_resume_or_are_refused(checkpoint_file, tmp_path, sk
 
 @in_another_branch
 @pytest.mark.soak
-def test_1000_mutated_checkpoints(checkpoint_file, tmp_path, sketch_folder):
+def test_1000_mutated_checkpoints_load_or_are_refused(checkpoint_file, tmp_path):
     soak_loading(checkpoint_file, tmp_path, 1000)
+
+
+@in_another_branch
+@pytest.mark.soak
+def test_1000_mutated_checkpoints_resume_or_are_refused(checkpoint_file, tmp_path, sketch_folder):
     soak_resuming(checkpoint_file, tmp_path, 1000, sketch_folder)

@@ -38,9 +38,11 @@ def main(arguments: Sequence[str] | None = None):
         try:
             rows = BENCHMARKS[options.what](options)
         except RuntimeError as error:
-            if not isinstance(error, BrokenProcessPool) and "can't allocate memory" not in str(error):
+            killed = isinstance(error, BrokenProcessPool)
+            if not killed and "can't allocate memory" not in str(error):
                 raise
-            raise RunError('memory ran out: a smaller --batch-size or --channels may help') from error
+            raise RunError('memory ran out: a smaller --batch-size or --channels may '
+                           'help') from error
         if options.json:
             print(json.dumps(rows))
 
