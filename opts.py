@@ -15,8 +15,9 @@ utils.training.loop takes the rest.
 """
 import argparse
 import difflib
-import math
 import os
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,9 @@ from utils.binarize import METHODS
 from utils.errors import InputError
 from utils.training.optim import OPTIMIZERS, SCHEDULES
 
-LIMIT = 2 ** 32     # seeds and other whole numbers stay below it
+MOST = {int: 2 ** 32 - 1, float: 1e37}  # a step of Adam, up to 10 × --maxlr, must fit in float32
+MAX_WORKERS = 256
+NAME_BYTES = 255    # of a folder's name, on every common file system
 
 
 class Flags(argparse.Namespace):
@@ -59,6 +62,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(message)
 
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for word in args:
+            flag, equals, value = word.partition('=')
+            action = self._option_string_actions.get(flag)
+            if equals and action and action.nargs == 0:
+                self.error(f'{flag} takes no value, and {value!r} was given: write '
+                           f'{" or ".join(action.option_strings)}')
+        return super().parse_known_args(args, namespace)
+
     def add_flag(self, group, name: str, fixed_by: str = '', changes_result: bool = True,
                  once: bool = False, **options):
         action = group.add_argument(name, **options)
@@ -71,30 +84,50 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
     def choose(name):
         if name in names:
             return name
-        near = difflib.get_close_matches(name, names, 3) or names
-        suggestion = ' or '.join(near)
-        raise argparse.ArgumentTypeError(f'unknown name {name!r}: did you mean {suggestion}?')
+        near = ' or '.join(difflib.get_close_matches(name, names, 3))
+        raise argparse.ArgumentTypeError(f'unknown name {name!r}: ' + (
+            f'did you mean {near}?' if near else f'the names are {", ".join(names)}'))
     return choose
 
 
-def at_least(smallest: float, kind: type = int, above: bool = False) -> Callable[[str], float]:
+def at_least(smallest: float, kind: type = int, above: bool = False, most: float | None = None,
+             why: str = '') -> Callable[[str], float]:
     """The type of a flag that takes a finite number from `smallest` on (above: more than it).
 
-    Whole numbers stay below LIMIT.
+    most: the largest, by default that of MOST; why: the reason for it, which the refusal gives.
     """
+    largest = MOST[kind] if most is None else most
+
     def number(text):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a number') from None
-        if not value < (LIMIT if kind is int else math.inf):
-            raise argparse.ArgumentTypeError(f'{text} is too large or not a number')
-        if value < smallest or (above and value == smallest):
+            kind_name = 'whole number' if kind is int else 'number'
+            raise argparse.ArgumentTypeError(f'{text!r} is not a {kind_name}') from None
+        if not value >= smallest or (above and value == smallest):     # so is NaN
             bound = 'more than' if above else 'at least'
             raise argparse.ArgumentTypeError(f'must be {bound} {smallest}, not {text}')
+        if value > largest:
+            reason = f': {why}' if why else ''
+            raise argparse.ArgumentTypeError(f'must be at most {largest}, not {text}{reason}')
         return value
     number.kind = kind
     return number
+
+
+def run_name(text: str) -> str:
+    """The type of --name: a folder inside --logdir, of one name or several, like group/run."""
+    if not text:
+        raise argparse.ArgumentTypeError('must not be empty')
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f'{text!r} has characters that cannot be printed')
+    if {'', '.', '..'} & set(text.split('/')):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} must be a folder inside --logdir, like run or group/run')
+    if len(os.fsencode(text)) > NAME_BYTES:
+        raise argparse.ArgumentTypeError(f'must have at most {NAME_BYTES} bytes, not '
+                                         f'{len(os.fsencode(text))}')
+    return text
 
 
 def layers(text: str) -> str:
@@ -130,8 +163,9 @@ def data_flags(flag):
          help='folder of the images, with train/ and val/ in it (doodles need none)')
     flag('--nClasses', fixed_by='checkpoint packed', type=at_least(1), metavar='N',
          help='classes; must agree with the data (default: as many as the data has)')
-    flag('--workers', changes_result=False, type=at_least(0), default=min(4, os.cpu_count() or 1),
-         metavar='N', help='processes that load and transform images (default: %(default)s)')
+    flag('--workers', changes_result=False, type=at_least(0, most=MAX_WORKERS),
+         default=min(4, os.cpu_count() or 1), metavar='N',
+         help='processes that load and transform images (default: %(default)s)')
     flag('--tenCrop', changes_result=False, action=SWITCH, default=False,
          help='validate on ten crops of each image, their log-probabilities averaged')
 
@@ -143,7 +177,8 @@ def model_flags(flag):
     flag('--signLayers', fixed_by='checkpoint packed', type=layers, metavar='LAYERS',
          help="convolutions with binarized inputs, like 2-5,7 (default: the model's own; only "
               'families with an fbin variant take it)')
-    flag('--inpsize', fixed_by='checkpoint packed', type=at_least(1), metavar='PIXELS',
+    flag('--inpsize', fixed_by='checkpoint packed', type=at_least(1, most=models.MAX_INPSIZE),
+         metavar='PIXELS',
          help="side of the network's square input (default: the model's own, 97 for doodles)")
     flag('--pretrained_file', once=True, metavar='FILE',
          help='start from the weights in this checkpoint, where names and shapes agree')
@@ -177,7 +212,8 @@ def training_flags(flag):
          help='images in a validation step, ten crops each with --tenCrop (default: %(default)s)')
     flag('--optimType', fixed_by='checkpoint', type=one_of(list(OPTIMIZERS)), default='adam',
          metavar='NAME', help=f'{", ".join(OPTIMIZERS)} (default: %(default)s)')
-    flag('--momentum', type=at_least(0, float), default=0.9, metavar='X',
+    flag('--momentum', default=0.9, metavar='X',
+         type=at_least(0, float, most=1, why='past gradients would grow with every step'),
          help='momentum of sgd (default: %(default)s)')
     flag('--nesterov', action=SWITCH, default=False, help='Nesterov momentum of sgd')
     flag('--weightDecay', type=at_least(0, float), default=0.0, metavar='X',
@@ -204,7 +240,7 @@ def training_flags(flag):
 
 
 def run_flags(flag):
-    flag('--name', changes_result=False, metavar='NAME',
+    flag('--name', changes_result=False, type=run_name, metavar='NAME',
          help='name of the experiment (default: data, model and binarizer)')
     flag('--logdir', changes_result=False, default='logs', metavar='DIR',
          help='the run is recorded in DIR/NAME (default: %(default)s)')
@@ -237,6 +273,16 @@ RULES = DECLARED.rules
 def default(name: str) -> object:
     """The default of a flag, None where it depends on other flags."""
     return DECLARED.get_default(name)
+
+
+def spelled(name: str, value: object) -> str:
+    """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
+    if value is None:
+        value = default(name)
+    flag, *negated = DECLARED.actions[name].option_strings
+    if value is None or value is False:
+        return f'with {negated[0]}' if negated and value is False else f'without {flag}'
+    return f'with {flag}' if value is True else f'with {flag}={shlex.quote(str(value))}'
 
 
 def fixed_by(what: str) -> list[str]:
@@ -295,7 +341,7 @@ def check(flags: argparse.Namespace):
         raise InputError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
     if flags.bnnModel and flags.binarizer not in (None, 'bnn'):
         raise InputError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
-    for name in 'name', 'resume', 'packed', 'pretrained_file', 'export':
+    for name in 'logdir', 'resume', 'packed', 'pretrained_file', 'export':
         if getattr(flags, name) == '':
             raise InputError(f'--{name} must not be empty')
     if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# bash runx.sh                              list the experiments
+# bash runx.sh [help]                       this help, and the experiments
 # bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about a minute on 2 cores
-# bash runx.sh test [flags of pytest]       the tests and the linter
+# bash runx.sh test [flags of pytest]       the tests and the linter; -m soak: thousands of damaged files
 # bash runx.sh compare [flags]              real, dab, xnor and bnn networks side by side (utils/compare)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
 #
 # DATA (default: data) is the folder with one folder per dataset, as datasets.prepare makes them.
+# Python is python3 where that has what requirements.txt asks for, or else .venv, made from it.
 set -euo pipefail
 cd "$(dirname "$0")"
 DATA=${DATA:-data}
@@ -45,23 +46,51 @@ experiments() {
     done <<< "$EXPERIMENTS"
 }
 
-# Sets PYTHON to a python3 that has the packages, or else to that of .venv, made from requirements.txt.
+# Python code: fails without all of requirements.txt, and prints which packages have other versions.
+CHECK='
+import re, sys
+from importlib import metadata
+
+def numbers(version):
+    return [int(part) for part in re.findall("[0-9]+", version.partition("+")[0])]
+
+missing, other = sys.version_info < (3, 11), []
+for name, relation, wanted in re.findall("^([^=>#]+)(==|>=)(.+)$", open("requirements.txt").read(), re.M):
+    try:
+        has = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        missing = True
+    else:
+        equal, more = numbers(has) == numbers(wanted), numbers(has) > numbers(wanted)
+        if not (equal or (more and relation == ">=")):
+            other.append(f"{name} {has}, not {relation}{wanted}")
+print(*other, sep="; ")
+sys.exit(bool(missing or other))'
+RECENT='import sys; sys.exit(sys.version_info < (3, 11))'
+
+# Sets PYTHON to a python3 that has the packages, or else to that of .venv, which it makes or completes.
 setup() {
-    local has='import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, sys.argv[1:])))'
-    local packages=(torch torchvision numpy PIL matplotlib tensorboardX tqdm pytest xdist hypothesis ruff)
-    for PYTHON in python3 .venv/bin/python; do
-        "$PYTHON" -c "$has" "${packages[@]}" 2>/dev/null && return
-    done
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-        echo 'runx.sh: Python 3.11 or newer is needed' >&2; exit 1; }
-    echo 'runx.sh: installing requirements.txt into .venv, once' >&2
-    python3 -m venv .venv
-    .venv/bin/python -m pip install --quiet --no-compile -r requirements.txt
+    local others
+    PYTHON=python3
+    others=$(python3 -c "$CHECK" 2>/dev/null) && return
+    [ -n "$others" ] && echo "runx.sh: python3 has $others: using .venv" >&2
+    PYTHON=.venv/bin/python
+    others=$("$PYTHON" -c "$CHECK" 2>/dev/null) && return
+    if ! "$PYTHON" -c "$RECENT" 2>/dev/null; then
+        python3 -c "$RECENT" 2>/dev/null || {
+            echo 'runx.sh: Python 3.11 or newer is needed, as python3' >&2; exit 1; }
+        python3 -m venv --clear .venv
+    fi
+    "$PYTHON" -c 'import pip' 2>/dev/null || "$PYTHON" -m ensurepip >/dev/null
+    echo "runx.sh: installing requirements.txt into .venv, once${others:+ (it has $others)}" >&2
+    "$PYTHON" -m pip install --quiet --no-compile -r requirements.txt
+    # On all cores, as pip does not; it fails where a package has templates that are no Python.
+    "$PYTHON" -m compileall -qq -j 0 .venv/lib || true
 }
 
 case ${1:-} in
-    '')
-        echo 'bash runx.sh demo | test | compare | one of these experiments, with further flags of main.py:'
+    '' | help | --help | -h)
+        sed -n '2,/^set/s/^# \{0,1\}//p' runx.sh; echo
         experiments ;;
     demo)
         shift; setup

@@ -40,6 +40,9 @@ from utils.errors import InputError
 from .blocks import initialize, layer_set
 
 
+MAX_INPSIZE = 2 ** 12   # pixels: side of the largest image that a network is built for
+
+
 class Variant(NamedTuple):
     builder: Callable[..., nn.Module]
     inpsize: int
@@ -79,14 +82,17 @@ def build(name: str, nClasses: int, channels: int = 3, inpsize: int | None = Non
     inpsize=None is the family's default. signLayers, '2-5,7' or a set of numbers, are the
     convolutions whose inputs are binarized, in place of the variant's; everything else (biases,
     dropout) stays. Variants of a family start from the same weights under the same seed.
-    Raises InputError for an unknown name, an inpsize that is too small, and signLayers that the
-    family cannot binarize.
+    Raises InputError for an unknown name, an inpsize that is too small or beyond MAX_INPSIZE, and
+    signLayers that the family cannot binarize.
     """
     variant = _find(name)
     inpsize = variant.inpsize if inpsize is None else inpsize
-    if inpsize < variant.smallest:
-        raise InputError(f'{name} takes images of at least {variant.smallest} × '
-                         f'{variant.smallest} pixels, not {inpsize}')
+    bound, side = 'least', variant.smallest
+    if inpsize > MAX_INPSIZE:
+        bound, side = 'most', MAX_INPSIZE
+    if not variant.smallest <= inpsize <= MAX_INPSIZE:
+        raise InputError(f'{name} takes images of at {bound} {side} × {side} pixels, '
+                         f'not {inpsize}')
     options = variant.options
     if signLayers is not None:
         if not variant.signable:

@@ -2,10 +2,12 @@
 import json
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
 from conftest import ROOT
+from utils.bench import __main__ as bench
 
 SMALL = ['--model_def=densenet', '--batch-size=2', '--channels=3', '--rounds=2', '--json']
 
@@ -35,3 +37,31 @@ def test_bench_without_data_says_so():
                           capture_output=True, text=True)
     assert done.returncode == 2 and '/nowhere' in done.stderr and 'Traceback' not in done.stderr
     assert done.stderr.startswith('utils.bench: error: --data_dir: ') and done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('flags, part, code', [
+    (['step', '--model_def=sketchanet', '--batch-size=1'], '--batch-size: must be at least 2', 2),
+    (['packed', '--threads', '1', '1000000000'], '--threads: must be at most 256', 2),
+    (['data', '--inpsize=100000'], '--inpsize: must be at most 4096', 2),
+    (['step', '--json=1'], '--json takes no value', 2),
+    (['step', '--model_def=nin', '--binStart=50'], 'holds no convolution', 2)])
+def test_bench_refuses_in_a_sentence(flags, part, code, capsys, monkeypatch):
+    monkeypatch.setattr(bench.step, 'copy_bandwidth', lambda: 1e9)
+    with pytest.raises(SystemExit) as stop:
+        bench.main([*flags, '--rounds=2'])
+    error = capsys.readouterr().err
+    assert stop.value.code == code and part in error and error.count('\n') == 1
+
+
+def test_bench_without_memory(capsys, monkeypatch):
+    def bench_with(error):
+        def raise_error(options):
+            raise error
+        monkeypatch.setitem(bench.BENCHMARKS, 'eval', raise_error)
+        bench.main(['eval'])
+    for error in RuntimeError("DefaultCPUAllocator: can't allocate memory"), BrokenProcessPool():
+        with pytest.raises(SystemExit) as stop:
+            bench_with(error)
+        assert stop.value.code == 1 and '--batch-size' in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match='of ours'):
+        bench_with(RuntimeError('a bug of ours'))

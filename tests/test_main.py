@@ -163,7 +163,7 @@ def test_sign_layers_of_ones_own(train, refused, tmp_path, capsys):
     assert [number for number, inputs in enumerate(table, 1) if inputs == 'binarized'] == [2, 3, 6]
     resume = f'--resume={tmp_path}/logs/run/last.pth.tar'
     train(resume, '--epochs=2')
-    assert '--signLayers=2-3,6' in refused(resume, '--epochs=3', '--signLayers=2')
+    assert 'with --signLayers=2-3,6, not with --signLayers=2' in refused(resume, '--epochs=3', '--signLayers=2')
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam', 'adagrad', 'adamax', 'adadelta'])
@@ -304,6 +304,13 @@ def test_a_checkpoint_of_another_model(refused, trained, sketch_folder, tmp_path
     assert '--model_def=sketchanetwbin' in refused(resume, '--model_def=sketchanetfbin')
     assert '--binarizer=dab' in refused(resume, '--binarizer=xnor')
     assert 'optimType' in refused(resume, '--optimType=sgd')
+    assert 'without --signLayers, not with --signLayers=2' in refused(resume, '--signLayers=2')
+    assert 'with --binaryWeight, not with --no-binaryWeight' in refused(resume, '--no-binaryWeight')
+    checkpoint = read_checkpoint(trained / 'last.pth.tar')
+    checkpoint['flags']['nClasses'] = 12        # nobody has given this flag
+    torch.save(checkpoint, tmp_path / 'odd.pth.tar')
+    sentence = 'odd.pth.tar was trained with --nClasses=12, but the data has 3 classes'
+    assert sentence in refused([f'--resume={tmp_path}/odd.pth.tar'], by=main.main)
 
 
 def test_weights_that_do_not_fit(refused, trained, tmp_path):
@@ -424,7 +431,7 @@ def test_a_loss_that_becomes_nan(train, refused, tmp_path):
     train('--name=run', '--epochs=1')
     last = tmp_path / 'logs/run/last.pth.tar'
     before = last.read_bytes()
-    error = refused('--epochs=2', f'--resume={last}', '--maxlr=1e38', code=1)
+    error = refused('--epochs=2', f'--resume={last}', '--maxlr=1e37', code=1)
     assert 'NaN' in error and last.read_bytes() == before
 
 

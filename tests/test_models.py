@@ -181,6 +181,8 @@ def test_input_sizes(name):
                 f'not {smallest - 1}$')
     with pytest.raises(ValueError, match=sentence):
         models.build(name, 10, inpsize=smallest - 1)
+    with pytest.raises(ValueError, match='at most 4096 × 4096 pixels, not 4097'):
+        models.build(name, 10, inpsize=4097)
 
 
 @pytest.mark.parametrize('name', [name for name in SIZES if SIZES[name][1] > 1])

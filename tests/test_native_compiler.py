@@ -55,3 +55,9 @@ def test_a_truncated_library_is_built_anew(answer, tmp_path):
     library.unlink()    # still loaded: writing to it would change that code
     library.write_bytes(data[:len(data) // 2])
     assert answer('g++') == 42 and compiler.is_whole(library)
+
+
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_compiler(answer, tmp_path, monkeypatch):
+    (tmp_path / 'dab').write_text('a file')     # not even root can make a folder of it
+    with pytest.raises(compiler.BuildError, match=f'^the cache folder {tmp_path}/dab cannot be written'):
+        answer('g++')

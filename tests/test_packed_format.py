@@ -2,6 +2,7 @@
 import hashlib
 import itertools
 import json
+import os
 import struct
 
 import numpy as np
@@ -153,7 +154,8 @@ def test_every_truncation_is_found(whole, read):
 
 def test_versions_and_other_files(whole, read):
     assert 'version 2' in refused(read, whole[:8] + b'\2' + whole[9:])
-    refused(read, b'PK\3\4' + whole, 'wrong magic number')
+    refused(read, b'PNG' + whole, 'wrong magic number')
+    refused(read, b'PK\3\4' + whole, 'checkpoint, which --resume takes')
     refused(read, b'', 'truncated')
 
 
@@ -252,10 +254,30 @@ def test_an_existing_file_is_kept(tmp_path, monkeypatch):
 def test_places_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match='there is no packed model'):
         format.read(tmp_path / 'no.dab', build)
-    with pytest.raises(InputError, match='there is no packed model'):
+    with pytest.raises(InputError, match='folder, not a packed model'):
         format.read(tmp_path, build)
+    with pytest.raises(InputError, match='File name too long'):
+        format.read(tmp_path / ('x' * 300), build)
+    with pytest.raises(InputError, match='File name too long'):
+        format.is_packed(tmp_path / ('x' * 300))
     with pytest.raises(InputError, match='there is no folder'):
         format.write(tmp_path / 'no' / 'model.dab', format.Description(**DESCRIPTION), tiny()[1])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may read everything')
+def test_a_file_without_permission(whole, tmp_path):
+    path = tmp_path / 'secret.dab'
+    path.write_bytes(whole)
+    path.chmod(0)
+    with pytest.raises(InputError, match='secret.dab: Permission denied'):
+        format.read(path, build)
+
+
+def test_names_of_classes_that_are_not_unicode(tmp_path):
+    classes = ['ja\n', 'nein\0', os.fsdecode(b'o\xf9')]     # as a folder can be named
+    path = tmp_path / 'model.dab'
+    format.write(path, format.Description(**DESCRIPTION | {'classes': classes}), tiny()[1])
+    assert format.read(path, build)[0].classes == classes
 
 
 @pytest.mark.parametrize('name, binEnd, ratio', [('resnetwbin18', 100, 28), ('sketchanetwbin', 7, 20)])

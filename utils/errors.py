@@ -29,6 +29,7 @@ EXPLANATIONS = {    # of what the message of a RuntimeError or MemoryError conta
         'memory ran out: use a smaller --batch-size, --testbatchsize or --inpsize',
     r"can't start new thread": 'the system allows no more threads: use fewer --workers',
     r'Too many open files': 'too many files are open: use fewer --workers, or raise ulimit -n',
+    r'process pool was terminated': 'a process was killed; perhaps memory ran out',
     r'Connection (closed|reset) by peer':
         'another process of torchrun ended; its own message says why',
 }

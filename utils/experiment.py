@@ -202,8 +202,9 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
             source = checkpoint_source(given.resume)
             known = source.flags | where_it_lies(given.resume)
     elif given.packed:
-        source = packed_source(given.packed)
-        known = source.flags
+        with naming('--packed'):
+            source = packed_source(given.packed)
+            known = source.flags
     given = opts.parse(arguments, known)
     opts.check(given)
     given = opts.complete(given)
@@ -218,7 +219,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
         data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
                          given.manualSeed)
         if given.nClasses not in (None, len(data.classes)):
-            raise InputError(f'--nClasses={given.nClasses}, but the data has '
+            trained = f'{source.path} was trained with ' if source else ''
+            raise InputError(f'{trained}--nClasses={given.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
     classes, channels = (data or source).classes, (data or source).channels
     flags, ignored = resolve(given, classes, channels, device)
@@ -243,7 +245,8 @@ def check_source(flags: argparse.Namespace, source: Source):
     for name in source.fixes:       # a checkpoint older than a flag has its default
         fixed, given = source.flags.get(name, opts.default(name)), getattr(flags, name)
         if fixed != given:
-            raise InputError(f'{source.path} was trained with --{name}={fixed}, not {given}')
+            raise InputError(f'{source.path} was trained {opts.spelled(name, fixed)}, not '
+                             f'{opts.spelled(name, given)}')
     if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
         raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
 

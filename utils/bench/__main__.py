@@ -11,6 +11,11 @@ Prints medians of the rounds, their ratio (ours / baseline) and the quartiles of
 --json, a list of {case, baseline_s, ours_s, ratio} on the last line; of `packed` {case, batch,
 threads, float_s, packed_s, speedup}.
 """
+from utils import interrupt     # before torch
+
+if __name__ == '__main__':
+    interrupt.end_silently()
+
 import argparse
 import json
 from collections.abc import Sequence
@@ -45,15 +50,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     count = opts.at_least(1)
     parser.add_argument('what', choices=BENCHMARKS)
     parser.add_argument('--model_def', type=opts.one_of(models.names()), metavar='NAME', nargs='+')
-    parser.add_argument('--batch-size', type=count, default=16)
+    parser.add_argument('--batch-size', type=opts.at_least(2), default=16,
+                        help='images in a step; BatchNorm needs two (default: %(default)s)')
     parser.add_argument('--channels', type=count, default=1)
     parser.add_argument('--binStart', type=count, default=2)
     parser.add_argument('--binEnd', type=count, default=100)
     parser.add_argument('--binSearch', choices=('fast', 'exact'), default='fast')
     parser.add_argument('--data_dir', default='data/tuberlin')
-    parser.add_argument('--inpsize', type=count, default=225)
+    parser.add_argument('--inpsize', type=opts.at_least(1, most=models.MAX_INPSIZE), default=225)
     parser.add_argument('--images', type=count, default=200)
-    parser.add_argument('--threads', type=count, nargs='+', default=[1, 2], help='of packed')
+    parser.add_argument('--threads', type=opts.at_least(1, most=256), nargs='+', default=[1, 2],
+                        help='of packed')
     parser.add_argument('--rounds', type=opts.at_least(2), default=15)
     parser.add_argument('--json', action='store_true')
     return parser.parse_args(arguments)

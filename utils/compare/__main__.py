@@ -27,7 +27,6 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -100,8 +99,6 @@ def train_rest(plan, done, finished, common, command, flags):
 
 
 def report_failure(cell, error):
-    if isinstance(error, BrokenProcessPool):
-        error = RunError('its process was killed; perhaps memory ran out')
     error = explained(error)
     if not isinstance(error, InputError):
         console.complain(''.join(traceback.format_exception(error)).rstrip())

@@ -40,13 +40,24 @@ def load(name: str, sources: Sequence[Path], flags: list[str], identity: object,
         pass    # built by another system: build it anew
     units = [str(source) for source in sources if source.suffix == '.cpp']
     reason = 'there is no C++ compiler'
-    for compiler in compilers():
-        try:
-            build([*compiler, *COMMON, *units, *flags], path)
-            return loader(str(path))
-        except (OSError, BuildError) as error:
-            reason = f'{shlex.join(compiler)} failed: {error}'
+    with build_folder(path.parent) as folder:
+        for compiler in compilers():
+            try:
+                build([*compiler, *COMMON, *units, *flags], path, folder)
+                return loader(str(path))
+            except (OSError, BuildError) as error:
+                reason = f'{shlex.join(compiler)} failed: {error}'
     raise BuildError(reason)
+
+
+def build_folder(cache: Path) -> tempfile.TemporaryDirectory:
+    """A new folder inside that of the cache. Raises BuildError where none can be made."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=cache)
+    except OSError as error:
+        raise BuildError(f'the cache folder {cache} cannot be written '
+                         f'({error.strerror or error})') from error
 
 
 def compilers() -> list[list[str]]:
@@ -61,19 +72,20 @@ def compilers() -> list[list[str]]:
     return own + [[name] for name in ('g++', 'clang++', 'c++') if shutil.which(name)]
 
 
-def build(command: list[str], path: Path):
-    """Run the compiler and put its library and the digest of it at `path`, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / path.name
-        done = subprocess.run([*command, '-o', str(built)], capture_output=True, text=True)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            errors = [line for line in lines if 'error' in line] or lines or ['no message']
-            raise BuildError(errors[0])
-        with open(built, 'r+b') as file:
-            file.write(hashlib.sha256(file.read()).digest())
-        os.replace(built, path)
+def build(command: list[str], path: Path, folder: str):
+    """Run the compiler and put its library and the digest of it at `path`, atomically.
+
+    folder: an empty one, on the file system of `path`.
+    """
+    built = Path(folder) / path.name
+    done = subprocess.run([*command, '-o', str(built)], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        errors = [line for line in lines if 'error' in line] or lines or ['no message']
+        raise BuildError(errors[0])
+    with open(built, 'r+b') as file:
+        file.write(hashlib.sha256(file.read()).digest())
+    os.replace(built, path)
 
 
 def is_whole(path: Path) -> bool:

@@ -50,11 +50,11 @@ from ..files import write_atomically
 from .encoding import Bits, choose_encoding, decode, encode, encoded_size
 
 MAGIC = b'\x89DAB\r\n\x1a\n'
+ZIP_MAGIC = b'PK\3\4'    # of a checkpoint
 VERSION = 1
 PREFIX = struct.Struct('<8sII')
 CHECKSUM_BYTES = 32
 MAX_HEADER_BYTES = 2 ** 24
-MAX_INPSIZE = 2 ** 12
 SIGN_LAYERS = re.compile(r'(\d{1,3}(-\d{1,3})?(,\d{1,3}(-\d{1,3})?){0,99})?', re.ASCII)
 
 TableRow = list     # [name, encoding, shape, offset in the payload]
@@ -79,7 +79,7 @@ class Description:
                 isinstance(self.signLayers, str) and SIGN_LAYERS.fullmatch(self.signLayers)),
             'classes': isinstance(self.classes, list) and self.classes and all(
                 isinstance(name, str) for name in self.classes),
-            'inpsize': type(self.inpsize) is int and 1 <= self.inpsize <= MAX_INPSIZE,
+            'inpsize': type(self.inpsize) is int and 1 <= self.inpsize <= models.MAX_INPSIZE,
             'mean': are_numbers(self.mean),
             'std': (are_numbers(self.std) and min(self.std) > 0
                     and are_numbers(self.mean) and len(self.std) == len(self.mean)),
@@ -125,8 +125,7 @@ def write(path: str | PathLike, description: Description, tensors: dict[str, Ten
         raise InputError(f'there is no folder {path.parent} to write {path.name} to')
     encodings = {name: choose_encoding(name, tensor, half) for name, tensor in tensors.items()}
     rows, _ = tensor_table(encodings, {name: tensor.shape for name, tensor in tensors.items()})
-    header = json.dumps(asdict(description) | {'tensors': rows}, ensure_ascii=False,
-                        separators=(',', ':')).encode()
+    header = json.dumps(asdict(description) | {'tensors': rows}, separators=(',', ':')).encode()
     payload = b''.join(encode(tensors[name], encoding) for name, encoding, *_ in rows)
     data = PREFIX.pack(MAGIC, VERSION, len(header)) + header + payload
     data += hashlib.sha256(data).digest()
@@ -138,10 +137,11 @@ def write(path: str | PathLike, description: Description, tensors: dict[str, Ten
 def is_packed(path: str | PathLike) -> bool:
     """Whether there is a file at path that begins with the magic number of a packed model."""
     path = Path(path)
-    if not path.is_file():
-        return False
-    with naming(str(path)), open(path, 'rb') as file:
-        return file.read(len(MAGIC)) == MAGIC
+    with naming(str(path)):
+        if not path.is_file():
+            return False
+        with open(path, 'rb') as file:
+            return file.read(len(MAGIC)) == MAGIC
 
 
 def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
@@ -154,9 +154,11 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
     architecture needs and the file holds. Raises InputError for any file but a whole packed model.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f'there is no packed model {str(path)!r}')
     with naming(str(path)):
+        if path.is_dir():
+            raise InputError('it is a folder, not a packed model')
+        if not path.is_file():
+            raise InputError('there is no packed model of this name')
         data = memoryview(path.read_bytes())
     try:
         header, payload = split_file(data)
@@ -177,6 +179,8 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
 
 def split_file(data: memoryview) -> tuple[dict, memoryview]:
     """The header, with the right keys, and the payload of the bytes of a file."""
+    if data[:len(ZIP_MAGIC)] == ZIP_MAGIC:
+        raise InputError('it looks like a checkpoint, which --resume takes')
     if len(data) < PREFIX.size + CHECKSUM_BYTES:
         raise InputError('it is truncated or not a packed model')
     magic, version, length = PREFIX.unpack(data[:PREFIX.size])
