@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
         self.rules: dict[str, Rule] = {}
-        self.spellings: dict[str, Sequence[str]] = {}
+        self.actions: dict[str, argparse.Action] = {}
 
     def error(self, message):
         raise InputError(message)
@@ -75,8 +75,8 @@ class Parser(argparse.ArgumentParser):
     def add_flag(self, group, name: str, fixed_by: str = '', changes_result: bool = True,
                  once: bool = False, **options):
         action = group.add_argument(name, **options)
-        self.spellings[action.dest] = action.option_strings
         self.rules[action.dest] = Rule(frozenset(fixed_by.split()), changes_result, once)
+        self.actions[action.dest] = action
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
@@ -278,7 +278,7 @@ def spelled(name: str, value: object) -> str:
     """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
     if value is None:
         value = default(name)
-    flag, *negated = DECLARED.spellings[name]
+    flag, *negated = DECLARED.actions[name].option_strings
     if value is None or value is False:
         return f'with {negated[0]}' if negated and value is False else f'without {flag}'
     return f'with {flag}' if value is True else f'with {flag}={shlex.quote(str(value))}'
