@@ -50,9 +50,12 @@ class Data:
     channels: int
 
 
-def from_folders(*names: str) -> Callable:
-    """The `find` of a dataset that lies in data_dir or in its subfolder of one of `names`."""
-    return partial(folders.find, names=names)
+def from_folders(*names: str, upright: bool = True) -> Callable:
+    """The `find` of a dataset that lies in data_dir or in its subfolder of one of `names`.
+
+    upright: whether the EXIF orientation of its images is honoured.
+    """
+    return partial(folders.find, names=names, upright=upright)
 
 
 DATASETS = {
@@ -63,7 +66,7 @@ DATASETS = {
         from_folders('sketchyrecognition', 'sketchy_recognition', 'sketchy')),
     'imagenet12': DatasetSpec(
         transforms.photographs, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-        from_folders('imagenet12', 'imagenet')),
+        from_folders('imagenet12', 'imagenet', upright=False)),    # as published
     'cifar10': DatasetSpec(
         transforms.thumbnails, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261),
         partial(cifar.find, name='cifar10', official=CIFAR10)),
