@@ -131,6 +131,9 @@ def data_flags(flag):
          metavar='N', help='processes that load and transform images (default: %(default)s)')
     flag('--tenCrop', changes_result=False, action=SWITCH, default=False,
          help='validate on ten crops of each image, their log-probabilities averaged')
+    flag('--skipBroken', action=SWITCH, default=False,
+         help='leave out images in folders that cannot be read, and name them; without it the '
+              'first one ends the run')
 
 
 def model_flags(flag):

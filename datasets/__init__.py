@@ -48,6 +48,7 @@ class Data:
     val: transforms.Transformed
     classes: list[str]  # in the order of the labels
     channels: int
+    in_folders: bool    # image files in folders, to which skipBroken applies
 
 
 def from_folders(*names: str, upright: bool = True) -> Callable:
@@ -102,24 +103,28 @@ def transform(name: str, inpsize: int, train: bool = False, tenCrop: bool = Fals
 
 
 def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, seed: int = 0,
-         plain: bool = False) -> Data:
+         plain: bool = False, skipBroken: bool = False) -> Data:
     """The training and validation images of the dataset `name`, transformed.
 
     `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
     cannot be read, ImageError where a sketch is damaged; other images raise it when they are read.
-    With `plain`, the reference of tests and measurements, sketches are not cached and their
-    transforms not fused.
+    With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
+    names them. With `plain`, the reference of tests and measurements, sketches are not cached and
+    their transforms not fused.
     """
     spec = _spec(name)
     train, val, classes = spec.find(data_dir, spec.channels)
-    if spec.is_sketch and not plain:
+    in_folders = isinstance(train, folders.Folder)
+    if in_folders and spec.is_sketch and not plain:
         side = transforms.side_before_crop(inpsize)
-        train, val = (cache.open_or_make(images, side) for images in (train, val))
+        train, val = (cache.sketches(images, side, skipBroken) for images in (train, val))
+    elif in_folders and skipBroken:
+        train, val = (cache.readable(images) for images in (train, val))
     augment = transform(name, inpsize, train=True, plain=plain)
     evaluate = transform(name, inpsize, tenCrop=tenCrop)
     return Data(transforms.Transformed(train, augment, seed),
-                transforms.Transformed(val, evaluate, seed), classes, spec.channels)
+                transforms.Transformed(val, evaluate, seed), classes, spec.channels, in_folders)
 
 
 def _spec(name):

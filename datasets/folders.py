@@ -113,12 +113,18 @@ def is_image_file(entry: os.DirEntry) -> bool:
 
 
 def warn_left_out(root: str | Path, paths: Sequence[str], why: str):
-    """Warn in one line that files below `root` are left out; under torchrun in one process only."""
-    if paths and os.environ.get('LOCAL_RANK', '0') == '0':
+    """Warn in one line that files below `root` are left out."""
+    if paths:
         names = [os.path.relpath(path, root) for path in paths[:3]]
         names += [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
         files = 'file is' if len(paths) == 1 else 'files are'
-        warnings.warn(f'{root}: {len(paths)} {files} left out ({why}): {", ".join(names)}')
+        warn(f'{root}: {len(paths)} {files} left out ({why}): {", ".join(names)}')
+
+
+def warn(sentence: str):
+    """Warn, of the processes that torchrun starts on a machine in the first only."""
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        warnings.warn(sentence)
 
 
 def candidates(data_dir, names):

@@ -65,10 +65,10 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True) -> Imag
     one after opening. With `upright` the image is turned as its EXIF orientation says, as viewers
     show it. Gray images of more than 8 bits are scaled to 0..255:
 
-        16-bit modes, and mode 'I' of a PGM file     divided by 257
-        other images of mode 'I' (32-bit integers)   as they are if all values lie in 0..255,
-                                                     divided by 257 if they lie in 0..65535
-        mode 'F'                                     times 255 if all values lie in 0..1, else as 'I'
+        16-bit modes, and mode 'I' of a PGM file    divided by 257
+        other images of mode 'I' (32-bit integers)  as they are if all values lie in 0..255,
+                                                    divided by 257 if they lie in 0..65535
+        mode 'F'                                    times 255 if all lie in 0..1, else as 'I'
 
     Raises ImageError where the values lie in none of these ranges.
     """

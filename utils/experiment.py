@@ -20,7 +20,7 @@ import models
 import opts
 from models.blocks import has_signs
 from utils import binarize, packed
-from utils.describe import describe
+from utils.describe import describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.provenance import provenance
@@ -166,6 +166,8 @@ class Experiment:
             run = Run(folder, vars(flags), provenance(self.device, command), flags.resume,
                       checkpoint, flags.overwrite)
         run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
+        run.say(describe_data(loaders[0], len(self.data.val), len(self.classes),
+                              parallel.processes()))
         for sentence in self.ignored:
             run.say(sentence)
         facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
@@ -203,12 +205,13 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     data = None
     if not (given.classify or given.export):
         data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
-                         given.manualSeed)
+                         given.manualSeed, given.skipBroken)
         if given.nClasses not in (None, len(data.classes)):
             raise InputError(f'--nClasses={given.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
     known = data or source
-    flags, ignored = resolve(given, known.classes, known.channels, device)
+    in_folders = data is None or data.in_folders
+    flags, ignored = resolve(given, known.classes, known.channels, device, in_folders)
     return Experiment(flags, source, data, known.classes, known.channels, device, ignored)
 
 
@@ -223,10 +226,10 @@ def check_source(flags: argparse.Namespace, source: Source):
 
 
 def load_data(dataset: str, data_dir: str, inpsize: int, source: Source | None = None,
-              tenCrop: bool = False, seed: int = 0) -> datasets.Data:
+              tenCrop: bool = False, seed: int = 0, skipBroken: bool = False) -> datasets.Data:
     """What datasets.load returns; it must have the classes and channels of the source."""
     with naming('--data_dir'):
-        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed)
+        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken)
         if source:
             check_same_data(source, data)
     return data
@@ -246,10 +249,11 @@ def check_same_data(source: Source, data: datasets.Data):
 
 
 def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
-            device: torch.device) -> tuple[opts.Flags, tuple[str, ...]]:
+            device: torch.device, in_folders: bool = True) -> tuple[opts.Flags, tuple[str, ...]]:
     """The flags of opts.complete, all resolved, and a sentence about each that has no effect.
 
-    What is left depends on the data, on the network and on the device.
+    What is left depends on the data, on the network and on the device. in_folders: see
+    datasets.Data.
     """
     values, ignored = dict(vars(flags)), []
     values['nClasses'] = flags.nClasses or len(classes)
@@ -266,6 +270,8 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
     if flags.syncBN and device.type == 'cpu':
         ignored.append('--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only')
         values['syncBN'] = False
+    if flags.skipBroken and not in_folders:
+        ignored.append(f'--skipBroken is ignored: {flags.dataset} has no image files in folders')
     if flags.compile and flags.binaryWeight:
         ignored.append('--compile has little effect with --binaryWeight: each binarized layer '
                        'leaves the compiled graph')
