@@ -3,7 +3,9 @@
 import fcntl
 import os
 import pickle
+import pwd
 import shutil
+import tempfile
 import threading
 import warnings
 
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets import cache, folders, made_once
+from utils import files
 from utils.errors import InputError, RunError
 
 
@@ -368,3 +371,48 @@ def test_only_sketches_in_folders_are_cached(root, home):
     assert not home.exists()
     load(root, plain=True)
     assert not home.exists()
+
+
+# Where the cache lies
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """As in docker run -u 12345: no HOME, and no entry in /etc/passwd."""
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.delenv('HOME')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.setattr(pwd, 'getpwuid', lambda uid: {}[uid])
+    files.private_folder.cache_clear()
+    yield tmp_path / f'dab-{os.getuid()}'
+    files.private_folder.cache_clear()
+
+
+def test_a_user_without_a_home_has_a_private_folder(homeless, root):
+    assert files.cache_folder() == files.cache_folder() == homeless / 'dab'
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    load(root)
+    assert list(homeless.glob('dab/*.sketches'))
+
+
+@pytest.mark.parametrize('how', ['open to all', 'link', 'of another user'])
+def test_a_folder_that_is_not_private_is_not_used(homeless, how, monkeypatch, tmp_path):
+    if how == 'link':
+        (tmp_path / 'other').mkdir(0o700)
+        homeless.symlink_to(tmp_path / 'other')
+    else:
+        homeless.mkdir()
+        homeless.chmod(0o777 if how == 'open to all' else 0o700)
+    if how == 'of another user':
+        other = os.getuid() + 1
+        homeless.rename(tmp_path / f'dab-{other}')
+        monkeypatch.setattr(os, 'getuid', lambda: other)
+    folder = files.cache_folder()
+    assert folder == files.cache_folder() and folder.parent.parent == tmp_path
+    assert folder.parent.name not in (homeless.name, f'dab-{os.getuid()}')
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_chosen_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('XDG_CACHE_HOME', '~/caches')
+    assert files.cache_folder() == tmp_path / 'caches' / 'dab'

@@ -496,7 +496,7 @@ def test_broken_images_are_left_out_of_a_run(train, refused, broken_folder, tmp_
     assert [str(warning.message).split('/broken/')[1] for warning in caught] == [
         'train: 1 file is left out (cannot be read): box/3.png', 'val: 1 file is left out (cannot be read): bar/0.png']
     with pytest.warns(UserWarning, match='box/3.png'):
-        train(f'--resume={tmp_path}/logs/run/last.pth.tar', '--evaluate')   # takes the flag over
+        main.main([f'--resume={tmp_path}/logs/run/last.pth.tar', '--evaluate'])     # takes the flag over
     assert '/11  ' in capsys.readouterr().out
 
 

@@ -1,12 +1,30 @@
 """Where the program keeps files of its own, and how it writes the user's."""
+import functools
 import os
+import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder of everything that can be made again: $XDG_CACHE_HOME/dab, or ~/.cache/dab."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'dab'
+    """The folder of everything that can be made again: $XDG_CACHE_HOME/dab, or ~/.cache/dab.
+
+    For a user without a home it is a private folder among the temporary files.
+    """
+    parent = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    return (private_folder() if parent.startswith('~') else Path(parent)) / 'dab'
+
+
+@functools.cache
+def private_folder() -> Path:
+    """The same folder for all processes of this user, which no other user can enter."""
+    path = Path(tempfile.gettempdir(), f'dab-{os.getuid()}')
+    path.mkdir(0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o77:
+        return Path(tempfile.mkdtemp(prefix='dab-'))    # another user was faster
+    return path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True):
