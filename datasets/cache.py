@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -78,8 +79,8 @@ def sketches(images: Folder, side: int, skipBroken: bool) -> CachedSketches | Fo
 
 def readable(images: Folder) -> Folder:
     """The Folder without its broken images, which are searched once and then remembered."""
-    def write(file):
-        file.write(json.dumps(list(broken(images))).encode())
+    def write(path):
+        path.write_text(json.dumps(list(broken(images))))
 
     try:
         path = cache_folder() / f'{fingerprint(images)}.broken'
@@ -106,11 +107,11 @@ def content(images: Folder) -> str:
 
     Copies on other hosts, whose time stamps differ, have the same.
     """
-    def write(file):
+    def write(path):
         digest = hashlib.sha256(repr(FORMAT).encode())
-        for path, _ in images.samples:
-            digest.update(repr(os.path.relpath(path, images.root)).encode() + file_digest(path))
-        file.write(digest.hexdigest().encode())
+        for image, _ in images.samples:
+            digest.update(repr(os.path.relpath(image, images.root)).encode() + file_digest(image))
+        path.write_text(digest.hexdigest())
 
     def read(path):
         if len(text := path.read_text()) != 64:
@@ -150,16 +151,18 @@ def decoded(images: Folder, prepare: Callable[[Image.Image], object],
             yield from pool.map(decode, chunk)
 
 
-def write_sketches(images: Folder, side: int, skipBroken: bool, key: bytes, file):
+def write_sketches(images: Folder, side: int, skipBroken: bool, key: bytes, path: Path):
     """Write the file that CachedSketches reads. Raises ImageError, with skipBroken never."""
-    make_room(cache_folder(), len(images) * side ** 2)
+    make_room(path.parent, len(images) * side ** 2)
+    squares = decoded(images, partial(fit_in_square, side=side), 'decoding the sketches once')
     sides = []
-    for square in decoded(images, partial(fit_in_square, side=side), 'decoding the sketches once'):
-        if isinstance(square, ImageError):
-            if not skipBroken:
+    with open(path, 'wb') as file:
+        for square in squares:
+            if not isinstance(square, ImageError):
+                sides.append(square.width)
+                file.write(square.tobytes())
+            elif skipBroken:
+                sides.append(0)
+            else:
                 raise square
-            sides.append(0)
-        else:
-            sides.append(square.width)
-            file.write(square.tobytes())
-    file.write(np.array(sides, np.int32).tobytes() + key)
+        file.write(np.array(sides, np.int32).tobytes() + key)

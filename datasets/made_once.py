@@ -6,14 +6,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from utils.files import write_atomically
+
 Content = TypeVar('Content')
 LIMIT = 20 * 10 ** 9    # bytes in the folder, where no more are in use
 SUFFIXES = '.sketches', '.content', '.broken', '.so'    # of the files that the limit may remove
 
 
 def made_once(path: Path, read: Callable[[Path], Content],
-              write: Callable[[BinaryIO], object]) -> Content:
-    """read(path) of a file that write(file) makes where read raises OSError or ValueError.
+              write: Callable[[Path], object]) -> Content:
+    """read(path) of a file that write makes, under another name, where read raises OSError or
+    ValueError.
 
     A file is never changed once it has its name. Raises what write does, OSError where there can
     be no such file.
@@ -22,18 +25,13 @@ def made_once(path: Path, read: Callable[[Path], Content],
         return read(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = Path(f'{path}.part')
-    with _locked(part) as file:
+    with _locked(part):
         try:
             with suppress(OSError, ValueError):
                 return read(path)       # another process has made it
-            file.truncate(0)
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(part, path)
+            write_atomically(path, write)
         finally:
-            if _has_name(file, part):
-                part.unlink()
+            part.unlink()
     return read(path)
 
 
@@ -49,7 +47,7 @@ def open_in_use(path: Path) -> BinaryIO:
 def make_room(folder: Path, size: int):
     """Remove what killed processes left, and the least recently used files for `size` new bytes."""
     for part in folder.glob('*.part'):
-        _remove_unless_in_use(part)
+        _remove_unless_in_use(part, part.with_suffix('.tmp'))
     files = [(path, path.stat()) for path in folder.iterdir() if path.suffix in SUFFIXES]
     total = size + sum(stat.st_size for _, stat in files)
     for path, stat in sorted(files, key=lambda file: max(file[1].st_atime, file[1].st_mtime)):
@@ -61,13 +59,13 @@ def make_room(folder: Path, size: int):
 
 @contextmanager
 def _locked(path):
-    """The file of this name, open for writing, once no other process has it."""
+    """Hold the lock of the file `path`, which is made for it and which only its owner removes."""
     while True:
         with open(path, 'ab') as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if _has_name(file, path):   # its last owner may have renamed or removed it
-                yield file
-                return
+            if _has_name(file, path):
+                yield
+                return      # else its last owner removed it before this process had the lock
 
 
 def _has_name(file, path):
@@ -76,10 +74,12 @@ def _has_name(file, path):
     return False
 
 
-def _remove_unless_in_use(path):
-    """Whether the file was removed: no process holds its lock."""
+def _remove_unless_in_use(path, *more):
+    """Whether the file was removed, and those beside it: no process holds its lock."""
     with suppress(OSError), open(path, 'r+b') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for each in more:
+            each.unlink(missing_ok=True)
         path.unlink()
         return True
     return False

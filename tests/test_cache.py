@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,15 +210,15 @@ def test_of_several_processes_one_makes_it(root, home, decoded):
     with open(f'{path}.part', 'ab') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         results = []
-        waiting = threading.Thread(target=lambda: results.append(cache.sketches(split, 40, False)))
+        waiting = threading.Thread(target=lambda: results.append(cache.sketches(split, 40, False)), daemon=True)
         waiting.start()
         waiting.join(.2)
         assert waiting.is_alive() and not decoded
-        file.write(whole)
-        file.flush()
-        os.replace(file.name, path)
-    waiting.join()
-    assert not decoded and isinstance(results[0], cache.CachedSketches)
+        path.write_bytes(whole)
+        mapped = cache.CachedSketches(*arguments_of(path))      # the first trains on, with the file in use
+        os.unlink(file.name)
+    waiting.join(60)
+    assert not waiting.is_alive() and len(mapped) == 6 and not decoded and isinstance(results[0], cache.CachedSketches)
     assert not list(home.glob('*.part')) and path.read_bytes() == whole
 
 
@@ -237,14 +238,14 @@ def test_the_folder_has_a_bound(root, home, monkeypatch):
     for inpsize in 32, 48, 64:
         load(root, inpsize)
     old = {side: {path for path in inode(home) if side in sides(home / path)} for side in (40, 56, 72)}
-    for name in 'old.so', 'thesis.txt', 'killed.sketches.part':
+    for name in 'old.so', 'thesis.txt', 'killed.sketches.part', 'killed.sketches.tmp':
         (home / name).write_bytes(b'1234')
     kept = cache.CachedSketches(*arguments_of(home / next(iter(old[72]))))
     monkeypatch.setattr(made_once, 'LIMIT', 0)
     load(root, 40)
     names = {path.name for path in home.iterdir()}
     assert kept.path.name in names and 'thesis.txt' in names
-    assert not names & (old[40] | old[56] | {'old.so', 'killed.sketches.part'})
+    assert not names & (old[40] | old[56] | {'old.so', 'killed.sketches.part', 'killed.sketches.tmp'})
 
 
 def test_use_is_marked_and_what_was_used_last_stays(root, home, monkeypatch):
@@ -269,7 +270,7 @@ def test_a_lock_file_that_its_owner_removes_is_no_lock(home, monkeypatch):
             part.unlink()
         calls.append(file)
     monkeypatch.setattr(fcntl, 'flock', late)
-    assert made_once.made_once(home / 'x', lambda path: path.read_bytes(), lambda file: file.write(b'5')) == b'5'
+    assert made_once.made_once(home / 'x', Path.read_bytes, lambda path: path.write_bytes(b'5')) == b'5'
     assert len(calls) == 2 and [path.name for path in home.iterdir()] == ['x']
 
 
@@ -416,3 +417,11 @@ def test_the_chosen_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv('HOME', str(tmp_path))
     monkeypatch.setenv('XDG_CACHE_HOME', '~/caches')
     assert files.cache_folder() == tmp_path / 'caches' / 'dab'
+
+
+def test_an_error_while_the_file_is_made_leaves_nothing(home):
+    def write(path):
+        raise FileNotFoundError(2, 'No such file or directory', 'image')
+    with pytest.raises(FileNotFoundError, match='image'):
+        made_once.made_once(home / 'x', Path.read_bytes, write)
+    assert not list(home.iterdir())
