@@ -6,6 +6,10 @@
 A new dataset is one more row of DATASETS: its transforms, its normalization and the function that
 finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. Flags
 and help take the names from there. One channel means sketches, black on white.
+
+Images are turned upright as their EXIF orientation says, except those in the folders of imagenet12,
+since the published pipeline ignores it; a picture that a network of imagenet12 is to classify
+(--classify, experiment.load) is turned.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -15,11 +15,10 @@ SUFFIXES = '.sketches', '.content', '.broken', '.so'    # of the files that the 
 
 def made_once(path: Path, read: Callable[[Path], Content],
               write: Callable[[Path], object]) -> Content:
-    """read(path) of a file that write makes, under another name, where read raises OSError or
-    ValueError.
+    """read(path); where that raises OSError or ValueError, one process makes the file first.
 
-    A file is never changed once it has its name. Raises what write does, OSError where there can
-    be no such file.
+    write(temporary) makes it under another name: a file is never changed once it has its own.
+    Raises what write does, OSError where there can be no such file.
     """
     with suppress(OSError, ValueError):
         return read(path)

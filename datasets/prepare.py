@@ -4,7 +4,8 @@
     python3 -m datasets.prepare sketchyrecognition --source rendered_256x256 --out data/sketchy
     python3 -m datasets.prepare imagenet12 --source tars --val_labels val.csv --out data/imagenet
 
-Images are shrunk once, so that training does not spend its time on decoding large files. The work
+Images are shrunk once, so that training does not spend its time on decoding large files. Sketches
+are turned upright by their EXIF orientation; ImageNet, as published, ignores it. The work
 is done in <out>.part, which is renamed to <out> when all images are there. To resume after an
 interruption, run the same command again; once finished, it does nothing.
 """
