@@ -79,7 +79,7 @@ def classify(experiment: Experiment):
             try:
                 image = transform(datasets.read_image(path, experiment.channels))
             except datasets.ImageError as error:
-                console.complain(f'{PROGRAM}: error: {error}')
+                console.complain(console.one_line(f'{PROGRAM}: error: {error}'))
                 code = error.exit_code
                 continue
             log_probs = epoch.predict(network, image[None].to(experiment.device))[0]
@@ -99,6 +99,8 @@ def export(experiment: Experiment):
             raise InputError(f'--export: {flags.export} is the checkpoint that is exported')
         if not flags.overwrite:
             raise InputError(f'{flags.export} exists already: give another name, or --overwrite it')
+        if not packed.is_packed(flags.export):
+            raise InputError(f'--export: {flags.export} is no packed model: give another name')
     mean, std = datasets.normalization(flags.dataset)
     if len(mean) != experiment.channels:
         raise InputError(f'{experiment.source.path} was trained on images of {experiment.channels} '

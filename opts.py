@@ -168,6 +168,9 @@ def data_flags(flag):
          help='processes that load and transform images (default: %(default)s)')
     flag('--tenCrop', changes_result=False, action=SWITCH, default=False,
          help='validate on ten crops of each image, their log-probabilities averaged')
+    flag('--skipBroken', action=SWITCH, default=False,
+         help='leave out images in folders that cannot be read, and name them; without it the '
+              'first one ends the run')
 
 
 def model_flags(flag):
@@ -275,8 +278,15 @@ def default(name: str) -> object:
     return DECLARED.get_default(name)
 
 
+def not_default(flags: argparse.Namespace, *names: str) -> list[str]:
+    """Those of these flags that have another value than their default, as a command gives them."""
+    return [f'--{name}' for name in names if getattr(flags, name) != default(name)]
+
+
 def spelled(name: str, value: object) -> str:
     """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
+    if name not in DECLARED.actions:    # a flag of another version
+        return f'with --{name}={value}'
     if value is None:
         value = default(name)
     flag, *negated = DECLARED.actions[name].option_strings

@@ -6,6 +6,10 @@
 A new dataset is one more row of DATASETS: its transforms, its normalization and the function that
 finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. Flags
 and help take the names from there. One channel means sketches, black on white.
+
+Images are turned upright as their EXIF orientation says, except those in the folders of imagenet12,
+since the published pipeline ignores it; a picture that a network of imagenet12 is to classify
+(--classify, experiment.load) is turned.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,11 +52,15 @@ class Data:
     val: transforms.Transformed
     classes: list[str]  # in the order of the labels
     channels: int
+    in_folders: bool    # image files in folders, to which skipBroken applies
 
 
-def from_folders(*names: str) -> Callable:
-    """The `find` of a dataset that lies in data_dir or in its subfolder of one of `names`."""
-    return partial(folders.find, names=names)
+def from_folders(*names: str, upright: bool = True) -> Callable:
+    """The `find` of a dataset that lies in data_dir or in its subfolder of one of `names`.
+
+    upright: whether the EXIF orientation of its images is honoured.
+    """
+    return partial(folders.find, names=names, upright=upright)
 
 
 DATASETS = {
@@ -63,7 +71,7 @@ DATASETS = {
         from_folders('sketchyrecognition', 'sketchy_recognition', 'sketchy')),
     'imagenet12': DatasetSpec(
         transforms.photographs, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
-        from_folders('imagenet12', 'imagenet')),
+        from_folders('imagenet12', 'imagenet', upright=False)),    # as published
     'cifar10': DatasetSpec(
         transforms.thumbnails, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261),
         partial(cifar.find, name='cifar10', official=CIFAR10)),
@@ -99,24 +107,28 @@ def transform(name: str, inpsize: int, train: bool = False, tenCrop: bool = Fals
 
 
 def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, seed: int = 0,
-         plain: bool = False) -> Data:
+         plain: bool = False, skipBroken: bool = False) -> Data:
     """The training and validation images of the dataset `name`, transformed.
 
     `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
     cannot be read, ImageError where a sketch is damaged; other images raise it when they are read.
-    With `plain`, the reference of tests and measurements, sketches are not cached and their
-    transforms not fused.
+    With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
+    names them. With `plain`, the reference of tests and measurements, sketches are not cached and
+    their transforms not fused.
     """
     spec = _spec(name)
     train, val, classes = spec.find(data_dir, spec.channels)
-    if spec.is_sketch and not plain:
+    in_folders = isinstance(train, folders.Folder)
+    if in_folders and spec.is_sketch and not plain:
         side = transforms.side_before_crop(inpsize)
-        train, val = (cache.open_or_make(images, side) for images in (train, val))
+        train, val = (cache.sketches(images, side, skipBroken) for images in (train, val))
+    elif in_folders and skipBroken:
+        train, val = (cache.readable(images) for images in (train, val))
     augment = transform(name, inpsize, train=True, plain=plain)
     evaluate = transform(name, inpsize, tenCrop=tenCrop)
     return Data(transforms.Transformed(train, augment, seed),
-                transforms.Transformed(val, evaluate, seed), classes, spec.channels)
+                transforms.Transformed(val, evaluate, seed), classes, spec.channels, in_folders)
 
 
 def _spec(name):

@@ -1,4 +1,5 @@
 """The images in the official archives of the datasets, for datasets.prepare."""
+import os
 import random
 import re
 import tarfile
@@ -9,12 +10,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from datasets.folders import files_below, is_image_file
+from datasets.images import has_image_name, is_hidden
 from utils.errors import InputError, RunError, naming
 
-SKETCH_PATH = {  # where an archive keeps its sketches: class, name
-    'tuberlin': re.compile(r'(?:.*/)?([^/.][^/]*)/([^/.][^/]*)\.png'),
+SKETCH_PATH = {  # where an archive keeps its sketches: class, name (and not '..')
+    'tuberlin': re.compile(r'(?:.*/)?([^/.][^/]*)/([^/.][^/]*)', re.DOTALL),
     'sketchyrecognition': re.compile(
-        r'(?:(?:.*/)?sketch/)?tx_000000000000/([^/.][^/]*)/([^/.][^/]*)\.png'),
+        r'(?:(?:.*/)?sketch/)?tx_000000000000/([^/.][^/]*)/([^/.][^/]*)', re.DOTALL),
 }
 IMAGENET_TRAIN, IMAGENET_VAL = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
 IMAGENET_IMAGES = 1_281_167 + 50_000
@@ -34,7 +37,7 @@ def split_sketches(dataset, source, val_fraction, seed):
     """
     classes = defaultdict(lambda: defaultdict(list))
     for path, read in sorted(files(source).items()):
-        if match := SKETCH_PATH[dataset].fullmatch(path):
+        if match := SKETCH_PATH[dataset].fullmatch(os.path.splitext(path)[0]):
             label, name = match.groups()
             photograph = name.rsplit('-', 1)[0]
             classes[label][photograph].append((f'{label}/{name}', f'{source}/{path}', read))
@@ -45,7 +48,8 @@ def split_sketches(dataset, source, val_fraction, seed):
         if len(groups) == 1:
             raise InputError(f'class {label} in {source} is too small to be split')
         count = min(max(round(val_fraction * len(groups)), 1), len(groups) - 1)
-        val = set(random.Random(f'{seed} {label}').sample(list(groups), count))
+        rng = random.Random(f'{seed} {label}'.encode(errors='surrogateescape'))
+        val = set(rng.sample(list(groups), count))
         for group, members in groups.items():
             split = 'val' if group in val else 'train'
             images += [ArchivedImage(f'{split}/{target}', *rest) for target, *rest in members]
@@ -55,19 +59,25 @@ def split_sketches(dataset, source, val_fraction, seed):
 
 
 def files(source):
-    """{path inside the folder or zip archive `source`: function that reads its bytes}"""
+    """{path inside the folder or zip archive `source`: function that reads its bytes}
+
+    Those of images only, none of them hidden.
+    """
     if source.is_dir():
-        return {p.relative_to(source).as_posix(): p.read_bytes for p in source.rglob('*.png')}
+        paths = [Path(entry.path) for entry in files_below(source) if is_image_file(entry)]
+        return {path.relative_to(source).as_posix(): path.read_bytes for path in paths}
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
         raise InputError(f'{source} is neither a folder nor a complete zip archive') from None
-    return {path: partial(archive.read, path) for path in archive.namelist()}
+    return {path: partial(archive.read, path) for path in archive.namelist()
+            if has_image_name(path) and not any(map(is_hidden, path.split('/')))}
 
 
 def imagenet(source, val_labels):
     """An iterator of the ArchivedImages in both tars, after a check that all files exist."""
-    train, val, labels = source / IMAGENET_TRAIN, source / IMAGENET_VAL, Path(val_labels)
+    train, val = source / IMAGENET_TRAIN, source / IMAGENET_VAL
+    labels = Path(os.path.expanduser(val_labels))
     for flag, path in ('--source', train), ('--source', val), ('--val_labels', labels):
         with naming(flag):
             if not path.is_file():
@@ -96,7 +106,7 @@ def tar_members(path, file=None):
             with tarfile.open(path, 'r:', file) as archive:
                 for member in archive:
                     name = PurePosixPath(member.name).stem
-                    if member.isfile() and not name.startswith('.'):
+                    if member.isfile() and not is_hidden(name):
                         yield name, archive.extractfile(member)
         except tarfile.TarError as error:
             raise RunError(f'{path} is not a complete tar archive: {error}') from None

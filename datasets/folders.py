@@ -1,33 +1,55 @@
 """Images in folders: train/<class>/*, val/<class>/* (or test/<class>/*)."""
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-from datasets.images import read_image
+from datasets.images import ImageError, has_image_name, is_hidden, read_image
 from utils.errors import InputError, naming
 
 
 class Folder:
-    """A sequence of (PIL image, label) from a list of (path, label), the paths below `root`."""
+    """A sequence of (PIL image, label) from a list of (path, label), the paths below `root`.
 
-    def __init__(self, root, samples, channels):
-        self.root, self.samples, self.channels = root, samples, channels
+    upright: whether the EXIF orientation of the images is honoured.
+    """
+
+    def __init__(self, root, samples, channels, upright=True):
+        self.root, self.samples, self.channels, self.upright = root, samples, channels, upright
 
     def __len__(self):
         return len(self.samples)
 
     def __getitem__(self, index):
         path, label = self.samples[index]
-        return read_image(path, self.channels), label
+        try:
+            return read_image(path, self.channels, self.upright), label
+        except ImageError as error:
+            raise ImageError(f'{error} (--skipBroken leaves such images out)') from None
+
+    def without(self, broken: Collection[int]) -> 'Folder':
+        """The Folder without the images of these indices, about which it warns in one line.
+
+        Raises InputError where a class loses all its images.
+        """
+        broken = set(broken)
+        kept = [sample for index, sample in enumerate(self.samples) if index not in broken]
+        filled = {label for _, label in kept}
+        for path, label in self.samples:
+            if label not in filled:
+                name = os.path.relpath(path, self.root).split(os.sep)[0]
+                raise InputError(f'no image in the class folder {self.root}/{name} can be read')
+        warn_left_out(self.root, [self.samples[index][0] for index in sorted(broken)],
+                      'cannot be read')
+        return Folder(self.root, kept, self.channels, self.upright)
 
 
-def find(data_dir, channels, names):
+def find(data_dir, channels, names, upright=True):
     """(train, val, classes) of the images in `data_dir` or in its subfolder of one of `names`.
 
-    Classes are the sorted names of the class folders. Raises InputError where the folders do not
-    hold the same classes, each with an image.
+    Classes are the sorted names of the class folders; train and val are Folders, to which `upright`
+    is passed. Warns of files that are no images. Raises InputError where the folders do not hold
+    the same classes, each with an image.
     """
     root = next((f for f in candidates(data_dir, names) if (f / 'train').is_dir()), None)
     if root is None:
@@ -41,26 +63,68 @@ def find(data_dir, channels, names):
     if not classes:
         raise InputError(f'{train} contains no class folders')
     _require_same(train, set(classes), val, set(_class_names(val)))
-    splits = (Folder(split, _samples(split, classes), channels) for split in (train, val))
+    splits = (Folder(split, _samples(split, classes), channels, upright) for split in (train, val))
     return *splits, classes
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """The files among `paths` and, sorted, the images at any depth of the folders among them.
 
-    Raises InputError for a path that does not exist and for a folder without images.
+    Warns of files in the folders that are no images. Raises InputError for a path that does not
+    exist and for a folder without images.
     """
     files = []
     for path in map(Path, paths):
         with naming(str(path)):
             exists = path.exists()
-            found = sorted(f for f in path.rglob('*') if _is_image(f)) if path.is_dir() else [path]
+            found, others = _images_and_others(path) if path.is_dir() else ([path], [])
         if not exists:
             raise InputError(f'there is no image {path}')
         if not found:
             raise InputError(f'there are no images in {path}')
-        files += found
+        warn_left_out(path, others, 'not an image')
+        files += sorted(map(Path, found))
     return files
+
+
+def files_below(folder: str | Path,
+                parents: frozenset[tuple[int, int]] = frozenset()) -> Iterator[os.DirEntry]:
+    """The files at any depth of `folder`, but no hidden ones and none in hidden folders.
+
+    Links are followed, except from a folder back to one of its `parents` (device, inode). Raises
+    OSError where a folder cannot be read.
+    """
+    status = os.stat(folder)
+    here = status.st_dev, status.st_ino
+    if here in parents:
+        return
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not is_hidden(entry.name)]
+    for entry in visible:
+        if _holds(entry.is_dir):
+            yield from files_below(entry.path, parents | {here})
+        else:
+            yield entry
+
+
+def is_image_file(entry: os.DirEntry) -> bool:
+    """Whether it is named like an image and can be opened: no pipe, no link that leads nowhere."""
+    return has_image_name(entry.name) and _holds(entry.is_file)
+
+
+def warn_left_out(root: str | Path, paths: Sequence[str], why: str):
+    """Warn in one line that files below `root` are left out."""
+    if paths:
+        names = [os.path.relpath(path, root) for path in paths[:3]]
+        names += [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
+        files = 'file is' if len(paths) == 1 else 'files are'
+        warn(f'{root}: {len(paths)} {files} left out ({why}): {", ".join(names)}')
+
+
+def warn(sentence: str):
+    """Warn, of the processes that torchrun starts on a machine in the first only."""
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        warnings.warn(sentence)
 
 
 def candidates(data_dir, names):
@@ -76,7 +140,7 @@ def candidates(data_dir, names):
 
 
 def _class_names(split):
-    return sorted(f.name for f in split.iterdir() if f.is_dir() and not f.name.startswith('.'))
+    return sorted(f.name for f in split.iterdir() if f.is_dir() and not is_hidden(f.name))
 
 
 def _require_same(train, train_classes, val, val_classes):
@@ -89,18 +153,33 @@ def _require_same(train, train_classes, val, val_classes):
 
 def _samples(split, classes):
     """[(path, label)] of all images below the class folders of `split`."""
-    samples = make_dataset(split, {name: label for label, name in enumerate(classes)},
-                           is_valid_file=_is_image, allow_empty=True)
+    samples, others = [], []
+    for label, name in enumerate(classes):
+        images, rest = _images_and_others(os.path.join(split, name))
+        samples += [(path, label) for path in images]
+        others += rest
     filled = {label for _, label in samples}
     empty = [name for label, name in enumerate(classes) if label not in filled]
     if empty:
         raise InputError(f'there are no images in the class folder {split}/{_summary(empty)}')
+    warn_left_out(split, others, 'not an image')
     return samples
 
 
-def _is_image(path):
-    name = Path(path).name
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith('.')
+def _images_and_others(folder):
+    """The paths of the images and of the other files at any depth of `folder`, in order."""
+    images, others = [], []
+    for entry in files_below(folder):
+        (images if is_image_file(entry) else others).append(entry.path)
+    return sorted(images, key=os.path.split), sorted(others, key=os.path.split)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    """test(), False where a link leads in a circle or where no one may look."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _summary(names):

@@ -1,11 +1,16 @@
-"""Reading one image file, whatever its format and mode, and the error that names a bad one."""
+"""What counts as an image file, and reading one, whatever its format and mode."""
+import os
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import RunError
+
+# Not PIL.Image.registered_extensions(), which also has videos, documents and scientific arrays.
+SUFFIXES = tuple('.apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx '
+                 '.pfm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp'.split())
 
 
 class ImageError(RunError):
@@ -19,35 +24,91 @@ class ImageError(RunError):
         super().__init__(message.rpartition('ImageError: ')[2].strip())
 
 
-def read_image(path: str | Path, channels: int) -> Image.Image:
+def has_image_name(path: str | Path) -> bool:
+    """Whether the name of a file says that it is an image, in upper or lower case."""
+    return os.fspath(path).lower().endswith(SUFFIXES)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no data: hidden, or what macOS adds to archives."""
+    return name == '__MACOSX' or name.startswith('.') and name not in ('.', '..')
+
+
+def read_image(path: str | Path, channels: int, upright: bool = True) -> Image.Image:
     """The image file at `path` as a PIL image, as as_channels returns it. Raises ImageError."""
-    return decode(path, channels, path)
+    return decode(path, channels, path, upright)
 
 
-def decode(file: str | Path | BinaryIO, channels: int, name: str | Path) -> Image.Image:
+def decode(file: str | Path | BinaryIO, channels: int, name: str | Path,
+           upright: bool = True) -> Image.Image:
     """As read_image, from a path or an open binary file; `name` is what an ImageError calls it."""
     try:
         with Image.open(file) as image:
             image.load()
-            return as_channels(image, channels)
+            return as_channels(image, channels, upright)
     except Exception as error:  # on bad input Pillow raises nearly every type there is
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise ImageError(f'cannot read the image {name}: {reason}') from None
+        raise ImageError(f'cannot read the image {name}: {reason(error)}') from None
 
 
-def as_channels(image: Image.Image, channels: int) -> Image.Image:
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in one line without its name."""
+    if isinstance(error, UnidentifiedImageError):
+        return 'it is damaged, or not in a format that Pillow reads'
+    text = getattr(error, 'strerror', None) or str(error)
+    return ' '.join(text.split()) or type(error).__name__
+
+
+def as_channels(image: Image.Image, channels: int, upright: bool = True) -> Image.Image:
     """The PIL image `image` of any mode in mode 'L' (1 channel) or 'RGB' (3 channels).
 
-    Transparent parts become white.
+    Transparent parts become white; of an animation it is the frame that `image` shows, the first
+    one after opening. With `upright` the image is turned as its EXIF orientation says, as viewers
+    show it. Gray images of more than 8 bits are scaled to 0..255:
+
+        16-bit modes, and mode 'I' of a PGM file    divided by 257
+        other images of mode 'I' (32-bit integers)  as they are if all values lie in 0..255,
+                                                    divided by 257 if they lie in 0..65535
+        mode 'F'                                    times 255 if all lie in 0..1, else as 'I'
+
+    Raises ImageError where the values lie in none of these ranges.
     """
-    return _on_white(image).convert('L' if channels == 1 else 'RGB')
+    if upright:
+        image = _turned_upright(image)
+    if image.mode == 'F' or image.mode.startswith('I'):
+        image = _in_8_bits(image)
+    if image.mode == 'LAB':     # which Pillow converts to RGB only
+        image = image.convert('RGB')
+    image = _on_white(image).convert('L' if channels == 1 else 'RGB')
+    image.info = {}     # neither an orientation nor a transparent color holds for it any more
+    return image
+
+
+def _turned_upright(image):
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    except Exception:   # damaged EXIF says nothing; Pillow raises many types on it
+        pass
+    return image
+
+
+def _in_8_bits(image):
+    """A gray image of a wider mode, scaled as the docstring of as_channels says."""
+    values = np.asarray(image).astype(float)
+    low, high = values.min(), values.max()
+    if image.mode.startswith('I;') or image.format == 'PPM' and image.mode == 'I':
+        scale = 1 / 257
+    elif 0 <= low and high <= 65535:
+        scale = 255 if high <= 1 and image.mode == 'F' else 1 if high <= 255 else 1 / 257
+    else:       # NaN too
+        raise ImageError(f'its values lie in {low:g}..{high:g}, and not in 0..65535')
+    if 'transparency' in image.info:
+        values[values == image.info['transparency']] = 255 / scale
+    return Image.fromarray((scale * values).round().astype(np.uint8))
 
 
 def _on_white(image):
-    """`image` in 8 bits per channel, its transparent parts white."""
-    if image.mode.startswith('I'):  # 16-bit gray
-        values = np.asarray(image).astype(float) / 257
-        return Image.fromarray(values.round().astype(np.uint8))
+    """`image` with its transparent parts white."""
     if image.has_transparency_data:
         image = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)

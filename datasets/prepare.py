@@ -4,7 +4,8 @@
     python3 -m datasets.prepare sketchyrecognition --source rendered_256x256 --out data/sketchy
     python3 -m datasets.prepare imagenet12 --source tars --val_labels val.csv --out data/imagenet
 
-Images are shrunk once, so that training does not spend its time on decoding large files. The work
+Images are shrunk once, so that training does not spend its time on decoding large files. Sketches
+are turned upright by their EXIF orientation; ImageNet, as published, ignores it. The work
 is done in <out>.part, which is renamed to <out> when all images are there. To resume after an
 interruption, run the same command again; once finished, it does nothing.
 """
@@ -23,8 +24,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+import opts
 from datasets import archives
-from datasets.images import ImageError, decode
+from datasets.images import ImageError, decode, reason
 from utils.errors import InputError, RunError, naming, reported
 from utils.files import write_atomically
 
@@ -42,6 +44,9 @@ def prepare(dataset: str, source: str, out: str, val_fraction: float, seed: int,
     """
     archive, folder = (Path(os.path.realpath(os.path.expanduser(path))) for path in (source, out))
     part = Path(f'{folder}.part')
+    for flag, path in ('--source', source), ('--out', out):
+        if not path:
+            raise InputError(f'{flag} must not be empty')
     with naming('--source'):
         if not archive.exists():
             raise InputError(f'there is no {archive}')
@@ -72,6 +77,8 @@ def prepare(dataset: str, source: str, out: str, val_fraction: float, seed: int,
 
 def is_prepared(folder, settings):
     """Whether `folder` was made with `settings`; InputError where it holds anything else."""
+    if folder.is_file():
+        raise InputError(f'{folder} is a file, not a folder')
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return False
     made = None
@@ -109,12 +116,15 @@ def read_data(image):
     try:
         return image.read()
     except READ_ERRORS as error:
-        raise ImageError(f'cannot read {image.source}: {error}') from None
+        raise ImageError(f'cannot read the image {image.source}: {reason(error)}') from None
 
 
 def shrink(data, name, target, channels, size):
-    """Write the image file `data` to `target` with its shorter side at most `size` pixels."""
-    image = decode(io.BytesIO(data), channels, name)
+    """Write the image file `data` to `target` with its shorter side at most `size` pixels.
+
+    Sketches (1 channel) are turned upright; photographs, as published, are not.
+    """
+    image = decode(io.BytesIO(data), channels, name, upright=channels == 1)
     scale = size / min(image.size)
     if scale < 1:
         image = image.resize([round(scale * side) for side in image.size], Image.LANCZOS)
@@ -130,35 +140,25 @@ def write_bytes(target, data):
 
 
 def fraction(text):
-    if not 0 < float(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1')
-    return float(text)
-
-
-def pixels(text):
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a positive number')
-    return int(text)
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise InputError(message)
+    value = opts.at_least(0, float, above=True)(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f'must be less than 1, not {text}')
+    return value
 
 
 def parse():
-    parser = Parser(f'python3 -m {PROGRAM}', description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = opts.Parser(f'python3 -m {PROGRAM}', description=__doc__,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('dataset', choices=[*archives.SKETCH_PATH, 'imagenet12'])
     parser.add_argument('--source', required=True,
                         help='sketches: the archive (zip) or the folder it unpacks to; imagenet12: '
                              f'the folder of {archives.IMAGENET_TRAIN} and {archives.IMAGENET_VAL}')
     parser.add_argument('--out', required=True, help='the folder to make')
-    parser.add_argument('--size', type=pixels, default=256,
+    parser.add_argument('--size', type=opts.at_least(1), default=256,
                         help='pixels of the shorter side; smaller images stay (default 256)')
     parser.add_argument('--val_fraction', type=fraction, default=0.2,
                         help='sketches: the share of each class that goes to val/ (default 0.2)')
-    parser.add_argument('--seed', type=int, default=0,
+    parser.add_argument('--seed', type=opts.at_least(0), default=0,
                         help='sketches: which images go to val/ (default 0)')
     parser.add_argument('--val_labels',
                         help='imagenet12: a text file with the class (such as n01440764) of each '

@@ -3,8 +3,12 @@
 import fcntl
 import os
 import pickle
+import pwd
+import shutil
+import tempfile
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +17,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import datasets
-from datasets import cache, folders
-from utils.errors import RunError
+from datasets import cache, folders, made_once
+from utils import files
+from utils.errors import InputError, RunError
 
 
 def drawing(width, height, seed):
@@ -32,11 +37,11 @@ def home(tmp_path, monkeypatch):
 def root(tmp_path):
     """Two classes of sketches, large, small, and not square."""
     sizes = (90, 90), (30, 30), (70, 50)
-    for split in 'train', 'val':
+    for split, first in ('train', 0), ('val', 10):
         for name in 'ant', 'bee':
             (tmp_path / 'data' / split / name).mkdir(parents=True)
-            for number, size in enumerate(sizes):
-                drawing(*size, number).save(tmp_path / 'data' / split / name / f'{number}.png')
+            for number, size in enumerate(sizes, first):
+                drawing(*size, number).save(tmp_path / 'data' / split / name / f'{number - first}.png')
     return tmp_path / 'data'
 
 
@@ -45,9 +50,9 @@ def decoded(monkeypatch):
     """The paths that were decoded, in this process."""
     paths, read = [], folders.read_image
 
-    def counted(path, channels):
+    def counted(path, *arguments):
         paths.append(path)
-        return read(path, channels)
+        return read(path, *arguments)
 
     monkeypatch.setattr(folders, 'read_image', counted)
     return paths
@@ -62,14 +67,14 @@ def images(split):
 
 
 def inode(home):
-    return sorted((file.name, file.stat().st_ino) for file in home.iterdir())
+    return {file.name: file.stat().st_ino for file in home.glob('*.sketches')}
 
 
 def test_made_once(root, home, decoded):
     first = load(root)
     assert len(decoded) == 12
     files = inode(home)
-    assert len(files) == 2 and not any(name.endswith('.part') for name, _ in files)
+    assert len(files) == 2 and not list(home.glob('*.part'))
     again = load(root)
     for data in first, again:
         images(data.train), images(data.val)
@@ -97,13 +102,22 @@ def test_sides(root):
 
 def test_each_inpsize_has_its_own(root, home):
     load(root, 32), load(root, 64), load(root, 33)
-    assert len(list(home.iterdir())) == 4   # the sides before the crop are 40, 72, 40
+    assert len(inode(home)) == 4   # the sides before the crop are 40, 72, 40
+
+
+def arguments_of(path):
+    """Those that open a cache file of 6 images, of 3 each of 2 classes."""
+    return path, path.read_bytes()[-32:], [0, 0, 0, 1, 1, 1]
+
+
+def sides(path):
+    return cache.CachedSketches(*arguments_of(path)).sides
 
 
 @pytest.mark.parametrize('change', ['touched', 'size', 'added', 'removed', 'renamed'])
 def test_stale(root, home, decoded, change):
     load(root)
-    names, path = [name for name, _ in inode(home)], root / 'train' / 'ant' / '0.png'
+    files, path = inode(home), root / 'train' / 'ant' / '0.png'
     stat = path.stat()
     if change == 'touched':
         drawing(90, 90, 9).save(path, compress_level=1)
@@ -120,7 +134,7 @@ def test_stale(root, home, decoded, change):
     decoded.clear()
     data = load(root)
     assert len(decoded) == {'added': 7, 'removed': 5}.get(change, 6)    # of train/ only
-    assert [name for name, _ in inode(home)] == names   # in place of the old one
+    assert len(inode(home)) == 3 and files.items() <= inode(home).items()   # others may have mapped the old one
     plain = load(root, plain=True).train
     plain.transform = data.train.transform
     assert torch.equal(images(data.train), images(plain))
@@ -188,19 +202,164 @@ def test_workers_share_it(root):
 def test_of_several_processes_one_makes_it(root, home, decoded):
     """The second waits for the lock of the first, then finds the file whole."""
     split = folders.find(root, 1, ())[0]
-    path = cache.cache_path(split.root, 40)
-    path.parent.mkdir(parents=True)
+    cache.sketches(split, 40, False)
+    path, = home.glob('*.sketches')
+    whole = path.read_bytes()
+    path.unlink()
+    decoded.clear()
     with open(f'{path}.part', 'ab') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         results = []
-        waiting = threading.Thread(target=lambda: results.append(cache.open_or_make(split, 40)))
+        waiting = threading.Thread(target=lambda: results.append(cache.sketches(split, 40, False)), daemon=True)
         waiting.start()
         waiting.join(.2)
         assert waiting.is_alive() and not decoded
-        cache.write_cache(file, split, 40, cache.fingerprint(split, 40))
-        os.replace(file.name, path)
-    waiting.join()
-    assert len(decoded) == 6 and isinstance(results[0], cache.CachedSketches)
+        path.write_bytes(whole)
+        mapped = cache.CachedSketches(*arguments_of(path))      # the first trains on, with the file in use
+        os.unlink(file.name)
+    waiting.join(60)
+    assert not waiting.is_alive() and len(mapped) == 6 and not decoded and isinstance(results[0], cache.CachedSketches)
+    assert not list(home.glob('*.part')) and path.read_bytes() == whole
+
+
+def test_a_copy_with_other_time_stamps_is_not_decoded_anew(root, home, decoded, tmp_path):
+    """Two hosts with staged copies share a cache: neither replaces the other's file."""
+    first = load(root)
+    files = inode(home)
+    decoded.clear()
+    copy = shutil.copytree(root, tmp_path / 'copy', copy_function=shutil.copyfile)
+    for data_dir in copy, root, copy:
+        assert torch.equal(images(load(data_dir).val), images(first.val))
+    assert not decoded and inode(home) == files
+
+
+def test_the_folder_has_a_bound(root, home, monkeypatch):
+    """What is open anywhere, and what is not the program's, stays."""
+    for inpsize in 32, 48, 64:
+        load(root, inpsize)
+    old = {side: {path for path in inode(home) if side in sides(home / path)} for side in (40, 56, 72)}
+    for name in 'old.so', 'thesis.txt', 'killed.sketches.part', 'killed.sketches.tmp':
+        (home / name).write_bytes(b'1234')
+    kept = cache.CachedSketches(*arguments_of(home / next(iter(old[72]))))
+    monkeypatch.setattr(made_once, 'LIMIT', 0)
+    load(root, 40)
+    names = {path.name for path in home.iterdir()}
+    assert kept.path.name in names and 'thesis.txt' in names
+    assert not names & (old[40] | old[56] | {'old.so', 'killed.sketches.part', 'killed.sketches.tmp'})
+
+
+def test_use_is_marked_and_what_was_used_last_stays(root, home, monkeypatch):
+    load(root, 32), load(root, 64)
+    older, newer = ({name for name in inode(home) if side in sides(home / name)} for side in (40, 72))
+    for path in home.iterdir():
+        os.utime(path, (1, 1))
+    load(root, 32)
+    monkeypatch.setattr(made_once, 'LIMIT', sum(map(os.path.getsize, home.iterdir())) + 6 * 32 ** 2 - 9)
+    load(root, 28)
+    assert older <= inode(home).keys() and newer - inode(home).keys()
+
+
+def test_a_lock_file_that_its_owner_removes_is_no_lock(home, monkeypatch):
+    """Between opening and locking, the owner renames or removes the file: then it is opened anew."""
+    home.mkdir(parents=True)
+    part, flock, calls = home / 'x.part', fcntl.flock, []
+
+    def late(file, operation):
+        flock(file, operation)
+        if not calls:
+            part.unlink()
+        calls.append(file)
+    monkeypatch.setattr(fcntl, 'flock', late)
+    assert made_once.made_once(home / 'x', Path.read_bytes, lambda path: path.write_bytes(b'5')) == b'5'
+    assert len(calls) == 2 and [path.name for path in home.iterdir()] == ['x']
+
+
+# --skipBroken
+
+@pytest.fixture(params=['tuberlin', 'imagenet12', 'cifar10'])
+def name(request):
+    return request.param
+
+
+def damage(*paths):
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:60])
+
+
+def load_readable(name, root, inpsize=32):
+    """The data, and the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        data = datasets.load(name, root, inpsize, skipBroken=True)
+    return data, [str(warning.message) for warning in caught]
+
+
+def test_broken_images_are_left_out_and_remembered(name, root, decoded):
+    expected = [image.tobytes() for image, _ in datasets.load(name, root, 32).train.images]
+    path = root / 'train' / 'bee' / '1.png'
+    damage(path, root / 'val' / 'ant' / '0.png')
+    (root / 'val' / 'ant' / '1.png').write_bytes(b'')
+    decoded.clear()
+    for _ in range(2):
+        data, said = load_readable(name, root)
+        assert said == [f'{root}/train: 1 file is left out (cannot be read): bee/1.png',
+                        f'{root}/val: 2 files are left out (cannot be read): ant/0.png, ant/1.png']
+        assert len(decoded) == 12       # once
+        assert (len(data.train), len(data.val)) == (5, 4)
+    assert [image.tobytes() for image, _ in data.train.images] == expected[:4] + expected[5:]
+    assert [label for _, label in data.train] == [0, 0, 0, 1, 1]
+    assert [label for _, label in data.val] == [0, 1, 1, 1]
+    with pytest.raises(datasets.ImageError, match='bee/1.png: .* .--skipBroken leaves such images out.$'):
+        list(datasets.load(name, root, 32).train)
+
+
+def test_a_repaired_image_is_back(name, root):
+    path = root / 'train' / 'bee' / '1.png'
+    whole = path.read_bytes()
+    damage(path)
+    assert len(load_readable(name, root)[0].train) == 5
+    path.write_bytes(whole)
+    data, said = load_readable(name, root)
+    assert len(data.train) == 6 and said == []
+
+
+def test_a_class_that_loses_all_images(name, root):
+    damage(*(root / 'train' / 'bee').iterdir())
+    with pytest.raises(InputError, match=f'^no image in the class folder {root}/train/bee can be read$'):
+        load_readable(name, root)
+
+
+def test_many_broken_images_are_counted_and_some_named(name, root):
+    damage(*(root / 'train' / 'bee').iterdir(), root / 'train' / 'ant' / '0.png')
+    drawing(30, 30, 0).save(root / 'train' / 'bee' / 'whole.png')
+    _, said = load_readable(name, root)
+    assert said == [f'{root}/train: 4 files are left out (cannot be read): ant/0.png, bee/0.png, bee/1.png, and 1 more']
+
+
+def test_broken_images_are_left_out_without_a_cache(name, root, home):
+    home.parent.write_text('no folder')
+    damage(root / 'train' / 'bee' / '1.png')
+    data, said = load_readable(name, root)
+    assert len(data.train) == 5 and any('bee/1.png' in line for line in said)
+    assert any(f'nothing can be cached in {home}' in line for line in said)
+
+
+def test_processes_leave_out_the_same(root, home):
+    """Of two at once one searches; both have the same images."""
+    damage(root / 'train' / 'bee' / '1.png')
+    split, results = folders.find(root, 3, ())[0], []
+    searching = [threading.Thread(target=lambda: results.append(cache.readable(split).samples)) for _ in range(4)]
+    with warnings.catch_warnings(action='ignore'):
+        for thread in searching:
+            thread.start()
+        for thread in searching:
+            thread.join()
+    assert results == 4 * [[sample for sample in split.samples if not sample[0].endswith('bee/1.png')]]
+    assert [path.suffix for path in home.iterdir()] == ['.broken']
+
+
+def test_doodles_have_no_files(home):
+    assert not datasets.load('doodles', '', 32, skipBroken=True).in_folders and not home.exists()
 
 
 def test_quiet_without_a_terminal(root, capfd):
@@ -213,3 +372,56 @@ def test_only_sketches_in_folders_are_cached(root, home):
     assert not home.exists()
     load(root, plain=True)
     assert not home.exists()
+
+
+# Where the cache lies
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """As in docker run -u 12345: no HOME, and no entry in /etc/passwd."""
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.delenv('HOME')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.setattr(pwd, 'getpwuid', lambda uid: {}[uid])
+    files.private_folder.cache_clear()
+    yield tmp_path / f'dab-{os.getuid()}'
+    files.private_folder.cache_clear()
+
+
+def test_a_user_without_a_home_has_a_private_folder(homeless, root):
+    assert files.cache_folder() == files.cache_folder() == homeless / 'dab'
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    load(root)
+    assert list(homeless.glob('dab/*.sketches'))
+
+
+@pytest.mark.parametrize('how', ['open to all', 'link', 'of another user'])
+def test_a_folder_that_is_not_private_is_not_used(homeless, how, monkeypatch, tmp_path):
+    if how == 'link':
+        (tmp_path / 'other').mkdir(0o700)
+        homeless.symlink_to(tmp_path / 'other')
+    else:
+        homeless.mkdir()
+        homeless.chmod(0o777 if how == 'open to all' else 0o700)
+    if how == 'of another user':
+        other = os.getuid() + 1
+        homeless.rename(tmp_path / f'dab-{other}')
+        monkeypatch.setattr(os, 'getuid', lambda: other)
+    folder = files.cache_folder()
+    assert folder == files.cache_folder() and folder.parent.parent == tmp_path
+    assert folder.parent.name not in (homeless.name, f'dab-{os.getuid()}')
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_chosen_folder_may_begin_with_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('XDG_CACHE_HOME', '~/caches')
+    assert files.cache_folder() == tmp_path / 'caches' / 'dab'
+
+
+def test_an_error_while_the_file_is_made_leaves_nothing(home):
+    def write(path):
+        raise FileNotFoundError(2, 'No such file or directory', 'image')
+    with pytest.raises(FileNotFoundError, match='image'):
+        made_once.made_once(home / 'x', Path.read_bytes, write)
+    assert not list(home.iterdir())

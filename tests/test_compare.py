@@ -205,13 +205,14 @@ def test_a_damaged_result_is_counted_again(finished, run, tmp_path, damage):
     (['--seeds=0'], 'at least 1'),
     (['--epoch=3'], '--epoch'),
     (['--collect', '--name=other'], 'no finished cells'),
-    (['--maxlr=0.5'], '--maxlr=0.001, not 0.5'),
-    (['--binEnd=3'], '--binEnd=7, not 3'),
+    (['--maxlr=0.5'], 'with --maxlr=0.001, not with --maxlr=0.5'),
+    (['--binEnd=3'], 'with --binEnd=7, not with --binEnd=3'),
     (['--signLayers=2-5'], '--signLayers'),
-    (['--signLayers=2-5', '--inputs=sign'], '--signLayers=None, not 2-5'),
+    (['--signLayers=2-5', '--inputs=sign'], 'without --signLayers, not with --signLayers=2-5'),
     (['--epochs=0'], '--epochs'),
     (['--calculateBinarizationLosses'], '--calculateBinarizationLosses'),
     (['--epochs=1'], 'more than --epochs=1'),
+    (['--name=../x'], 'a folder inside --logdir'),
 ])
 def test_bad_input(finished, run, capsys, flags, part):
     before = checkpoints(finished)

@@ -1,20 +1,23 @@
 """The datasets: images of every format, the transforms, chance, folders, batches, bad input."""
 
+import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.folder import make_dataset
 from torchvision.datasets.utils import calculate_md5
 
 import datasets
 from datasets import transforms
-from utils.errors import InputError
+from utils.errors import InputError, naming
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 SKETCHES = ['tuberlin', 'sketchyrecognition', 'doodles']
@@ -379,6 +382,115 @@ def test_half_transparent_ink_is_gray(tmp_path):
     assert np.array_equal(datasets.read_image(tmp_path / 'image.png', 1), np.full((2, 2), 204))
 
 
+def test_16_bit_gray_with_a_transparent_value(tmp_path):
+    Image.fromarray(GRADIENT.astype(np.uint16) * 257).save(tmp_path / '16.png', transparency=0)
+    expected = np.where(GRADIENT == 0, 255, GRADIENT)
+    assert np.array_equal(datasets.read_image(tmp_path / '16.png', 1), expected)
+
+
+@pytest.mark.parametrize('suffix, kind, factor', [
+    ('tif', np.float32, 1), ('tif', np.float32, 1 / 255), ('tif', np.float32, 257), ('pfm', np.float32, 1 / 255),
+    ('tif', np.int32, 1), ('tif', np.int32, 257), ('tif', '>u2', 257), ('jp2', np.uint16, 257)])
+def test_wide_gray(tmp_path, suffix, kind, factor):
+    """0..1, 0..255 and 0..65535 are the same image; a 16-bit mode is 0..65535 however dark it is."""
+    path = tmp_path / f'wide.{suffix}'
+    options = {'irreversible': False} if suffix == 'jp2' else {}
+    Image.fromarray((GRADIENT * np.float64(factor)).astype(kind)).save(path, **options)
+    assert np.array_equal(datasets.read_image(path, 1), GRADIENT)
+    assert np.array_equal(datasets.read_image(path, 3), GRAY.convert('RGB'))
+
+
+@pytest.mark.parametrize('suffix', ['png', 'pgm', 'tif'])
+def test_a_dark_16_bit_image_stays_dark(tmp_path, suffix):
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / f'dark.{suffix}')
+    assert np.array(datasets.read_image(tmp_path / f'dark.{suffix}', 1)).max() == 1
+
+
+@pytest.mark.parametrize('values, range_', [
+    ([0, 1e6], '0..1e+06'), ([-1, 1], '-1..1'), ([0, np.nan], 'nan..nan'), ([0, np.inf], '0..inf')])
+def test_values_that_are_no_gray(tmp_path, values, range_):
+    image = Image.fromarray(np.array([values], np.float32))
+    image.save(tmp_path / 'image.tif')
+    with pytest.raises(datasets.ImageError, match=f'image.tif: its values lie in {range_.replace("+", ".")}'):
+        datasets.read_image(tmp_path / 'image.tif', 1)
+    with pytest.raises(datasets.ImageError, match='^its values lie in '):
+        datasets.as_channels(image, 1)
+
+
+@pytest.mark.parametrize('mode', ['CMYK', 'YCbCr', 'LAB'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_other_color_spaces(tmp_path, mode, channels):
+    COLOR.convert(mode).save(tmp_path / 'image.tif')
+    read = datasets.read_image(tmp_path / 'image.tif', channels)
+    expected = np.array(COLOR.convert(read.mode), int)
+    assert np.abs(np.array(read) - expected).mean() < 3
+
+
+@pytest.mark.parametrize('suffix', ['gif', 'webp', 'png'])
+def test_of_an_animation_the_first_frame(tmp_path, suffix):
+    frames = [Image.new('RGB', (8, 8), color) for color in ('red', 'blue')]
+    frames[0].save(tmp_path / f'x.{suffix}', save_all=True, append_images=frames[1:], lossless=True)
+    with Image.open(tmp_path / f'x.{suffix}') as image:
+        assert image.n_frames == 2
+    assert np.array_equal(datasets.read_image(tmp_path / f'x.{suffix}', 3), frames[0])
+
+
+# Orientation: this is how Pillow stores what is to be shown as COLOR
+
+TURNED = {1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
+          4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE],
+          6: [Image.Transpose.ROTATE_90], 7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270]}
+TALL = Image.merge('RGB', [Image.fromarray(np.arange(15, dtype=np.uint8).reshape(5, 3) * 17)] * 3)
+
+
+def save_turned(path, orientation, image=TALL):
+    for turn in TURNED[orientation]:
+        image = image.transpose(turn)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(path, exif=exif)
+    return image
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tif'])
+@pytest.mark.parametrize('orientation', TURNED)
+def test_an_image_is_read_upright(tmp_path, suffix, orientation):
+    stored = save_turned(tmp_path / f'x.{suffix}', orientation)
+    assert np.array_equal(datasets.read_image(tmp_path / f'x.{suffix}', 3), TALL)
+    if suffix == 'png':     # Pillow itself turns TIFFs
+        assert np.array_equal(datasets.read_image(tmp_path / 'x.png', 3, upright=False), stored)
+
+
+def test_an_opened_image_is_turned_once_and_not_changed(tmp_path):
+    stored = save_turned(tmp_path / 'x.png', 6)
+    with Image.open(tmp_path / 'x.png') as image:
+        upright = datasets.as_channels(image, 3)
+        assert np.array_equal(image, stored) and image.getexif()[ExifTags.Base.Orientation] == 6
+    assert np.array_equal(datasets.as_channels(upright, 3), TALL)
+
+
+@pytest.mark.parametrize('name, upright', [('imagenet12', False), ('cifar10', True), ('tuberlin', True)])
+def test_folders_of_imagenet_are_read_as_published(tmp_path, name, upright):
+    write_folders(tmp_path, classes=('ant',))
+    stored = save_turned(tmp_path / 'train' / 'ant' / '0.png', 6)
+    image, _ = datasets.load(name, tmp_path, 32, plain=True).train.images[0]
+    assert image.size == (TALL.size if upright else stored.size)
+
+
+def test_damaged_exif_says_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, 'Maker'
+    noise(40, 30).save(tmp_path / 'x.jpg', exif=exif)
+    data = (tmp_path / 'x.jpg').read_bytes()
+    tags = data.index(b'Exif') + 6
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[tags + rng.integers(40)] = rng.integers(256)
+        (tmp_path / 'x.jpg').write_bytes(damaged)
+        assert datasets.read_image(tmp_path / 'x.jpg', 3).size in ((40, 30), (30, 40))
+
+
 def damage(path, how):
     data = path.read_bytes()
     path.write_bytes({'truncated': data[:len(data) // 2], 'empty': b'', 'text': b'no image',
@@ -423,10 +535,101 @@ def test_folders(tmp_path):
     (tmp_path / 'train' / 'a' / 'notes.txt').write_text('no image')
     (tmp_path / 'train' / 'a' / '._0.png').write_text('what macOS leaves')
     (tmp_path / 'train' / '.cache').mkdir()
-    data = datasets.load('imagenet12', str(tmp_path), 32)
+    with pytest.warns(UserWarning, match='train: 1 file is left out '):
+        data = datasets.load('imagenet12', str(tmp_path), 32)
     assert data.classes == ['10', '9', 'B', 'a', 'b']
     assert (len(data.train), len(data.val), data.channels) == (15, 15, 3)
     assert [data.train[index][1] for index in range(15)] == [i // 3 for i in range(15)]
+
+
+@pytest.mark.parametrize('suffix', ['PNG', 'jfif', 'JPE', 'Gif', 'webp', 'bmp', 'dib', 'TIF', 'tiff', 'jp2', 'avif', 'tga',
+                                    'pcx', 'ppm', 'Jpg'])
+def test_every_common_format_is_an_image(tmp_path, suffix):
+    if f'.{suffix.lower()}' not in Image.registered_extensions():
+        pytest.skip(f'this Pillow does not write {suffix}')
+    write_folders(tmp_path, classes=('ant',))
+    noise().save(tmp_path / 'train' / 'ant' / f'picture.{suffix}')
+    train = datasets.load('imagenet12', tmp_path, 32).train
+    assert len(train) == 4 and train[3][0].shape == (3, 32, 32)
+    assert len(datasets.image_files([tmp_path / 'train'])) == 4
+
+
+def test_what_is_hidden_is_no_data_and_needs_no_mention(tmp_path, recwarn):
+    write_folders(tmp_path, classes=('ant', '__MACOSX'))
+    for folder in '.ipynb_checkpoints', '__MACOSX', 'sub/.hidden':
+        (tmp_path / 'train' / 'ant' / folder).mkdir(parents=True)
+        noise().save(tmp_path / 'train' / 'ant' / folder / '0.png')
+    (tmp_path / 'train' / 'ant' / '.DS_Store').touch()
+    data = datasets.load('imagenet12', tmp_path, 32)
+    assert data.classes == ['ant'] and len(data.train) == 3
+    assert len(datasets.image_files([tmp_path / 'train'])) == 3
+    assert not recwarn
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    write_folders(tmp_path)
+    for number in range(5):
+        (tmp_path / 'train' / 'bee' / f'{number}.txt').touch()
+    sentence = f'^{tmp_path}/train: 5 files are left out .not an image.: bee/0.txt, bee/1.txt, bee/2.txt, and 2 more$'
+    with pytest.warns(UserWarning, match=sentence):
+        datasets.load('imagenet12', tmp_path, 32)
+    with pytest.warns(UserWarning, match='bee: 5 files are left out'):
+        datasets.image_files([tmp_path / 'train' / 'bee'])
+
+
+def test_only_the_first_of_several_processes_warns(tmp_path, monkeypatch, recwarn):
+    write_folders(tmp_path)
+    (tmp_path / 'train' / 'bee' / 'notes.txt').touch()
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    datasets.load('imagenet12', tmp_path, 32)
+    assert not recwarn
+
+
+@pytest.mark.parametrize('name', ['imagenet12', 'tuberlin'])
+def test_what_only_looks_like_an_image(tmp_path, name):
+    """A pipe would hang, a loop of links would count images again and again."""
+    write_folders(tmp_path, classes=('ant',))
+    folder = tmp_path / 'train' / 'ant'
+    os.mkfifo(folder / 'pipe.png')
+    (folder / 'lost.png').symlink_to('nowhere')
+    (folder / 'circle.png').symlink_to('circle.png')
+    (folder / 'album.png').mkdir()
+    noise().save(folder / 'album.png' / 'x.png')
+    (folder / 'loop').symlink_to(folder)
+    (folder / 'all').symlink_to(tmp_path / 'train')
+    (folder / 'link.png').symlink_to(folder / '0.png')
+    with pytest.warns(UserWarning, match='3 files are left out .*circle.png, ant/lost.png, ant/pipe.png$'):
+        train = datasets.load(name, tmp_path, 32).train
+    assert len(train) == 5 and train[4][0].shape[1:] == (32, 32)
+
+
+def test_the_order_is_that_of_torchvision(tmp_path):
+    """Labels, cached files and augmentation depend on it."""
+    for path in 'b/2.png', 'b/10.png', 'b/a/1.png', 'b/a-b/1.png', 'b/B.png', 'a/z/y/x.png', 'a/1.png':
+        for split in 'train', 'val':
+            (tmp_path / split / path).parent.mkdir(parents=True, exist_ok=True)
+            noise().save(tmp_path / split / path)
+    train = datasets.load('imagenet12', tmp_path, 32).train.images
+    assert train.samples == make_dataset(str(tmp_path / 'train'), {'a': 0, 'b': 1}, ('png',))
+
+
+@pytest.mark.parametrize('name', ['imagenet12', 'tuberlin'])
+def test_names_that_are_not_utf_8(tmp_path, name):
+    odd = os.fsdecode(b'caf\xe9')
+    try:
+        write_folders(tmp_path, classes=(odd, 'bee'))
+        (tmp_path / 'train' / odd / odd).touch()
+        noise().save(tmp_path / 'train' / odd / f'{odd}.png')
+    except OSError:
+        pytest.skip('this file system takes UTF-8 only')
+    with pytest.warns(UserWarning, match='1 file is left out') as caught:
+        data = datasets.load(name, tmp_path, 32, skipBroken=True)
+    assert data.classes == ['bee', odd] and len(data.train) == 7 and odd in str(caught[0].message)
+    (tmp_path / 'train' / odd / f'{odd}.png').write_text('no image')
+    with warnings.catch_warnings(action='ignore'):      # which pytest-xdist cannot pass on
+        assert len(list(datasets.load(name, tmp_path, 32, skipBroken=True).train)) == 6
+        with pytest.raises(datasets.ImageError, match='caf.*/caf.*.png: '):
+            list(datasets.load(name, tmp_path, 32).train)
 
 
 @pytest.mark.parametrize('name, subfolder', [
@@ -588,3 +791,40 @@ def test_bad_data_dir(tmp_path, name):
     for data_dir, sentence in (file, f'{file} is a file'), ('', 'no folder'), (None, 'no folder'):
         with pytest.raises(InputError, match=f'^{sentence}'):
             datasets.load(name, data_dir, 32)
+
+
+@pytest.mark.parametrize('how, sentence', [
+    ('dangling', 'there is no folder {0}'), ('circle', 'there is no folder {0}'),
+    ('below a file', 'there is no folder {0}'), ('pipe', '{0} is a file'), ('too long', 'too long')])
+def test_a_data_dir_that_leads_nowhere(tmp_path, how, sentence):
+    path = tmp_path / 'data'
+    if how in ('dangling', 'circle'):
+        path.symlink_to({'dangling': 'nowhere', 'circle': 'data'}[how])
+    elif how == 'below a file':
+        path.touch()
+        path = path / 'data'
+    elif how == 'pipe':
+        os.mkfifo(path)
+    else:
+        path = tmp_path / (300 * 'x')
+    with pytest.raises(InputError) as error, naming('--data_dir'):
+        datasets.load('tuberlin', path, 32)
+    assert str(error.value).startswith('--data_dir: ') and sentence.format(path) in str(error.value)
+
+
+@pytest.mark.parametrize('folder', ['train', 'train/ant', 'train/ant/more'])
+def test_a_folder_without_permission_is_named(tmp_path, monkeypatch, folder):
+    write_folders(tmp_path)
+    (tmp_path / 'train' / 'ant' / 'more').mkdir()
+
+    def refuse(call):       # also where the tests run as root, who may read everything
+        def refused(path='.'):
+            if str(path) == str(tmp_path / folder):
+                raise PermissionError(13, 'Permission denied', str(path))
+            return call(path)
+        return refused
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'scandir', refuse(os.scandir))
+        patch.setattr(os, 'listdir', refuse(os.listdir))
+        with pytest.raises(InputError, match=f'^--data_dir: {tmp_path / folder}: Permission denied$'), naming('--data_dir'):
+            datasets.load('imagenet12', tmp_path, 32)

@@ -441,3 +441,25 @@ def test_an_image_that_cannot_be_classified_does_not_hide_the_others(trained, sk
     out, err = capsys.readouterr()
     assert exit_.value.code == 1 and out.count(f'{good}: ') == 2
     assert err.count('\n') == 1 and 'bad' in err
+
+
+def test_a_line_stays_a_line(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main.main(['--data_dir=a\nb', '--dataset=tuberlin', f'--logdir={tmp_path}'])
+    assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_names_that_are_no_text(flags, tmp_path):
+    logs = tmp_path / os.fsdecode(b'\xff')
+    main.main([*flags, '--epochs=1', f'--logdir={logs}'])
+    main.main([f'--resume={logs}/run/last.pth.tar', '--epochs=2'])
+    assert len(rows(logs / 'run/metrics.jsonl')) == 4
+
+
+def test_an_export_replaces_packed_models_only(trained, tmp_path, capsys):
+    (tmp_path / 'other.pth.tar').write_bytes(b'mine')
+    for _ in range(2):
+        main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model.dab', '--overwrite'])
+    with pytest.raises(SystemExit):
+        main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/other.pth.tar', '--overwrite'])
+    assert 'no packed model' in capsys.readouterr().err and (tmp_path / 'other.pth.tar').read_bytes() == b'mine'

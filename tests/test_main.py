@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 from tensorboardX.proto import event_pb2
 
 import main
@@ -463,3 +464,46 @@ def test_help_names_every_flag(capsys):
                  'binStart binEnd model_def inpsize name logdir printfreq verbose manualSeed resume evaluate '
                  'pretrained_file calculateBinarizationLosses bnnModel binarizer').split():
         assert f'--{flag}' in out, flag
+
+
+# Data
+
+def test_a_run_says_how_many_images_it_has_and_uses(train, tmp_path, capsys):
+    train('--name=run', '--epochs=0')
+    assert 'data: 36 training images, 12 validation images, 3 classes\n' in capsys.readouterr().out
+    assert 'data: 36 training images, 12 val' in (tmp_path / 'logs/run/log.txt').read_text()
+    train('--name=lone', '--epochs=0', '--batch-size=5')
+    assert 'data: 36 training images (1 of them left out of every epoch: ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('dataset', ['tuberlin', 'imagenet12'])
+def test_broken_images_are_left_out_of_a_run(train, refused, broken_folder, tmp_path, dataset, capsys):
+    for path in 'train/box/3.png', 'val/bar/0.png':
+        (broken_folder / path).write_bytes(b'broken')
+    data = [f'--data_dir={broken_folder}', f'--dataset={dataset}', '--name=run', '--epochs=1']
+    sentence = refused(*data, code=1)
+    assert f'{broken_folder}/train/box/3.png' in sentence and '--skipBroken' in sentence
+    with pytest.warns(UserWarning) as caught:
+        train(*data, '--skipBroken', '--overwrite')
+    assert 'data: 35 training images, 11 validation images, 3 classes' in capsys.readouterr().out
+    assert [str(warning.message).split('/broken/')[1] for warning in caught] == [
+        'train: 1 file is left out (cannot be read): box/3.png', 'val: 1 file is left out (cannot be read): bar/0.png']
+    with pytest.warns(UserWarning, match='box/3.png'):
+        main.main([f'--resume={tmp_path}/logs/run/last.pth.tar', '--evaluate'])     # takes the flag over
+    assert '/11  ' in capsys.readouterr().out
+
+
+def test_skipbroken_without_files_is_ignored_aloud(tmp_path, capsys):
+    main.main(['--skipBroken', '--epochs=0', '--workers=0', f'--logdir={tmp_path}', '--name=run'])
+    assert '--skipBroken is ignored: doodles has no image files' in capsys.readouterr().out
+
+
+def test_a_picture_is_classified_upright(trained, sketch_folder, tmp_path, capsys):
+    with Image.open(sketch_folder / 'val/bar/0.png') as image:
+        turned, exif = image.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned.save(tmp_path / 'turned.png', exif=exif)
+    main.main([f'--resume={trained}/last.pth.tar', '--classify', f'{tmp_path}/turned.png',
+               str(sketch_folder / 'val/bar/0.png')])
+    first, second = (line.split(': ')[1] for line in capsys.readouterr().out.splitlines())
+    assert first == second

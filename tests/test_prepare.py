@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import datasets
 from datasets import archives, prepare
@@ -155,6 +155,54 @@ def test_sketchy_from_a_folder_further_in(tmp_path, run, inside):
     assert len(images(tmp_path / 'out')) == 30
 
 
+@pytest.mark.parametrize('write', [write_zip, write_folder])
+@pytest.mark.parametrize('dataset, prefix', [
+    ('tuberlin', 'png'), ('sketchyrecognition', '256x256/sketch/tx_000000000000')])
+def test_one_rule_for_what_is_an_image(tmp_path, run, write, dataset, prefix):
+    """The same as in class folders: any suffix of an image, none of what is hidden or foreign."""
+    kinds = {'1.PNG': 'PNG', '2.jpg': 'JPEG', '3.Gif': 'GIF', '4.jfif': 'JPEG'}
+    members = {f'{prefix}/ant/{name}': picture(0, kind=kind) for name, kind in kinds.items()}
+    hidden = {f'{folder}{prefix}{inner}/{name}': picture(0)
+              for folder, inner, name in [('', '/ant', '._1.png'), ('__MACOSX/', '/ant', '1.png'), ('', '/.git', 'x.png'),
+                                          ('.trash/', '/ant', '5.png'), ('', '/ant/.old', '1.png')]}
+    source = write(tmp_path / 'source', members | hidden | {f'{prefix}/ant/notes.txt': b'none'})
+    code, out, err = run(dataset, source=source)
+    assert (code, err) == (0, '') and '3 images in train/, 1 in val/' in out
+    assert sorted(path.split('/', 1)[1] for path in images(tmp_path / 'out')) == [f'ant/{n}' for n in '1234']
+
+
+def lying(kind, mode):
+    """A picture of 40 x 30 pixels that is to be shown as 30 x 40."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture(0, mode=mode))).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+def test_orientation(tmp_path):
+    """Sketches are turned upright, ImageNet as published is not; nothing that is written has the tag."""
+    for name, data, channels, size in [('sketch.png', lying('PNG', 'L'), 1, (30, 40)),
+                                       ('photo.jpg', lying('JPEG', 'RGB'), 3, (40, 30))]:
+        for side in 256, 16:
+            prepare.shrink(data, name, tmp_path / name, channels, side)
+            with Image.open(tmp_path / name) as image:
+                assert (image.width > image.height) == (channels == 3)
+                assert image.size == size or side == 16
+                assert not image.getexif()
+
+
+def test_names_that_are_not_utf_8(tmp_path, run):
+    odd = os.fsdecode(b'caf\xe9')
+    members = {f'{label}/{name}.png': picture(0) for label in (odd, 'bee') for name in (odd, '1', '2')}
+    try:
+        source = write_folder(tmp_path / 'png', members)
+    except OSError:
+        pytest.skip('this file system takes UTF-8 only')
+    assert run('tuberlin', source=source)[0] == 0
+    assert sorted(path.split('/', 1)[1] + '.png' for path in images(tmp_path / 'out')) == sorted(members)
+
+
 def imagenet(folder, labels='lines'):
     folder.mkdir()
     train = {f'{wnid}.tar': tar({f'{wnid}_{number}.JPEG': picture(number, mode='RGB', kind='JPEG')
@@ -265,7 +313,9 @@ def check(result, *parts, code=2):
 @pytest.mark.parametrize('data', [b'no image', picture(1)[:200], b''])
 def test_a_corrupt_image_is_named(tmp_path, run, data):
     source = write_zip(tmp_path / 'x.zip', TUBERLIN | {'png/bee/85.png': data})
-    check(run('tuberlin', source=source), f'{source}/png/bee/85.png', code=1)
+    result = run('tuberlin', source=source)
+    check(result, f'error: cannot read the image {source}/png/bee/85.png: ', code=1)
+    assert result[2].count('85.png') == 1 and 'BytesIO' not in result[2]
     assert not (tmp_path / 'out').exists()
 
 
@@ -333,9 +383,43 @@ def test_val_labels(tmp_path, run):
 
 @pytest.mark.parametrize('flags', [
     {'val_fraction': 0}, {'val_fraction': 1}, {'val_fraction': 'nan'}, {'val_fraction': 'x'},
-    {'size': 0}, {'size': 'x'}, {'nonsense': 1}])
+    {'val_fraction': -1}, {'val_fraction': 1e300}, {'val_fraction': ''}, {'size': 0}, {'size': 'x'},
+    {'size': 10 ** 20}, {'size': ''}, {'seed': 'x'}, {'seed': -1}, {'seed': 0.5}, {'seed': ''}, {'out': ''}, {'source': ''},
+    {'nonsense': 1}])
 def test_wrong_flags(tuberlin, run, flags):
-    check(run('tuberlin', source=tuberlin, **flags), next(iter(flags)))
+    result = run('tuberlin', **{'source': tuberlin} | flags)
+    check(result, f'--{next(iter(flags))}')
+    assert 'invalid' not in result[2]      # what argparse says: invalid fraction value
+
+
+@pytest.mark.parametrize('flag', ['source', 'out'])
+@pytest.mark.parametrize('how', ['below a file', 'too long', 'circle'])
+def test_paths_that_lead_nowhere(tuberlin, tmp_path, run, flag, how):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'circle').symlink_to('circle')
+    path = tmp_path / {'below a file': 'file/x', 'too long': 300 * 'x', 'circle': 'circle/x'}[how]
+    check(run('tuberlin', **{'source': tuberlin, flag: path}), f'--{flag}: ', str(path))
+
+
+def test_a_file_as_out(tuberlin, run, tmp_path):
+    (tmp_path / 'out').write_text('thesis')
+    check(run('tuberlin', source=tuberlin), f'--out: {tmp_path}/out is a file, not a folder')
+    assert (tmp_path / 'out').read_text() == 'thesis'
+
+
+@pytest.mark.parametrize('flag', ['source', 'out'])
+def test_folders_without_permission(tmp_path, run, flag, monkeypatch):
+    source = write_folder(tmp_path / 'png', {path.removeprefix('png/'): data for path, data in TUBERLIN.items()})
+
+    def refuse(call):       # also where the tests run as root, who may do everything
+        def refused(path, *arguments, **options):
+            if str(path) == str({'source': source / 'bee', 'out': tmp_path / 'out.part'}[flag]):
+                raise PermissionError(13, 'Permission denied', str(path))
+            return call(path, *arguments, **options)
+        return refused
+    with monkeypatch.context() as patch:
+        patch.setattr(*{'source': (os, 'scandir', refuse(os.scandir)), 'out': (os, 'mkdir', refuse(os.mkdir))}[flag])
+        check(run('tuberlin', source=source), f'--{flag}: {tmp_path}', 'Permission denied')
 
 
 def test_wrong_commands(tmp_path, run):

@@ -272,26 +272,21 @@ def soak_resuming(file, folder, count, data_dir):
     soak_checkpoints(file, folder, count, resume)
 
 
-in_another_branch = pytest.mark.xfail(reason='checkpoints have no schema yet', strict=False)
 
 
-@in_another_branch
 def test_mutated_checkpoints_load_or_are_refused(checkpoint_file, tmp_path):
     soak_loading(checkpoint_file, tmp_path, 100)
 
 
-@in_another_branch
 def test_mutated_checkpoints_resume_or_are_refused(checkpoint_file, tmp_path, sketch_folder):
     soak_resuming(checkpoint_file, tmp_path, 20, sketch_folder)
 
 
-@in_another_branch
 @pytest.mark.soak
 def test_1000_mutated_checkpoints_load_or_are_refused(checkpoint_file, tmp_path):
     soak_loading(checkpoint_file, tmp_path, 1000)
 
 
-@in_another_branch
 @pytest.mark.soak
 def test_1000_mutated_checkpoints_resume_or_are_refused(checkpoint_file, tmp_path, sketch_folder):
     soak_resuming(checkpoint_file, tmp_path, 1000, sketch_folder)

@@ -30,6 +30,11 @@ def complain(text: str):
         discard(sys.stderr)
 
 
+def one_line(text: str) -> str:
+    """The text with line ends and other characters that are not printable as escapes."""
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def discard(stream):
     """Let everything that is written to this stream from now on, or still waits, go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,10 +1,21 @@
-"""What a network is made of, measured rather than declared."""
+"""What a network is made of, measured rather than declared, and what it is trained on."""
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from .binarize import binarization, convolutions, weight_bits
 from .hooks import watching_inputs
 from .provenance import device_name
+
+
+def describe_data(train: DataLoader, val_images: int, classes: int, processes: int) -> str:
+    """How many images there are, and used; `train` is the training loader of one of `processes`."""
+    left_out = ''
+    if train.drop_last and (rest := len(train.sampler) % train.batch_size):
+        left_out = (f' ({rest * processes} of them left out of every epoch: too few for a last '
+                    'batch)')
+    return (f'data: {len(train.dataset)} training images{left_out}, {val_images} validation '
+            f'images, {classes} classes')
 
 
 @torch.no_grad()

@@ -98,6 +98,6 @@ def begin(program: str):
 def exit_with(line: str, code: int):
     # Under torchrun all processes make the same mistake at the start; any of them can fail later.
     if os.environ.get('LOCAL_RANK', '0') == '0' or code == RunError.exit_code:
-        console.complain(line)
+        console.complain(console.one_line(line))
     console.can_be_written(sys.stdout)
     sys.exit(code)

@@ -21,7 +21,7 @@ import models
 import opts
 from models.blocks import has_signs
 from utils import binarize, packed
-from utils.describe import describe
+from utils.describe import describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.provenance import provenance
@@ -174,6 +174,8 @@ class Experiment:
                       checkpoint, flags.overwrite)
         with run:
             run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
+            run.say(describe_data(loaders[0], len(self.data.val), len(self.classes),
+                                  parallel.processes()))
             for sentence in self.ignored:
                 run.say(sentence)
             facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
@@ -217,13 +219,14 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     data = None
     if not (given.classify or given.export):
         data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
-                         given.manualSeed)
+                         given.manualSeed, given.skipBroken)
         if given.nClasses not in (None, len(data.classes)):
             trained = f'{source.path} was trained with ' if source else ''
             raise InputError(f'{trained}--nClasses={given.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
     classes, channels = (data or source).classes, (data or source).channels
-    flags, ignored = resolve(given, classes, channels, device)
+    in_folders = data is None or data.in_folders
+    flags, ignored = resolve(given, classes, channels, device, in_folders)
     return Experiment(flags, source, data, classes, channels, device, ignored)
 
 
@@ -252,10 +255,10 @@ def check_source(flags: argparse.Namespace, source: Source):
 
 
 def load_data(dataset: str, data_dir: str, inpsize: int, source: Source | None = None,
-              tenCrop: bool = False, seed: int = 0) -> datasets.Data:
+              tenCrop: bool = False, seed: int = 0, skipBroken: bool = False) -> datasets.Data:
     """What datasets.load returns; it must have the classes and channels of the source."""
     with naming('--data_dir'):
-        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed)
+        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken)
         if source:
             check_same_data(source, data)
     return data
@@ -275,12 +278,13 @@ def check_same_data(source: Source, data: datasets.Data):
 
 
 def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
-            device: torch.device) -> tuple[opts.Flags, tuple[str, ...]]:
+            device: torch.device, in_folders: bool = True) -> tuple[opts.Flags, tuple[str, ...]]:
     """The flags of opts.complete, all resolved, and a sentence about each that has no effect.
 
-    What is left depends on the data, on the network and on the device.
+    What is left depends on the data, on the network and on the device. in_folders: see
+    datasets.Data.
     """
-    values, ignored = dict(vars(flags)), []
+    values = dict(vars(flags))
     values['nClasses'] = flags.nClasses or len(classes)
     if flags.binEnd is None and not flags.packed:
         arguments = flags.model_def, len(classes), channels, flags.inpsize, flags.signLayers
@@ -290,15 +294,34 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
         except RuntimeError:                # a builder that computes with tensors
             model = models.build(*arguments)
         values['binEnd'] = binarize.default_binEnd(model, flags.binStart)
-    if flags.nesterov and flags.optimType != 'sgd':
-        ignored.append(f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum')
-    if flags.syncBN and device.type == 'cpu':
-        ignored.append('--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only')
+    if device.type == 'cpu':
         values['syncBN'] = False
-    if flags.compile and flags.binaryWeight:
-        ignored.append('--compile has little effect with --binaryWeight: each binarized layer '
-                       'leaves the compiled graph')
-    return opts.Flags(**values), tuple(ignored)
+    return opts.Flags(**values), without_effect(flags, device, in_folders)
+
+
+def without_effect(flags: argparse.Namespace, device: torch.device,
+                   in_folders: bool) -> tuple[str, ...]:
+    """A sentence about each flag that was given and has little or no effect."""
+    own = opts.not_default(flags, 'binStart', 'binSearch', 'bnnModel')
+    if flags.binarizer not in ('dab', 'bnn'):
+        own.append('--binarizer')
+    sentences = {
+        f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum':
+            flags.nesterov and flags.optimType != 'sgd',
+        f'--momentum is ignored: {flags.optimType} has its own':
+            flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'),
+        f'{" and ".join(own)} without --binaryWeight: all weights stay real':
+            own and not flags.binaryWeight,
+        f'--binSearch is ignored: {flags.binarizer} has nothing to search':
+            flags.binaryWeight and flags.binarizer != 'dab' and flags.binSearch != 'fast',
+        '--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only, under torchrun':
+            flags.syncBN and (device.type == 'cpu' or parallel.processes() == 1),
+        f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
+            flags.skipBroken and not in_folders,
+        '--compile has little effect with --binaryWeight: each binarized layer leaves the compiled '
+        'graph': flags.compile and flags.binaryWeight,
+    }
+    return tuple(sentence for sentence, applies in sentences.items() if applies)
 
 
 @dataclass(frozen=True)

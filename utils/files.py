@@ -2,8 +2,11 @@
 import contextlib
 import datetime
 import fcntl
+import functools
 import os
 import socket
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -12,8 +15,23 @@ from utils.errors import InputError
 
 
 def cache_folder() -> Path:
-    """The folder of everything that can be made again: $XDG_CACHE_HOME/dab, or ~/.cache/dab."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'dab'
+    """The folder of everything that can be made again: $XDG_CACHE_HOME/dab, or ~/.cache/dab.
+
+    For a user without a home it is a private folder among the temporary files.
+    """
+    parent = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    return (private_folder() if parent.startswith('~') else Path(parent)) / 'dab'
+
+
+@functools.cache
+def private_folder() -> Path:
+    """The same folder for all processes of this user, which no other user can enter."""
+    path = Path(tempfile.gettempdir(), f'dab-{os.getuid()}')
+    path.mkdir(0o700, exist_ok=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o77:
+        return Path(tempfile.mkdtemp(prefix='dab-'))    # another user was faster
+    return path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True):
@@ -33,8 +51,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
 
 
 def write_text(path: Path, text: str):
-    """Write `text` to `path` in UTF-8, atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding='utf-8'))
+    """Write `text` to `path` in UTF-8, atomically; bytes of names that are not text as escapes."""
+    data = text.encode(errors='backslashreplace')
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def claim(folder: Path) -> TextIO:

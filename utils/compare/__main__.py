@@ -102,7 +102,7 @@ def report_failure(cell, error):
     error = explained(error)
     if not isinstance(error, InputError):
         console.complain(''.join(traceback.format_exception(error)).rstrip())
-    console.complain(f'{PROGRAM}: error: {cell.name} failed: {error}')
+    console.complain(console.one_line(f'{PROGRAM}: error: {cell.name} failed: {error}'))
 
 
 def flags_of(cell, common):
@@ -149,11 +149,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
                         metavar='A,B', help='of real, sign (default: both)')
     parser.add_argument('--seeds', default=3, type=opts.at_least(1), metavar='N',
                         help='runs per method (default: 3)')
-    parser.add_argument('--name', help='name of the comparison (default: compare-DATA-FAMILY)')
+    parser.add_argument('--name', type=opts.run_name,
+                        help='name of the comparison (default: compare-DATA-FAMILY)')
     parser.add_argument('--logdir', default='logs', metavar='DIR', help='(default: %(default)s)')
     parser.add_argument('--collect', action='store_true',
                         help='train nothing; write what the finished cells give')
     options, common = parser.parse_known_args(arguments)
+    if not options.logdir:
+        raise InputError('--logdir must not be empty')
     decided = opts.fixed_by('compare')
     for flag in common:
         name = flag.split('=')[0]

@@ -97,8 +97,8 @@ def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
     for name, value in source.flags.items():
         given, rule = getattr(asked, name, None), opts.RULES.get(name)
         if given != value and (rule is None or rule.changes_result):
-            raise InputError(f'{cell.last.parent} was trained with --{name}={value}, not {given}: '
-                             'give this comparison another --name')
+            raise InputError(f'{cell.last.parent} was trained {opts.spelled(name, value)}, not '
+                             f'{opts.spelled(name, given)}: give this comparison another --name')
     done = source.checkpoint['epoch']
     if done > flags.epochs:
         raise InputError(f'{cell.last.parent} has {done} epochs, more than --epochs={flags.epochs}')

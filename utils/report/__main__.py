@@ -92,7 +92,8 @@ def prepare(options: argparse.Namespace) -> Subject:
         try:
             flags = source.flags
             data = load_data(flags['dataset'], options.data_dir or flags['data_dir'],
-                             flags['inpsize'], source)
+                             flags['inpsize'], source,
+                             skipBroken=flags.get('skipBroken', False))
         except InputError as error:
             if options.data_dir or options.activations:
                 raise
