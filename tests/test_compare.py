@@ -117,6 +117,7 @@ def test_an_interrupted_comparison_ends_in_the_same_table(finished, run, tmp_pat
         assert exit_.value.code == 130 and 'Traceback' not in capsys.readouterr().err
         assert len(table(tmp_path / 'small')) == 1
     run(tmp_path, *some)
+    run(finished.parent)
     assert len(calls) == 2 * 4 + 2
     assert table(tmp_path / 'small') == [row for row in table(finished) if row['inputs'] == 'real'][:2]
 
@@ -191,6 +192,7 @@ def test_a_damaged_result_is_counted_again(finished, run, tmp_path, damage):
     (folder / CELLS[1] / 'result.json').unlink()
     (folder / CELLS[1] / 'metrics.jsonl').unlink()
     run(tmp_path, '--collect')
+    run(finished.parent)
     assert table(folder) == table(finished)
 
 
