@@ -9,6 +9,11 @@ are turned upright by their EXIF orientation; ImageNet, as published, ignores it
 is done in <out>.part, which is renamed to <out> when all images are there. To resume after an
 interruption, run the same command again; once finished, it does nothing.
 """
+from utils import interrupt     # before torch
+
+if __name__ == '__main__':
+    interrupt.end_silently()
+
 import argparse
 import io
 import json
@@ -24,9 +29,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-import opts
 from datasets import archives
 from datasets.images import ImageError, decode, reason
+from utils.arguments import Parser, at_least
 from utils.errors import InputError, RunError, naming, reported
 from utils.files import write_atomically
 
@@ -140,25 +145,25 @@ def write_bytes(target, data):
 
 
 def fraction(text):
-    value = opts.at_least(0, float, above=True)(text)
+    value = at_least(0, float, above=True)(text)
     if value >= 1:
         raise argparse.ArgumentTypeError(f'must be less than 1, not {text}')
     return value
 
 
 def parse():
-    parser = opts.Parser(f'python3 -m {PROGRAM}', description=__doc__,
+    parser = Parser(f'python3 -m {PROGRAM}', description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('dataset', choices=[*archives.SKETCH_PATH, 'imagenet12'])
     parser.add_argument('--source', required=True,
                         help='sketches: the archive (zip) or the folder it unpacks to; imagenet12: '
                              f'the folder of {archives.IMAGENET_TRAIN} and {archives.IMAGENET_VAL}')
     parser.add_argument('--out', required=True, help='the folder to make')
-    parser.add_argument('--size', type=opts.at_least(1), default=256,
+    parser.add_argument('--size', type=at_least(1), default=256,
                         help='pixels of the shorter side; smaller images stay (default 256)')
     parser.add_argument('--val_fraction', type=fraction, default=0.2,
                         help='sketches: the share of each class that goes to val/ (default 0.2)')
-    parser.add_argument('--seed', type=opts.at_least(0), default=0,
+    parser.add_argument('--seed', type=at_least(0), default=0,
                         help='sketches: which images go to val/ (default 0)')
     parser.add_argument('--val_labels',
                         help='imagenet12: a text file with the class (such as n01440764) of each '

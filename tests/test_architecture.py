@@ -14,9 +14,10 @@ LAYERS = [
     ['utils.errors'],
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
-    ['utils.binarize', 'utils.hooks'],
+    ['utils.binarize', 'utils.hooks', 'utils.arguments'],
     ['utils.describe', 'utils.style', 'utils.training', 'utils.packed'],
     ['utils.activations', 'opts'],
+    ['utils.source'],
     ['utils.experiment'],
     ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],
 ]

@@ -12,7 +12,7 @@ import models
 from models.blocks import layer_set, layer_string
 from utils import binarize
 from utils.activations import binarization_losses
-from utils.experiment import checkpoint_source
+from utils.source import checkpoint_source
 from utils.report import __main__ as report
 from utils.report import figures, responses
 from utils.report import layers as measuring

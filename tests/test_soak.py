@@ -27,6 +27,7 @@ from utils import binarize, experiment, packed
 from utils.bench.timing import peak_megabytes
 from utils.errors import InputError
 from utils.packed import format
+from utils.source import checkpoint_source, packed_source, stored_network
 
 SECONDS = 10        # that no file may take
 MEGABYTES = 500     # nor all together
@@ -196,8 +197,8 @@ def soak_packed(whole, folder, count):
     path = folder / 'mutant.dab'
 
     def load():
-        source = experiment.packed_source(path)
-        network = experiment.stored_network(source)
+        source = packed_source(path)
+        network = stored_network(source)
         side = source.flags['inpsize']
         if side <= 256:
             with torch.no_grad():
@@ -250,11 +251,11 @@ def soak_checkpoints(file, folder, count, function):
 
 def soak_loading(file, folder, count):
     def load():
-        source = experiment.checkpoint_source(folder / 'mutant.pth.tar')
+        source = checkpoint_source(folder / 'mutant.pth.tar')
         side = source.flags['inpsize']
         with torch.no_grad():
             images = torch.zeros(1, source.channels, side, side)
-            assert experiment.stored_network(source).eval()(images).shape == (1, len(source.classes))
+            assert stored_network(source).eval()(images).shape == (1, len(source.classes))
     soak_checkpoints(file, folder, count, load)
 
 

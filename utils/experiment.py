@@ -21,85 +21,23 @@ import models
 import opts
 from models.blocks import has_signs
 from utils import binarize, packed
+from utils.arguments import Flags
 from utils.describe import describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.provenance import provenance
+from utils.source import (Source, checkpoint_source, new_network, packed_source,
+                          stored_network)
 from utils.training import checkpoint as checkpoints
 from utils.training import loop, parallel
 from utils.training.record import Run, SilentRun
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a network comes from: a checkpoint or a packed model, read from its file."""
-
-    path: str
-    flags: dict         # those that it was trained with; of a packed model only some
-    classes: list[str]
-    channels: int
-    checkpoint: dict | None = None      # see utils.training.checkpoint
-    network: nn.Module | None = None    # of a packed model
-
-    @property
-    def fixes(self) -> list[str]:
-        """The names of the flags in which an experiment cannot differ from it."""
-        return opts.fixed_by('checkpoint' if self.checkpoint else 'packed')
-
-
-def checkpoint_source(path: str | Path) -> Source:
-    """The Source of a checkpoint. Raises InputError."""
-    if packed.is_packed(path):
-        raise InputError(f'{path} is a packed model, which --packed takes: name a checkpoint')
-    stored = checkpoints.read_checkpoint(path)
-    with naming(f'{path} is not a checkpoint that this program can use'):
-        flags = opts.recorded(stored['flags'])
-    return Source(str(path), flags, stored['classes'], stored['channels'], checkpoint=stored)
-
-
-def packed_source(path: str | Path, build: Callable = models.build) -> Source:
-    """The Source of a packed model; build is that of packed.load. Raises InputError."""
-    description, network = packed.load(path, build)
-    if description.dataset not in datasets.names():
-        raise InputError(f'{path} was made for the dataset {description.dataset}, which this '
-                         'program does not have')
-    if datasets.normalization(description.dataset) != (description.mean, description.std):
-        raise InputError(f'{path} normalizes images in another way than the dataset '
-                         f'{description.dataset} does here')
-    flags = {name: getattr(description, name)
-             for name in ('model_def', 'signLayers', 'inpsize', 'dataset', 'tenCrop')}
-    flags['nClasses'] = len(description.classes)
-    return Source(str(path), flags, description.classes, description.channels, network=network)
-
-
-def new_network(name: str, nClasses: int, channels: int, inpsize: int | None = None,
-                signLayers: str | None = None, binarized: tuple | None = None,
-                build: Callable = models.build) -> nn.Module:
-    """The network `name`, initialized; `binarized` are the further arguments of binarize.wrap."""
-    model = build(name, nClasses, channels, inpsize, signLayers)
-    return binarize.wrap(model, *binarized) if binarized else model
-
-
-def stored_network(source: Source, build: Callable = models.build,
-                   binSearch: str | None = None) -> nn.Module:
-    """The network of a checkpoint or a packed model with its weights."""
-    if source.network is not None:
-        return source.network
-    flags = source.flags
-    binarized = [flags[name] for name in ('binStart', 'binEnd', 'binarizer')]
-    binarized.append(binSearch or flags['binSearch'])
-    model = new_network(flags['model_def'], len(source.classes), source.channels,
-                        flags['inpsize'], flags['signLayers'],
-                        tuple(binarized) if flags['binaryWeight'] else None, build)
-    checkpoints.load_model(model, source.checkpoint, source.path)
-    return model
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Resolved flags and what follows from them."""
 
-    flags: opts.Flags
+    flags: Flags
     source: Source | None
     data: datasets.Data | None      # None where images are named one by one, or not needed
     classes: list[str]
@@ -278,7 +216,7 @@ def check_same_data(source: Source, data: datasets.Data):
 
 
 def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
-            device: torch.device, in_folders: bool = True) -> tuple[opts.Flags, tuple[str, ...]]:
+            device: torch.device, in_folders: bool = True) -> tuple[Flags, tuple[str, ...]]:
     """The flags of opts.complete, all resolved, and a sentence about each that has no effect.
 
     What is left depends on the data, on the network and on the device. in_folders: see
@@ -296,7 +234,7 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
         values['binEnd'] = binarize.default_binEnd(model, flags.binStart)
     if device.type == 'cpu':
         values['syncBN'] = False
-    return opts.Flags(**values), without_effect(flags, device, in_folders)
+    return Flags(**values), without_effect(flags, device, in_folders)
 
 
 def without_effect(flags: argparse.Namespace, device: torch.device,

@@ -21,7 +21,7 @@ import json
 from collections.abc import Sequence
 
 import models
-import opts
+from utils.arguments import Parser, at_least, one_of
 from utils.errors import reported
 
 from . import data, evaluation, packed, step
@@ -45,23 +45,23 @@ def main(arguments: Sequence[str] | None = None):
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = opts.Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
+    parser = Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
-    count = opts.at_least(1)
+    count = at_least(1)
     parser.add_argument('what', choices=BENCHMARKS)
-    parser.add_argument('--model_def', type=opts.one_of(models.names()), metavar='NAME', nargs='+')
-    parser.add_argument('--batch-size', type=opts.at_least(2), default=16,
+    parser.add_argument('--model_def', type=one_of(models.names()), metavar='NAME', nargs='+')
+    parser.add_argument('--batch-size', type=at_least(2), default=16,
                         help='images in a step; BatchNorm needs two (default: %(default)s)')
     parser.add_argument('--channels', type=count, default=1)
     parser.add_argument('--binStart', type=count, default=2)
     parser.add_argument('--binEnd', type=count, default=100)
     parser.add_argument('--binSearch', choices=('fast', 'exact'), default='fast')
     parser.add_argument('--data_dir', default='data/tuberlin')
-    parser.add_argument('--inpsize', type=opts.at_least(1, most=models.MAX_INPSIZE), default=225)
+    parser.add_argument('--inpsize', type=at_least(1, most=models.MAX_INPSIZE), default=225)
     parser.add_argument('--images', type=count, default=200)
-    parser.add_argument('--threads', type=opts.at_least(1, most=256), nargs='+', default=[1, 2],
+    parser.add_argument('--threads', type=at_least(1, most=256), nargs='+', default=[1, 2],
                         help='of packed')
-    parser.add_argument('--rounds', type=opts.at_least(2), default=15)
+    parser.add_argument('--rounds', type=at_least(2), default=15)
     parser.add_argument('--json', action='store_true')
     return parser.parse_args(arguments)
 

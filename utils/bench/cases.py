@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from utils.experiment import new_network
+from utils.source import new_network
 
 CLASSES = 250
 

@@ -34,6 +34,7 @@ import torch
 import models
 import opts
 from utils import console, processes
+from utils.arguments import Parser, at_least, one_of, run_name
 from utils.binarize import METHODS
 from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import claimed
@@ -132,24 +133,24 @@ def names_among(*known: str):
     """The type of a flag that takes some of the known names, separated by commas."""
     def choose(text):
         chosen = list(dict.fromkeys(text.split(',')))
-        return [opts.one_of(known)(name) for name in chosen]
+        return [one_of(known)(name) for name in chosen]
     return choose
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """(the comparison's own flags, those of main.py that all cells share)"""
-    parser = opts.Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
+    parser = Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model_def', default='sketchanet', type=opts.one_of(models.names()),
+    parser.add_argument('--model_def', default='sketchanet', type=one_of(models.names()),
                         metavar='NAME', help='a network of the family to compare '
                         '(default: %(default)s)')
     parser.add_argument('--methods', default=','.join(['real', *METHODS]), metavar='A,B,…',
                         type=names_among('real', *METHODS), help='of %(default)s (default: all)')
     parser.add_argument('--inputs', default='real,sign', type=names_among('real', 'sign'),
                         metavar='A,B', help='of real, sign (default: both)')
-    parser.add_argument('--seeds', default=3, type=opts.at_least(1), metavar='N',
+    parser.add_argument('--seeds', default=3, type=at_least(1), metavar='N',
                         help='runs per method (default: 3)')
-    parser.add_argument('--name', type=opts.run_name,
+    parser.add_argument('--name', type=run_name,
                         help='name of the comparison (default: compare-DATA-FAMILY)')
     parser.add_argument('--logdir', default='logs', metavar='DIR', help='(default: %(default)s)')
     parser.add_argument('--collect', action='store_true',

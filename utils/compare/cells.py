@@ -16,6 +16,7 @@ from utils import experiment
 from utils.binarize import weight_bits
 from utils.errors import InputError, begin
 from utils.files import write_text
+from utils.source import checkpoint_source
 from utils.training import epoch
 from utils.training.checkpoint import read_checkpoint
 from utils.training.progress import Progress
@@ -91,7 +92,7 @@ def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
     """How many epochs the cell has. Raises InputError where other flags than these trained it."""
     if not cell.last.exists():
         return 0
-    source = experiment.checkpoint_source(cell.last)
+    source = checkpoint_source(cell.last)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     asked, _ = experiment.resolve(flags, source.classes, source.channels, device)
     for name, value in source.flags.items():

@@ -19,11 +19,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 import datasets
-import opts
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
+from utils.arguments import Parser, at_least
 from utils.errors import InputError, RunError, naming, reported
-from utils.experiment import Source, checkpoint_source, load_data, stored_network
+from utils.experiment import load_data
+from utils.source import Source, checkpoint_source, stored_network
 
 from .activations import add_activations, evenly_spaced
 from .curves import add_curves
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None):
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = opts.Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
+    parser = Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CHECKPOINT',
                         help='of a network with binarized weights')
@@ -64,7 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='the data, where it is no longer where training found it')
     parser.add_argument('--image', metavar='FILE',
                         help='the sketch to respond to (default: a validation image)')
-    parser.add_argument('--images', type=opts.at_least(1), default=200, metavar='N',
+    parser.add_argument('--images', type=at_least(1), default=200, metavar='N',
                         help='validation images to measure sign layers on (default: %(default)s)')
     parser.add_argument('--activations', action='store_true',
                         help='fail where sign layers cannot be measured (without: say so on the '

@@ -6,7 +6,7 @@ from torch import nn
 
 from utils.binarize import METHODS
 from utils.describe import describe
-from utils.experiment import Source
+from utils.source import Source
 
 from .page import Page
 

@@ -1,0 +1,139 @@
+"""The parser of every command, and the types of its flags.
+
+A type is a function from the text of a flag to its value, which raises ArgumentTypeError with the
+reason for a refusal.
+"""
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from models.blocks import layer_set, layer_string
+from utils.errors import InputError
+
+MOST = {int: 2 ** 32 - 1, float: 1e37}  # a step of Adam, up to 10 × --maxlr, must fit in float32
+NAME_BYTES = 255    # of a folder's name, on every common file system
+SWITCH = argparse.BooleanOptionalAction
+
+
+class Flags(argparse.Namespace):
+    """Flags whose values do not change any more."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f'flags are resolved once: {name} cannot be set')
+
+    def __init__(self, **values):
+        vars(self).update(values)
+
+
+class Rule(NamedTuple):
+    """What the parser does not know of a flag; see opts.py."""
+
+    fixed_by: frozenset[str]
+    changes_result: bool
+    once: bool
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InputError for a wrong command; add_flag also keeps the Rule of a flag."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, allow_abbrev=False, **options)
+        self.rules: dict[str, Rule] = {}
+        self.actions: dict[str, argparse.Action] = {}
+
+    def error(self, message):
+        raise InputError(message)
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for word in args:
+            flag, equals, value = word.partition('=')
+            action = self._option_string_actions.get(flag)
+            if equals and action and action.nargs == 0:
+                self.error(f'{flag} takes no value, and {value!r} was given: write '
+                           f'{" or ".join(action.option_strings)}')
+        return super().parse_known_args(args, namespace)
+
+    def add_flag(self, group, name: str, fixed_by: str = '', changes_result: bool = True,
+                 once: bool = False, **options):
+        action = group.add_argument(name, **options)
+        self.rules[action.dest] = Rule(frozenset(fixed_by.split()), changes_result, once)
+        self.actions[action.dest] = action
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """The type of a flag that takes one of the names."""
+    def choose(name):
+        if name in names:
+            return name
+        near = ' or '.join(difflib.get_close_matches(name, names, 3))
+        raise argparse.ArgumentTypeError(f'unknown name {name!r}: ' + (
+            f'did you mean {near}?' if near else f'the names are {", ".join(names)}'))
+    return choose
+
+
+def at_least(smallest: float, kind: type = int, above: bool = False, most: float | None = None,
+             why: str = '') -> Callable[[str], float]:
+    """The type of a flag that takes a finite number from `smallest` on (above: more than it).
+
+    most: the largest, by default that of MOST; why: the reason for it, which the refusal gives.
+    """
+    largest = MOST[kind] if most is None else most
+
+    def number(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            kind_name = 'whole number' if kind is int else 'number'
+            raise argparse.ArgumentTypeError(f'{text!r} is not a {kind_name}') from None
+        if not value >= smallest or (above and value == smallest):     # so is NaN
+            bound = 'more than' if above else 'at least'
+            raise argparse.ArgumentTypeError(f'must be {bound} {smallest}, not {text}')
+        if value > largest:
+            reason = f': {why}' if why else ''
+            raise argparse.ArgumentTypeError(f'must be at most {largest}, not {text}{reason}')
+        return value
+    number.kind = kind
+    return number
+
+
+def run_name(text: str) -> str:
+    """The type of --name: a folder inside --logdir, of one name or several, like group/run."""
+    if not text:
+        raise argparse.ArgumentTypeError('must not be empty')
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f'{text!r} has characters that cannot be printed')
+    if {'', '.', '..'} & set(text.split('/')):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} must be a folder inside --logdir, like run or group/run')
+    if len(os.fsencode(text)) > NAME_BYTES:
+        raise argparse.ArgumentTypeError(f'must have at most {NAME_BYTES} bytes, not '
+                                         f'{len(os.fsencode(text))}')
+    return text
+
+
+def layers(text: str) -> str:
+    """The type of a flag that takes convolutions like '2-5,7', in their shortest spelling."""
+    try:
+        return layer_string(layer_set(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
+def is_valid(action: argparse.Action, value: object) -> bool:
+    """Whether a flag can have this value after complete()."""
+    if value is None:
+        return action.dest == 'amp' or (action.default is None
+                                        and action.dest not in ('inpsize', 'binarizer'))
+    if action.nargs == 0:
+        return type(value) is bool
+    kind = getattr(action.type, 'kind', str)
+    if type(value) is not kind:
+        return False
+    try:
+        return kind is str or action.type(str(value)) == value
+    except argparse.ArgumentTypeError:
+        return False
