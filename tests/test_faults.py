@@ -301,7 +301,8 @@ def test_a_checkpoint_edited_by_hand(trained, tmp_path, start, key, value, part,
 
 
 @pytest.mark.parametrize('name, value', [('inpsize', None), ('inpsize', 'x'), ('binStart', 0), ('maxlr', 'nan'),
-                                         ('binaryWeight', 'yes'), ('model_def', 7), ('optimType', 'adamm')])
+                                         ('binaryWeight', 'yes'), ('model_def', 7), ('optimType', 'adamm'),
+                                         ('binEnd', None), ('amp', 'x')])
 def test_flags_edited_by_hand(trained, tmp_path, name, value, capsys):
     stored = torch.load(trained / 'last.pth.tar')
     torch.save(stored | {'flags': stored['flags'] | {name: value}}, tmp_path / 'edited.pth.tar')
@@ -463,3 +464,11 @@ def test_an_export_replaces_packed_models_only(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/other.pth.tar', '--overwrite'])
     assert 'no packed model' in capsys.readouterr().err and (tmp_path / 'other.pth.tar').read_bytes() == b'mine'
+
+
+def test_more_processes_than_gpus(flags, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(experiment.InputError, match='fewer GPUs than processes: give --nproc_per_node=1'):
+        experiment.from_command(flags)

@@ -127,11 +127,11 @@ def is_valid(action: argparse.Action, value: object) -> bool:
     """Whether a flag can have this value after complete()."""
     if value is None:
         return action.dest == 'amp' or (action.default is None
-                                        and action.dest not in ('inpsize', 'binarizer'))
+                                        and action.dest not in ('inpsize', 'binarizer', 'binEnd'))
     if action.nargs == 0:
         return type(value) is bool
     kind = getattr(action.type, 'kind', str)
-    if type(value) is not kind:
+    if type(value) is not kind or (action.choices and value not in action.choices):
         return False
     try:
         return kind is str or action.type(str(value)) == value

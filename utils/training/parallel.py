@@ -19,8 +19,8 @@ def start() -> torch.device:
     if cuda:
         device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
         if device.index >= torch.cuda.device_count():
-            raise InputError(f'torchrun: this machine has {torch.cuda.device_count()} GPUs: give '
-                             'that number, or less, as --nproc_per_node')
+            raise InputError('torchrun: this machine has fewer GPUs than processes: give '
+                             f'--nproc_per_node={torch.cuda.device_count()}, or less')
         torch.cuda.set_device(device)
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
         try:
