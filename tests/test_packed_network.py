@@ -90,6 +90,39 @@ def test_every_network_with_binarized_inputs(name, tmp_path):
     assert (differences(model, packed, images) > 1e-4).all()     # the comparison would notice
 
 
+@pytest.mark.parametrize('name', SIGNED)
+def test_validation_on_bits_is_that_of_the_simulated_network(name):
+    """To the last bit; the network in training is not touched."""
+    model, images = simulated(name)
+    before = copy.deepcopy(model.state_dict())
+    fast = network.on_bits(model)
+    assert len(units(fast)) == sum(isinstance(module, Sign) for module in model.modules()) > 0
+    with torch.no_grad(), parametrize.cached():
+        for some in images, -images, images[:1]:
+            assert torch.equal(fast(some), model(some))
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in fast.parameters()}
+
+
+@pytest.mark.parametrize('method', ['xnor', 'bnn'])
+def test_validation_on_bits_of_other_methods(method):
+    model, images = simulated('sketchanetfbin', method=method)
+    with torch.no_grad(), parametrize.cached():
+        assert torch.equal(network.on_bits(model)(images), model(images))
+
+
+def test_what_does_not_compute_on_bits_stays_as_it_is(monkeypatch):
+    real, _ = simulated('sketchanetwbin')
+    assert network.on_bits(real) is real
+    model, _ = simulated('sketchanetfbin')
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, 'has_kernel', lambda: False)
+        assert network.on_bits(model) is model
+    alone = nn.Sequential(model, nn.Sequential(Sign(), nn.Flatten()))
+    assert network.on_bits(alone) is alone      # a sign before no binarized convolution
+
+
 @pytest.mark.skipif(not TUBERLIN.exists(), reason='the sketches of TU-Berlin are not here')
 @pytest.mark.parametrize('name', SIGNED)
 def test_real_sketches(name, tmp_path):

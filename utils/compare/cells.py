@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 import models
 import opts
 from models.blocks import has_signs
-from utils import experiment
+from utils import experiment, packed
 from utils.binarize import weight_bits
 from utils.errors import InputError, begin
 from utils.files import write_text
@@ -126,7 +126,8 @@ def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int) -> dic
     trained = experiment.from_command([f'--resume={cell.last}', crops, f'--data_dir={data_dir}',
                                        f'--workers={workers}'])
     network, (_, loader) = trained.make_network().eval(), trained.make_loaders()
-    ranks = true_class_ranks(network, loader, trained.device, f'evaluating {cell.name}')
+    fast = packed.on_bits(network) if trained.device.type == 'cpu' else network
+    ranks = true_class_ranks(fast, loader, trained.device, f'evaluating {cell.name}')
     weights, bits = weight_bits(network)
     numbers = sum(tensor.numel() for tensor in network.state_dict().values()
                   if tensor.is_floating_point())

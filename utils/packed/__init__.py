@@ -10,12 +10,13 @@ are binarized too.
 
     write('model.dab', description, pack(model))
     description, network = load('model.dab')
+    network = on_bits(model)        # the same without a file
 """
 from .encoding import Bits
 from .export import pack, size_table
 from .format import Description, is_packed, write
 from .modules import BinaryUnit, ExpandedConv2d
-from .network import load
+from .network import load, on_bits
 
-__all__ = ['BinaryUnit', 'Bits', 'Description', 'ExpandedConv2d', 'is_packed', 'load', 'pack',
-           'size_table', 'write']
+__all__ = ['BinaryUnit', 'Bits', 'Description', 'ExpandedConv2d', 'is_packed', 'load', 'on_bits',
+           'pack', 'size_table', 'write']

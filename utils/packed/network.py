@@ -8,11 +8,16 @@ from torch import Tensor, nn
 import models
 from models.blocks import Sign
 
+from .. import binarize
 from ..memory_format import channels_first, channels_last
-from . import format
+from . import format, ops
 from .encoding import Bits
+from .export import pack
 from .format import Description
 from .modules import BinaryUnit, ExpandedConv2d
+
+# What they round to depends on the order of memory.
+ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
 
 
 def load(path: str | PathLike, build: Callable[..., nn.Module] = models.build
@@ -24,6 +29,27 @@ def load(path: str | PathLike, build: Callable[..., nn.Module] = models.build
     """
     description, network, tensors = format.read(path, build)
     return description, assemble(network, tensors)
+
+
+@torch.no_grad()
+def on_bits(model: nn.Module) -> nn.Module:
+    """A network that gives what a trained one on the CPU gives in evaluation, but sooner.
+
+    It shares no tensor with `model`. It is `model` itself where not all signs are those of a
+    BinaryUnit, and where there is no compiled kernel.
+    """
+    if not any(isinstance(module, Sign) for module in model.modules()) or not ops.has_kernel():
+        return model
+    network, tensors = binarize.bake(model).eval(), pack(model)
+    binary = {network.get_submodule(name): (tensors[f'{name}.weight'], tensors[f'{name}.alpha'],
+                                            tensors[f'{name}.beta'])
+              for name, _ in binarize.binarized(model)}
+    for parent in network.modules():
+        if isinstance(parent, nn.Sequential):
+            parent._modules = fuse(parent._modules, binary)
+    if any(isinstance(module, Sign) for module in network.modules()):
+        return model
+    return round_alike(network).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -51,11 +77,16 @@ def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module
         parent._modules = {
             name: ExpandedConv2d(layer, *binary.pop(layer)) if layer in binary else layer
             for name, layer in layers.items()}
+    return round_alike(network).requires_grad_(False)
+
+
+def round_alike(network: nn.Module) -> nn.Module:
+    """Let layers round like those of the simulated network, whose memory is contiguous."""
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):    # rounds like the simulated network in its memory order
+        if isinstance(layer, ORDERED):
             layer.register_forward_pre_hook(lambda _, inputs: channels_first(inputs[0]))
             layer.register_forward_hook(lambda _, inputs, output: channels_last(output))
-    return network.requires_grad_(False)
+    return network
 
 
 def fuse(layers: dict, binary: dict) -> dict:

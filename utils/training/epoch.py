@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from utils import interrupt
+from utils import interrupt, packed
 from utils.errors import RunError
 
 from . import parallel
@@ -124,14 +124,17 @@ def validate(model: nn.Module, loader, device: torch.device, progress,
              amp: str | None = None) -> dict[str, float]:
     """Meter.read() of a pass in evaluation mode; each weight is binarized once for all batches.
 
-    The arguments are those of train_epoch; loader may also yield ten crops (N, 10, C, H, W).
+    The arguments are those of train_epoch; loader may also yield ten crops (N, 10, C, H, W). On the
+    CPU, without autocast, networks with binarized inputs compute on bits, to the same results.
     """
-    model.eval()
+    network = model.eval()
+    if device.type == 'cpu' and not amp:
+        network = packed.on_bits(model)
     meter = Meter(device)
     with parametrize.cached():
         for images, target in progress(batches_on(device, loader, meter)):
             with autocast(device, amp):
-                log_probs = predict(model, images).float()
+                log_probs = predict(network, images).float()
             meter.update(log_probs, F.nll_loss(log_probs, target), target)
     return meter.read()
 
