@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None):
         experiment = from_command(arguments)
         flags = experiment.flags
         if flags.export:
-            export(experiment)
+            if parallel.rank() == 0:
+                export(experiment)
         elif flags.classify:
             classify(experiment)
         else:

@@ -25,8 +25,8 @@ from datasets.folders import image_files
 from datasets.images import ImageError, as_channels, read_image
 from utils.errors import InputError
 
-__all__ = ['Data', 'ImageError', 'as_channels', 'image_files', 'load', 'names', 'normalization',
-           'read_image', 'transform']
+__all__ = ['Data', 'ImageError', 'as_channels', 'fingerprint', 'image_files', 'load', 'names',
+           'normalization', 'read_image', 'transform']
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,16 @@ def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, s
     evaluate = transform(name, inpsize, tenCrop=tenCrop)
     return Data(transforms.Transformed(train, augment, seed),
                 transforms.Transformed(val, evaluate, seed), classes, spec.channels, in_folders)
+
+
+def fingerprint(images: transforms.Transformed) -> str:
+    """A key of the images, which changes where their files do."""
+    source = images.images
+    if isinstance(source, folders.Folder):
+        return cache.fingerprint(source)
+    if isinstance(source, cache.CachedSketches):
+        return source.key.hex()
+    return str(len(source))     # the program's drawings, or official files
 
 
 def _spec(name):

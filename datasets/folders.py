@@ -163,6 +163,10 @@ def _samples(split, classes):
     if empty:
         raise InputError(f'there are no images in the class folder {split}/{_summary(empty)}')
     warn_left_out(split, others, 'not an image')
+    with os.scandir(split) as entries:
+        loose = [entry.path for entry in entries
+                 if is_image_file(entry) and not is_hidden(entry.name)]
+    warn_left_out(split, sorted(loose), 'in no class folder')
     return samples
 
 

@@ -1,4 +1,5 @@
 """What counts as an image file, and reading one, whatever its format and mode."""
+import errno
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ from utils.errors import RunError
 # Not PIL.Image.registered_extensions(), which also has videos, documents and scientific arrays.
 SUFFIXES = tuple('.apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx '
                  '.pfm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp'.split())
+LONGEST = 2 ** 15   # pixels of a side: a sketch is padded to a square
 
 
 class ImageError(RunError):
@@ -44,9 +46,16 @@ def decode(file: str | Path | BinaryIO, channels: int, name: str | Path,
     """As read_image, from a path or an open binary file; `name` is what an ImageError calls it."""
     try:
         with Image.open(file) as image:
+            if max(image.size) > LONGEST:
+                raise ImageError(f'it is {image.width} × {image.height} pixels, and a side can '
+                                 f'have {LONGEST}')
             image.load()
             return as_channels(image, channels, upright)
+    except MemoryError:
+        raise       # says nothing about the image
     except Exception as error:  # on bad input Pillow raises nearly every type there is
+        if getattr(error, 'errno', None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         raise ImageError(f'cannot read the image {name}: {reason(error)}') from None
 
 

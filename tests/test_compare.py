@@ -1,5 +1,6 @@
 """The comparison of methods: cells, counting, resuming, statistics, bad input."""
 import csv
+import json
 import math
 import multiprocessing
 import os
@@ -175,7 +176,7 @@ def hold(folder):
 
 def test_two_comparisons_in_one_folder(finished, run, capsys, start):
     first = start(hold, finished)
-    first.wait_for((finished / 'lock').exists)
+    first.wait_for((finished / '.lock').exists)
     for flags in [], ['--collect']:
         with pytest.raises(SystemExit) as exit_:
             run(finished.parent, *flags)
@@ -194,6 +195,44 @@ def test_a_damaged_result_is_counted_again(finished, run, tmp_path, damage):
     run(tmp_path, '--collect')
     run(finished.parent)
     assert table(folder) == table(finished)
+
+
+def test_cells_that_cannot_be_counted_do_not_stop_the_others(finished, run, tmp_path, capsys, start):
+    folder = shutil.copytree(finished, tmp_path / 'small')
+    (folder / CELLS[0] / 'last.pth.tar').write_bytes(b'half')
+    for name in 'result.json', 'metrics.jsonl':
+        (folder / CELLS[1] / name).write_text('half\n')
+    for name in 'last.pth.tar', 'best.pth.tar':
+        (folder / CELLS[2] / name).unlink()
+    locked = start(hold, folder / CELLS[2])
+    locked.wait_for((folder / CELLS[2] / '.lock').exists)
+    with pytest.raises(SystemExit) as exit_:
+        run(tmp_path, '--seeds=1')
+    *reasons, summary = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 1 and summary.endswith(f'{", ".join(CELLS[:3])} failed, as reported above')
+    assert [part in reason for reason, part in zip(reasons, ('damaged', 'damaged in line 1', 'in use'))] == [True] * 3
+    assert [(row['weights'], row['inputs']) for row in table(folder)] == [('dab', 'sign'), ('xnor', 'sign')]
+
+
+def test_all_cells_are_counted_on_the_same_images(run, tmp_path, sketch_folder):
+    data = shutil.copytree(sketch_folder, tmp_path / 'data')
+    flags = [f'--data_dir={data}', '--inputs=real', '--seeds=1', '--epochs=1', '--methods=real']
+    folder = run(tmp_path, *flags)
+    assert len(read_result(folder)['ranks']) == 12
+    (data / 'val/box/0.png').unlink()
+    run(tmp_path, *flags)
+    assert len(read_result(folder)['ranks']) == 11
+
+
+def read_result(folder):
+    return json.loads((folder / 'sketchanet-seed0/result.json').read_text())
+
+
+def test_accuracies_are_counted_under_autocast_where_training_was(run, tmp_path, monkeypatch):
+    used, predictions = [], epoch.predictions
+    monkeypatch.setattr(epoch, 'predictions', lambda *args: used.append(args[-1]) or predictions(*args))
+    run(tmp_path, '--amp=bfloat16', '--inputs=real', '--seeds=1', '--epochs=1', '--methods=real')
+    assert used == ['bfloat16', 'bfloat16']     # in validation, and for the table
 
 
 @pytest.mark.parametrize('flags, part', [

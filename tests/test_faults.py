@@ -159,7 +159,7 @@ def test_a_signal_ends_a_run_with_a_last_line_in_the_log(flags, run_folder, star
     assert exit_code == code and err.count('\n') == 1 and f'stopped by {said}' in err
     assert last_line(run_folder) == f'ended early: stopped by {said}'
     assert f'{read_checkpoint(run_folder / "last.pth.tar")["epoch"]} of 1000 epochs done' in out
-    assert not (run_folder / 'lock').exists()
+    assert not (run_folder / '.lock').exists()
 
 
 def test_a_stop_before_the_first_checkpoint_blocks_nobody(flags, run_folder, start):
@@ -352,7 +352,7 @@ def test_two_processes_cannot_continue_one_run(trained, tmp_path, start):
     folder = shutil.copytree(trained, tmp_path / 'run')
     resume = [f'--resume={folder}/last.pth.tar', '--epochs=1000', '--workers=2']
     first = start(main.main, resume)
-    first.wait_for(lambda: (folder / 'lock').exists() and len(rows(folder / 'metrics.jsonl')) > 2)
+    first.wait_for(lambda: (folder / '.lock').exists() and len(rows(folder / 'metrics.jsonl')) > 2)
     code, _, err = start(main.main, resume).wait()
     assert code == 2 and f'is in use by process {first.process.pid} on ' in err and err.count('\n') == 1
     os.kill(first.process.pid, signal.SIGKILL)      # its workers live on for a moment
@@ -472,3 +472,121 @@ def test_more_processes_than_gpus(flags, monkeypatch, capsys):
     monkeypatch.setenv('LOCAL_RANK', '1')
     with pytest.raises(experiment.InputError, match='fewer GPUs than processes: give --nproc_per_node=1'):
         experiment.from_command(flags)
+
+
+# Found by attacking it
+
+def test_going_back_retires_the_later_epochs_first(trained, tmp_path, start):
+    """Killed at any moment, what last.pth.tar holds is what the records say."""
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    shutil.copy(folder / 'last.pth.tar', folder / 'epoch1.pth.tar')
+    main.main([f'--resume={folder}/last.pth.tar', '--epochs=3'])
+    code, _, err = start(Dying('record', 'record_epoch', 1),
+                         [f'--resume={folder}/epoch1.pth.tar', '--overwrite', '--epochs=3']).wait()
+    assert code == -signal.SIGKILL, err
+    assert read_checkpoint(folder / 'last.pth.tar')['epoch'] == read_checkpoint(folder / 'best.pth.tar')['epoch'] == 1
+    main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
+    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [0, 0, 1, 1]
+
+
+def test_overwrite_does_not_remove_what_it_reads(trained, tmp_path, flags, capsys):
+    folder = shutil.copytree(trained, tmp_path / 'logs/run')
+    with pytest.raises(SystemExit) as exit_:
+        main.main([*flags, '--overwrite', f'--pretrained_file={folder}/best.pth.tar'])
+    assert exit_.value.code == 2 and '--pretrained_file' in capsys.readouterr().err
+    assert (folder / 'best.pth.tar').exists() and (folder / 'last.pth.tar').exists()
+
+
+def test_files_beside_an_output_stay(trained, tmp_path):
+    for name in 'model.dab.tmp', 'model.tmp', 'model.dab.part':
+        (tmp_path / name).write_text('mine')
+    main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model.dab'])
+    main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model'])
+    assert {path.name for path in tmp_path.iterdir() if path.read_bytes() == b'mine'} == {
+        'model.dab.tmp', 'model.tmp', 'model.dab.part'}
+
+
+def test_a_refused_folder_stays_as_it_is(flags, run_folder, capsys):
+    run_folder.mkdir(parents=True)
+    for name in 'lock', 'other', 'x.tmp':
+        (run_folder / name).write_text('mine')
+    with pytest.raises(SystemExit):
+        main.main(flags)
+    assert 'holds something else' in capsys.readouterr().err
+    assert sorted(path.name for path in run_folder.iterdir()) == ['lock', 'other', 'x.tmp']
+
+
+def test_fewer_epochs_than_there_are(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    before = (folder / 'flags.json').read_bytes()
+    with pytest.raises(SystemExit) as exit_:
+        main.main([f'--resume={folder}/last.pth.tar', '--epochs=0'])
+    assert exit_.value.code == 2 and '1 epochs already' in capsys.readouterr().err
+    assert (folder / 'flags.json').read_bytes() == before
+
+
+class Interrupted:
+    """main.main, stopped by a signal while a checkpoint is written."""
+
+    def __call__(self, arguments):
+        save = torch.save
+
+        def interrupted(*arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+            save(*arguments)
+        torch.save = interrupted
+        main.main(arguments)
+
+
+def test_a_signal_waits_until_a_checkpoint_is_written(flags, run_folder, start):
+    code, _, err = start(Interrupted(), flags).wait()
+    assert code == 143 and err == 'main.py: stopped by SIGTERM\n'
+    assert read_checkpoint(run_folder / 'last.pth.tar')['epoch'] == read_checkpoint(run_folder / 'best.pth.tar')['epoch'] == 1
+
+
+def test_no_memory_to_read_a_checkpoint_is_not_its_fault(trained, monkeypatch, capsys):
+    def no_memory(*_, **__):
+        raise MemoryError
+    monkeypatch.setattr(torch, 'load', no_memory)
+    with pytest.raises(SystemExit):
+        main.main([f'--resume={trained}/last.pth.tar', '--evaluate'])
+    error = capsys.readouterr().err
+    assert 'memory ran out' in error and 'damaged' not in error
+
+
+def test_where_the_weights_start_is_in_the_log(flags, run_folder, trained, start):
+    code, _, err = start(main.main, [*flags, '--epochs=0', f'--pretrained_file={trained}/best.pth.tar'],
+                         stdout='/dev/full').wait()
+    assert code == 0 and f'starts from {trained}/best.pth.tar' in log(run_folder), err
+
+
+def test_a_checkpoint_that_is_a_link(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    (tmp_path / 'big').mkdir()
+    shutil.move(folder / 'last.pth.tar', tmp_path / 'big/last.pth.tar')
+    (folder / 'last.pth.tar').symlink_to(tmp_path / 'big/last.pth.tar')
+    main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
+    assert len(rows(folder / 'metrics.jsonl')) == 4
+
+
+def test_a_damaged_best_names_the_remedy(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    (folder / 'best.pth.tar').write_bytes(b'half')
+    with pytest.raises(SystemExit):
+        main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
+    assert 'move it away' in capsys.readouterr().err
+
+
+def test_a_log_with_a_value_of_another_type(trained, tmp_path, capsys):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    with open(folder / 'metrics.jsonl', 'a') as file:
+        file.write('{"epoch": "x", "split": "val"}\n')
+    with pytest.raises(SystemExit):
+        main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
+    assert 'damaged in line 3' in capsys.readouterr().err
+
+
+def test_exporting_under_torchrun_is_done_once(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(main.parallel, 'rank', lambda: 1)
+    main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model.dab'])
+    assert not (tmp_path / 'model.dab').exists()

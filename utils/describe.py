@@ -10,12 +10,15 @@ from .provenance import device_name
 
 def describe_data(train: DataLoader, val_images: int, classes: int, processes: int) -> str:
     """How many images there are, and used; `train` is the training loader of one of `processes`."""
-    left_out = ''
-    if train.drop_last and (rest := len(train.sampler) % train.batch_size):
-        left_out = (f' ({rest * processes} of them left out of every epoch: too few for a last '
-                    'batch)')
-    return (f'data: {len(train.dataset)} training images{left_out}, {val_images} validation '
-            f'images, {classes} classes')
+    images, share, notes = len(train.dataset), len(train.sampler), []
+    if repeated := share * processes - images:
+        notes.append(f'{repeated} of them twice in every epoch, for equal shares of the processes')
+    if train.drop_last and (rest := share % train.batch_size):
+        notes.append(f'{rest * processes} of them left out of every epoch: too few for a last '
+                     'batch')
+    used = f' ({"; ".join(notes)})' if notes else ''
+    return (f'data: {images} training images{used}, {val_images} validation images, {classes} '
+            'classes')
 
 
 @torch.no_grad()

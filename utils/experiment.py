@@ -43,12 +43,12 @@ class Experiment:
     classes: list[str]
     channels: int
     device: torch.device
-    ignored: tuple[str, ...]        # sentences about flags with little or no effect
+    notes: list[str]    # sentences for the log: flags without effect, where the weights start
 
     def make_network(self) -> nn.Module:
         """A new network as the flags say, on the device, with the weights of the source.
 
-        Seeds PyTorch.
+        Seeds PyTorch. Notes where the weights of --pretrained_file are taken from.
         """
         flags = self.flags
         torch.manual_seed(flags.manualSeed)
@@ -73,7 +73,7 @@ class Experiment:
             with naming('--pretrained_file'):
                 initial = checkpoints.load_pretrained(model, path)
             rest = f', except for {", ".join(initial)}' if initial else ''
-            parallel.say(f'starts from {path}{rest}')
+            self.notes.append(f'starts from {path}{rest}')
 
     def make_loaders(self) -> tuple[DataLoader, DataLoader]:
         """This process's share of the training and validation batches.
@@ -97,6 +97,9 @@ class Experiment:
         InputError before the first epoch, RunError from then on.
         """
         flags, checkpoint = self.flags, self.source and self.source.checkpoint
+        if checkpoint and checkpoint['epoch'] > flags.epochs:
+            raise InputError(f'{self.source.path} has {checkpoint["epoch"]} epochs already, more '
+                             f'than --epochs={flags.epochs}')
         model, loaders = self.make_network(), self.make_loaders()
         if flags.batch_size == 1:
             self._check_batch_of_one(model)
@@ -114,7 +117,7 @@ class Experiment:
             run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
             run.say(describe_data(loaders[0], len(self.data.val), len(self.classes),
                                   parallel.processes()))
-            for sentence in self.ignored:
+            for sentence in self.notes:
                 run.say(sentence)
             facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
             loop.train(flags, model, loaders, run, self.device, facts, checkpoint)
@@ -165,7 +168,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     classes, channels = (data or source).classes, (data or source).channels
     in_folders = data is None or data.in_folders
     flags, ignored = resolve(given, classes, channels, device, in_folders)
-    return Experiment(flags, source, data, classes, channels, device, ignored)
+    return Experiment(flags, source, data, classes, channels, device, list(ignored))
 
 
 def where_it_lies(checkpoint: str) -> dict[str, str]:

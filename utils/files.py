@@ -7,11 +7,15 @@ import os
 import socket
 import stat
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from utils.errors import InputError
+
+LOCK = '.lock'
+TEMPORARY = '.dab-*.tmp'    # files that are being written, or were when the process was killed
 
 
 def cache_folder() -> Path:
@@ -39,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
 
     sync: wait for the disk, so that this holds for a power failure too.
     """
-    temporary = path.with_name(path.name + '.tmp')
+    temporary = path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
     try:
         write(temporary)
         if sync:
@@ -56,20 +60,24 @@ def write_text(path: Path, text: str):
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
+class InUse(InputError):
+    """Another process has a folder."""
+
+
 def claim(folder: Path) -> TextIO:
     """Take a folder for this process alone, until release() or the end of the process.
 
-    Raises InputError, which says who has it. The claim is a lock on the file `lock` in the folder;
+    Raises InUse, which says who has it. The claim is a lock on the file LOCK in the folder;
     processes that are forked later do not hold it.
     """
     while True:
-        file = open(folder / 'lock', 'a+', encoding='utf-8')
+        file = open(folder / LOCK, 'a+', encoding='utf-8')
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):      # what POSIX allows for a lock that is taken
             file.seek(0)
             owner = file.read().strip() or 'another process'
-            raise InputError(f'{folder} is in use by {owner}') from None
+            raise InUse(f'{folder} is in use by {owner}') from None
         except OSError:
             return file     # a file system without locks
         with contextlib.suppress(FileNotFoundError):

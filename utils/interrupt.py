@@ -6,10 +6,14 @@ later.
 import contextlib
 import os
 import signal
+import time
 
 SENTENCES = {signal.SIGINT: 'stopped by Ctrl-C', signal.SIGTERM: 'stopped by SIGTERM'}
 
+PATIENCE = 3    # seconds in which one more signal changes nothing: the process is ending
+
 _requested: signal.Signals | None = None
+_since = 0.0
 _deferred = False
 
 
@@ -36,13 +40,14 @@ def listen():
     _requested, process = None, os.getpid()
 
     def stop(number, _):
-        global _requested
+        global _requested, _since
         if os.getpid() != process:
             return
-        again, _requested = _requested is not None, signal.Signals(number)
-        if _deferred or (again and number == signal.SIGTERM):
-            return      # what ends this process may send both
-        raise Stopped(number)
+        again = _requested is not None and time.monotonic() < _since + PATIENCE
+        if not again:
+            _requested, _since = signal.Signals(number), time.monotonic()
+        if not (_deferred or again):
+            raise Stopped(number)
 
     for number in SENTENCES:
         signal.signal(number, stop)

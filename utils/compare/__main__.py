@@ -26,18 +26,19 @@ import itertools
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+import datasets
 import models
 import opts
-from utils import console, processes
+from utils import console, experiment, processes
 from utils.arguments import Parser, at_least, one_of, run_name
 from utils.binarize import METHODS
 from utils.errors import InputError, RunError, explained, naming, reported
-from utils.files import claimed
+from utils.files import InUse, claimed
 from utils.provenance import provenance
 
 from . import PROGRAM, cells, output, statistics
@@ -64,39 +65,71 @@ def main(arguments: Sequence[str] | None = None):
             compare(plan, options.collect, common, command, flags)
 
 
-def compare(plan, collect, common, command, flags):
+def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: str,
+            flags: argparse.Namespace):
     """Write the tables of the finished cells and, unless `collect`, train the others."""
-    done = {cell: cells.epochs_done(cell, flags_of(cell, common)) for cell in plan}
-    finished = [cell for cell in plan if done[cell] == flags.epochs]
-    if collect and not finished:
-        raise InputError(f'--collect: {plan[0].folder} has no finished cells with these flags')
-    if finished:
-        write(plan[0].folder, command, finished, flags)
-    if not collect:
-        train_rest(plan, done, finished, common, command, flags)
+    images = validation_images(flags, collect)
+    failures, done, results = Failures(), {}, {}
 
-
-def train_rest(plan, done, finished, common, command, flags):
-    """Train the unfinished cells, writing the tables after each."""
-    failed = []
-    for number, cell in enumerate(plan, 1):
-        if cell in finished:
+    def evaluate(cell):
+        results[cell] = cells.evaluate_cell(cell, flags.tenCrop, flags.data_dir, flags.workers,
+                                            images)
+    for cell in plan:
+        with failures.of(cell):
+            done[cell] = cells.epochs_done(cell, flags_of(cell, common))
+            if done[cell] == flags.epochs:
+                evaluate(cell)
+    folder = plan[0].folder
+    if results:
+        write(folder, command, results, flags)
+    elif collect and not failures.names:
+        raise InputError(f'--collect: {folder} has no finished cells with these flags')
+    for number, cell in enumerate([] if collect else plan, 1):
+        if cell in results or cell.name in failures.names:
             continue
         console.say(f'cell {number} of {len(plan)}: {cell.name}')
         start = f'--resume={cell.last}' if done[cell] else '--overwrite'    # of less than an epoch
-        try:
+        with failures.of(cell):
             processes.call_in_new_process(
                 cells.train_cell, [*cell.arguments(common), start], command)
-        except Exception as error:      # whatever it is, the other cells do not depend on this one
-            if isinstance(error, InputError) and not isinstance(error, RunError):
-                raise       # a mistake in the flags, which all cells share
-            failed.append(cell.name)
+            evaluate(cell)
+        if cell in results:
+            write(folder, command, {cell: results[cell] for cell in plan if cell in results}, flags)
+    if failures.names:
+        raise RunError(f'{", ".join(failures.names)} failed, as reported above')
+
+
+def validation_images(flags: argparse.Namespace, collect: bool) -> str | None:
+    """The fingerprint of the images that all cells are counted on.
+
+    None where they are missing and results of before are collected.
+    """
+    try:
+        data = experiment.load_data(flags.dataset, flags.data_dir, flags.inpsize,
+                                    skipBroken=flags.skipBroken)
+    except InputError:
+        if collect:
+            return None
+        raise
+    return datasets.fingerprint(data.val)
+
+
+class Failures:
+    """The cells that failed, which the others do not depend on."""
+
+    def __init__(self):
+        self.names: list[str] = []
+
+    @contextlib.contextmanager
+    def of(self, cell: cells.Cell) -> Iterator[None]:
+        """Report whatever the block raises, but for a mistake in the flags, which all share."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, InputError) and not isinstance(error, RunError | InUse):
+                raise
+            self.names.append(cell.name)
             report_failure(cell, error)
-            continue
-        finished.append(cell)
-        write(cell.folder, command, sorted(finished, key=plan.index), flags)
-    if failed:
-        raise RunError(f'{", ".join(failed)} failed, as reported above')
 
 
 def report_failure(cell, error):
@@ -112,11 +145,10 @@ def flags_of(cell, common):
     return opts.complete(flags)
 
 
-def write(folder: Path, command: str, finished: list[cells.Cell], flags: argparse.Namespace):
+def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: argparse.Namespace):
     """Write the tables and plots of the finished cells, and print the tables."""
     by_kind: dict = {}
-    for cell in finished:
-        result = cells.evaluate_cell(cell, flags.tenCrop, flags.data_dir, flags.workers)
+    for cell, result in results.items():
         by_kind.setdefault((cell.method, cell.inputs), {})[cell.seed] = result
     rows = [statistics.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
     same_inputs = [(a, b) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]

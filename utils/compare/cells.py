@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.utils import parametrize
 
 import models
 import opts
 from models.blocks import has_signs
-from utils import experiment, packed
+from utils import experiment
 from utils.binarize import weight_bits
-from utils.errors import InputError, begin
+from utils.errors import InputError, RunError, begin
 from utils.files import write_text
 from utils.source import checkpoint_source
 from utils.training import epoch
@@ -89,10 +88,16 @@ def variant(model_def: str, method: str, inputs: str) -> str:
 
 
 def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
-    """How many epochs the cell has. Raises InputError where other flags than these trained it."""
+    """How many epochs the cell has.
+
+    Raises InputError where other flags than these trained it, RunError for a damaged checkpoint.
+    """
     if not cell.last.exists():
         return 0
-    source = checkpoint_source(cell.last)
+    try:
+        source = checkpoint_source(cell.last)
+    except InputError as error:
+        raise RunError(str(error)) from error
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     asked, _ = experiment.resolve(flags, source.classes, source.channels, device)
     for name, value in source.flags.items():
@@ -112,22 +117,32 @@ def train_cell(arguments: list[str], command: str):
     experiment.from_command(arguments).train(command)
 
 
-def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int) -> dict:
-    """The result (see statistics.py) of a finished cell, kept in its result.json."""
+RESULT = {'ranks', 'curve', 'seconds', 'bits_per_weight', 'bytes'}
+
+
+def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int,
+                  images: str | None) -> dict:
+    """The result (see statistics.py) of a finished cell, kept in its result.json.
+
+    images: datasets.fingerprint of the validation images; a result of others is counted again. None
+    is for any.
+    """
     crops = '--tenCrop' if tenCrop else '--no-tenCrop'
     stored = read_checkpoint(cell.last)
     made_of = {'epoch': stored['epoch'], 'tenCrop': tenCrop, 'metrics': stored['metrics'],
                'data_dir': data_dir}
+    if images:
+        made_of['images'] = images
     path = cell.last.with_name('result.json')
     with contextlib.suppress(OSError, ValueError, AttributeError):      # absent or damaged
         result = json.loads(path.read_text())
-        if made_of.items() <= result.items():
+        if made_of.items() <= result.items() and result.keys() >= RESULT:
             return result
     trained = experiment.from_command([f'--resume={cell.last}', crops, f'--data_dir={data_dir}',
                                        f'--workers={workers}'])
-    network, (_, loader) = trained.make_network().eval(), trained.make_loaders()
-    fast = packed.on_bits(network) if trained.device.type == 'cpu' else network
-    ranks = true_class_ranks(fast, loader, trained.device, f'evaluating {cell.name}')
+    network, (_, loader) = trained.make_network(), trained.make_loaders()
+    ranks = true_class_ranks(network, loader, trained.device, trained.flags.amp,
+                             f'evaluating {cell.name}')
     weights, bits = weight_bits(network)
     numbers = sum(tensor.numel() for tensor in network.state_dict().values()
                   if tensor.is_floating_point())
@@ -141,15 +156,13 @@ def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int) -> dic
     return result
 
 
-@torch.no_grad()
-def true_class_ranks(network: torch.nn.Module, loader, device: torch.device,
+def true_class_ranks(network: torch.nn.Module, loader, device: torch.device, amp: str | None,
                      title: str) -> list[int]:
     """For each image, how many classes the network finds likelier than the true one."""
     ranks = []
-    with parametrize.cached():
-        for images, target in Progress(title, len(loader))(loader):
-            log_probs = epoch.predict(network, images.to(device)).float().cpu()
-            true_class = log_probs.gather(1, target[:, None])
-            not_likelier = log_probs <= true_class      # False for NaN
-            ranks += (~not_likelier).sum(1).tolist()
+    batches = Progress(title, len(loader))(epoch.batches_on(device, loader))
+    for log_probs, target in epoch.predictions(network, batches, device, amp):
+        true_class = log_probs.gather(1, target[:, None])
+        not_likelier = log_probs <= true_class      # False for NaN
+        ranks += (~not_likelier).sum(1).tolist()
     return ranks

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.errors import InputError, RunError, naming
+from utils.errors import InputError, RunError, explained, naming
 from utils.files import write_atomically
 
 
@@ -39,6 +39,8 @@ def read_checkpoint(path: str | Path) -> dict:
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror or error}') from error
     except Exception as error:   # a damaged file makes both raise almost anything
+        if explained(error) is not error:       # memory ran out
+            raise
         raise InputError(f'{path} is truncated, damaged or not a checkpoint') from error
     if damaged:
         raise InputError(f'{path} is damaged: its {damaged} has another checksum than when it was '

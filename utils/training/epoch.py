@@ -5,7 +5,7 @@ float16.
 """
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -120,22 +120,33 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, loader, device: torch.device, progress,
-             amp: str | None = None) -> dict[str, float]:
-    """Meter.read() of a pass in evaluation mode; each weight is binarized once for all batches.
+def predictions(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device,
+                amp: str | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """(float32 log-probabilities, class numbers) of each batch, in evaluation mode.
 
-    The arguments are those of train_epoch; loader may also yield ten crops (N, 10, C, H, W). On the
-    CPU, without autocast, networks with binarized inputs compute on bits, to the same results.
+    Each weight is binarized once for all batches. On the CPU, without autocast, networks with
+    binarized inputs compute on bits, to the same results. The arguments are those of validate.
     """
     network = model.eval()
     if device.type == 'cpu' and not amp:
         network = packed.on_bits(model)
-    meter = Meter(device)
     with parametrize.cached():
-        for images, target in progress(batches_on(device, loader, meter)):
+        for images, target in batches:
             with autocast(device, amp):
-                log_probs = predict(network, images).float()
-            meter.update(log_probs, F.nll_loss(log_probs, target), target)
+                log_probs = predict(network, images)
+            yield log_probs.float(), target
+
+
+def validate(model: nn.Module, loader, device: torch.device, progress,
+             amp: str | None = None) -> dict[str, float]:
+    """Meter.read() of a pass in evaluation mode.
+
+    The arguments are those of train_epoch; loader may also yield ten crops (N, 10, C, H, W).
+    """
+    meter = Meter(device)
+    batches = progress(batches_on(device, loader, meter))
+    for log_probs, target in predictions(model, batches, device, amp):
+        meter.update(log_probs, F.nll_loss(log_probs, target), target)
     return meter.read()
 
 

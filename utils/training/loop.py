@@ -2,6 +2,7 @@
 import torch
 from torch import nn
 
+from utils import interrupt
 from utils.errors import naming
 
 from . import checkpoint as checkpoints
@@ -49,10 +50,11 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
             run.record_weights(model, epoch)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
             run.say(f'best top-1 so far {best:.2f}')
-            run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics,
-                      'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
-                      'scaler': scaler.state_dict(), 'rng': checkpoints.random_state(), **facts},
-                     is_best)
+            with interrupt.deferred():
+                run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics,
+                          'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
+                          'scaler': scaler.state_dict(), 'rng': checkpoints.random_state(),
+                          **facts}, is_best)
     finally:
         reached = f', best top-1 {best:.2f}' if best >= 0 else ''
         run.say(f'{run.saved} of {flags.epochs} epochs done{reached}; '

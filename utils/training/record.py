@@ -9,7 +9,7 @@
                     relative_error, flip_ratio
     events.*        the same for TensorBoard
     last.pth.tar    the last finished epoch; best.pth.tar: the one with the best validation accuracy
-    lock            while a process trains: which one
+    .lock           while a process trains: which one
 """
 import contextlib
 import json
@@ -22,7 +22,7 @@ from torch import nn
 from utils import console
 from utils.binarize import binarized, layer_weights
 from utils.errors import InputError, RunError, explained, naming
-from utils.files import claim, release, write_atomically, write_text
+from utils.files import LOCK, TEMPORARY, claim, release, write_atomically, write_text
 from utils.provenance import describe_provenance
 
 from .checkpoint import FILES as CHECKPOINTS
@@ -51,12 +51,12 @@ class Run:
         self.folder = folder
         self.saved = checkpoint['epoch'] if checkpoint else 0
         self.masks: dict = {}
-        continued = bool(resume) and Path(resume).resolve().parent == self.folder.resolve()
+        continued = bool(resume) and Path(resume).parent.resolve() == self.folder.resolve()
         with naming('--logdir'):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.claimed = claim(self.folder)
             try:
-                self._make_room(resume, continued, overwrite)
+                self._make_room(resume, continued, overwrite, flags['pretrained_file'])
                 self._open(flags, origin)
                 self.best = self._restore_best(checkpoint if continued else None, resume)
             except BaseException:
@@ -79,7 +79,10 @@ class Run:
         continued: the checkpoint, read from `resume`, of this folder's run, or None.
         """
         best = self.folder / 'best.pth.tar'
-        stored = read_checkpoint(best) if best.exists() else None
+        try:
+            stored = read_checkpoint(best) if best.exists() else None
+        except InputError as error:
+            raise InputError(f'{error}: move it away to continue without it') from error
         if stored and stored['epoch'] > self.saved:
             best.unlink()       # of an epoch that is trained again
             stored = None
@@ -87,17 +90,16 @@ class Run:
             # A run that was killed after it wrote last.pth.tar had no time for best.pth.tar.
             if not stored or stored['metrics']['top1'] < continued['best']:
                 stored = continued
-                write_atomically(best, lambda temporary: shutil.copyfile(resume, temporary))
+                copy_atomically(resume, best)
         return stored['metrics']['top1'] if stored else -1.0
 
-    def _make_room(self, resume, continued, overwrite):
+    def _make_room(self, resume, continued, overwrite, pretrained):
         """Refuse a folder that holds other things, or remove its run under `overwrite`.
 
         A start that finished no epoch is in nobody's way.
         """
-        for pattern in FILES:
-            for path in self.folder.glob(f'{pattern}.tmp'):     # of a process that was killed
-                path.unlink()
+        for path in self.folder.glob(TEMPORARY):    # of a process that was killed
+            path.unlink()
         own = {path for pattern in FILES for path in self.folder.glob(pattern)}
         saved = [self.folder / name for name in CHECKPOINTS if self.folder / name in own]
         if continued:
@@ -105,13 +107,18 @@ class Run:
             if later and not overwrite:
                 raise InputError(f'{self.folder} holds later epochs than {resume}: give another '
                                  f'--name, --overwrite them, or continue with --resume={saved[0]}')
+            if later:       # before the records go, what a next start continues
+                copy_atomically(resume, self.folder / 'last.pth.tar')
             return
         if saved and not overwrite:
             raise InputError(f'{self.folder} already holds a run: give another --name, '
                              f'--overwrite it, or continue it with --resume={saved[0]}')
-        foreign = set(self.folder.iterdir()) - own - {self.folder / 'lock'}
+        foreign = set(self.folder.iterdir()) - own - {self.folder / LOCK}
         if foreign and self.folder / 'history.jsonl' not in own and not overwrite:
             raise InputError(f'{self.folder} holds something else, such as {min(foreign).name}: '
+                             'give another --name')
+        if pretrained and Path(pretrained).parent.resolve() == self.folder.resolve():
+            raise InputError(f'--overwrite would remove {pretrained}, where --pretrained_file is: '
                              'give another --name')
         for path in own:
             if overwrite or path.name not in STARTS:
@@ -178,7 +185,7 @@ class Run:
         self.saved = checkpoint['epoch']
         if is_best:
             with naming(str(best), RunError):
-                write_atomically(best, lambda temporary: shutil.copyfile(last, temporary))
+                copy_atomically(last, best)
 
     def __enter__(self):
         return self
@@ -217,11 +224,15 @@ class SilentRun:
         return self
 
 
+def copy_atomically(source: str | Path, target: Path):
+    write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
 def read_log(path: Path, keys: set[str]) -> list[dict]:
     """The rows of a .jsonl file of a run, each with at least these keys; [] if there is none.
 
-    A last line without its end, which a full disk can leave, is none. Raises RunError for a damaged
-    row.
+    All values are numbers, but for the names of splits and layers. A last line without its end,
+    which a full disk can leave, is none. Raises RunError for a damaged row.
     """
     if not path.exists():
         return []
@@ -231,11 +242,17 @@ def read_log(path: Path, keys: set[str]) -> list[dict]:
     for number, line in enumerate(lines, 1):
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and keys <= row.keys():
+            if isinstance(row, dict) and all(is_entry(key, row.get(key)) for key in keys):
                 rows.append(row)
         if len(rows) < number:
             raise RunError(f'{path} is damaged in line {number}: repair it or remove the file')
     return rows
+
+
+def is_entry(key: str, value: object) -> bool:
+    """Whether a log can have this value under this key."""
+    kinds = {'epoch': int, 'split': str, 'layer': str}
+    return isinstance(value, kinds.get(key, (int, float)))
 
 
 def keep_epochs_before(epoch: int, path: Path):
