@@ -1,6 +1,7 @@
 """The cache of decoded sketches: made once, shared, made anew when stale, or done without."""
 
 import fcntl
+import errno
 import os
 import pickle
 import pwd
@@ -311,6 +312,30 @@ def test_broken_images_are_left_out_and_remembered(name, root, decoded):
     assert [label for _, label in data.val] == [0, 1, 1, 1]
     with pytest.raises(datasets.ImageError, match='bee/1.png: .* .--skipBroken leaves such images out.$'):
         list(datasets.load(name, root, 32).train)
+
+
+@pytest.mark.parametrize('error', [MemoryError(), OSError(errno.EMFILE, 'Too many open files')])
+def test_what_runs_out_while_reading_breaks_no_image(name, root, monkeypatch, error):
+    def no_room(*_):
+        raise error
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, 'open', no_room)
+        with pytest.raises(type(error)):
+            datasets.load(name, root, 32, skipBroken=True)
+    data, said = load_readable(name, root)
+    assert len(data.train) == 6 and said == []
+
+
+def test_an_image_too_long_to_be_a_square_is_broken(name, root):
+    Image.new('L', (2 ** 15 + 1, 1)).save(root / 'train' / 'bee' / '1.png')
+    data, said = load_readable(name, root)
+    assert len(data.train) == 5 and 'bee/1.png' in said[0]
+
+
+def test_images_in_no_class_folder_are_named(name, root):
+    drawing(20, 20, 0).save(root / 'train' / 'loose.png')
+    _, said = load_readable(name, root)
+    assert said == [f'{root}/train: 1 file is left out (in no class folder): loose.png']
 
 
 def test_a_repaired_image_is_back(name, root):

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.utils.data import DataLoader, DistributedSampler
 
 import models
 from models.blocks import Sign
 from utils import activations, binarize
-from utils.describe import describe, inputs_are_binary
+from utils.describe import describe, describe_data, inputs_are_binary
 from utils.training import epoch as train
 from utils.training import optim
 from utils.training.progress import Progress
@@ -137,6 +138,15 @@ def test_binarization_losses_are_those_of_the_inputs_of_the_signs():
     assert losses['1'] == pytest.approx([0.5 * 2 / 3, 2 / 3, 0.75 * 2 / 3])   # x is 0.5, 0.5 and 1
     assert losses['3'] == pytest.approx([0.5, 1, 0.75])                        # x is 0.5
     assert not model[1]._forward_pre_hooks
+
+
+def test_the_images_of_unequal_shares():
+    dataset = list(range(17))
+    sampler = DistributedSampler(dataset, 2, 0)
+    loader = DataLoader(dataset, 4, sampler=sampler, drop_last=True)
+    assert describe_data(loader, 9, 3, 2) == (
+        'data: 17 training images (1 of them twice in every epoch, for equal shares of the processes; 2 of them left '
+        'out of every epoch: too few for a last batch), 9 validation images, 3 classes')
 
 
 def test_the_table_of_convolutions():
