@@ -90,6 +90,12 @@ def run_command(function, arguments, outputs, encoding):
     function(*arguments)
 
 
+def run_script(script, environment):
+    """For Command: Python code under these variables of the environment."""
+    os.environ.update(environment)
+    exec(script)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts a Command; those that still run are killed after the test."""

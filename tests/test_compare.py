@@ -1,4 +1,5 @@
 """The comparison of methods: cells, counting, resuming, statistics, bad input."""
+import contextlib
 import csv
 import json
 import math
@@ -12,6 +13,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from utils import binarize, experiment, files, processes
@@ -47,7 +49,24 @@ def run(sketch_folder):
 @pytest.fixture(scope='module')
 def finished(run, tmp_path_factory):
     """The folder of a finished comparison."""
-    return run(tmp_path_factory.mktemp('compared'))
+    folder = tmp_path_factory.mktemp('compared')
+    with no_pictures():
+        run(folder)
+    return run(folder)
+
+
+@contextlib.contextmanager
+def no_pictures():
+    """Every picture takes a second to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, 'savefig', lambda self, path, **_: path.write_bytes(b''))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(finished):
+    with no_pictures():
+        yield
 
 
 def table(folder):
@@ -230,7 +249,9 @@ def read_result(folder):
 
 def test_accuracies_are_counted_under_autocast_where_training_was(run, tmp_path, monkeypatch):
     used, predictions = [], epoch.predictions
-    monkeypatch.setattr(epoch, 'predictions', lambda *args: used.append(args[-1]) or predictions(*args))
+    monkeypatch.setattr(epoch, 'predictions', lambda *args: used.append(args[-1]) or predictions(*args[:-1]))
+    monkeypatch.setattr(epoch, 'train_epoch', lambda *_: {'top1': 0., 'top5': 0., 'loss': 0., 'time': 0., 'images': 36,
+                                                          'data_time': 0.})
     run(tmp_path, '--amp=bfloat16', '--inputs=real', '--seeds=1', '--epochs=1', '--methods=real')
     assert used == ['bfloat16', 'bfloat16']     # in validation, and for the table
 

@@ -1,7 +1,5 @@
 """Bits and popcounts (utils/packed) against convolutions in float64, whose sums of ±1 are exact."""
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from conftest import run_script
 from utils.packed import ops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,31 +242,36 @@ print(ops.instruction_sets()[0], bits.unique().tolist(), out[0, :, 1, 1].tolist(
 '''
 
 
-def run_alone(**environment):
-    return subprocess.run([sys.executable, '-c', SCRIPT], cwd=ROOT, env=os.environ | environment, text=True,
-                          capture_output=True, check=True)
+@pytest.fixture
+def run_alone(start):
+    """(stdout, stderr) of SCRIPT in a process of its own, with these variables of the environment."""
+    def run(**environment):
+        code, out, err = start(run_script, SCRIPT, environment).wait()
+        assert code == 0, err
+        return out, err
+    return run
 
 
 @pytest.mark.parametrize('broken', [False, True])
-def test_without_a_compiler_pytorch_is_used_with_one_warning(tmp_path, broken):
+def test_without_a_compiler_pytorch_is_used_with_one_warning(tmp_path, run_alone, broken):
     compiler = tmp_path / 'compiler'
     compiler.write_text('#!/bin/sh\nexit 1\n')
     compiler.chmod(0o755)
     reason = f'{compiler} failed: no message' if broken else 'there is no C++ compiler'
     folder = tmp_path / 'no other compilers'
-    result = run_alone(CXX=str(compiler) if broken else '', PATH=str(folder), XDG_CACHE_HOME=str(tmp_path))
-    assert result.stdout == 'pytorch [5] [8.0, 12.0] 2.0 torch.Size([1, 2, 5, 5])\n'
-    said = [line for line in result.stderr.splitlines() if 'UserWarning' in line]
+    out, err = run_alone(CXX=str(compiler) if broken else '', PATH=str(folder), XDG_CACHE_HOME=str(tmp_path))
+    assert out == 'pytorch [5] [8.0, 12.0] 2.0 torch.Size([1, 2, 5, 5])\n'
+    said = [line for line in err.splitlines() if 'UserWarning' in line]
     assert len(said) == 1 and f'correct but slower: {reason}' in said[0]
     assert not list(tmp_path.glob('dab/*'))
 
 
 @pytest.mark.skipif(SETS == ['pytorch'], reason='no C++ compiler')
-def test_the_kernel_is_built_once():
+def test_the_kernel_is_built_once(run_alone):
     cache = Path(os.environ['XDG_CACHE_HOME']) / 'dab'
     built, = cache.glob('packed-*')
     written = built.stat().st_mtime_ns
-    result = run_alone()
-    assert result.stdout.startswith(f'{SETS[0]} [5] [8.0, 12.0] 2.0')
-    assert result.stderr == ''
+    out, err = run_alone()
+    assert out.startswith(f'{SETS[0]} [5] [8.0, 12.0] 2.0')
+    assert err == ''
     assert built.stat().st_mtime_ns == written and list(cache.glob('packed-*')) == [built]

@@ -117,7 +117,7 @@ class Run:
         if foreign and self.folder / 'history.jsonl' not in own and not overwrite:
             raise InputError(f'{self.folder} holds something else, such as {min(foreign).name}: '
                              'give another --name')
-        if pretrained and Path(pretrained).parent.resolve() == self.folder.resolve():
+        if pretrained and Path(pretrained).resolve() in {path.resolve() for path in own}:
             raise InputError(f'--overwrite would remove {pretrained}, where --pretrained_file is: '
                              'give another --name')
         for path in own:
