@@ -7,7 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from utils.errors import InputError, RunError
+from utils.errors import InputError, RunError, explained
 from utils.interrupt import Stopped, listen
 from utils.processes import call_in_new_process
 
@@ -71,3 +71,25 @@ def test_a_signal_ends_both_processes(tmp_path, number, said):
     assert last_words == ['stopped by SIGTERM']
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+@pytest.mark.parametrize('message, remedy', [
+    ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+     'shared memory. Please try to raise your shared memory limit.', '--workers=0'),
+    ('DataLoader worker (pid(s) 7, 8) exited unexpectedly', '--workers=0'),
+    ('unable to write to file </torch_7_8>: No space left on device (28)', '--workers=0'),
+    ('unable to open shared memory object </torch_7_8> in read-write mode: Too many open files (24)', '--workers'),
+    ('CUDA out of memory. Tried to allocate 2.00 GiB', '--batch-size'),
+    ("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+     '--batch-size'),
+    ("can't start new thread", '--workers'),
+    ('[../third_party/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1', 'another process'),
+])
+def test_what_libraries_say_when_something_ran_out(message, remedy):
+    assert isinstance(explained(RuntimeError(message)), RunError) and remedy in str(explained(RuntimeError(message)))
+
+
+@pytest.mark.parametrize('error', [RuntimeError('Caught RuntimeError in DataLoader worker process 0.\n\na bug'),
+                                   RuntimeError('mat1 and mat2 shapes cannot be multiplied'), KeyError('memory')])
+def test_a_bug_is_not_explained_away(error):
+    assert explained(error) is error

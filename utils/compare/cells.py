@@ -19,7 +19,7 @@ from utils.source import checkpoint_source
 from utils.training import epoch
 from utils.training.checkpoint import read_checkpoint
 from utils.training.progress import Progress
-from utils.training.record import read_log
+from utils.training.logs import read_log
 
 from . import PROGRAM
 

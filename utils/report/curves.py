@@ -1,7 +1,7 @@
 """The section on training: curves from the logs of the run (utils/training/record.py)."""
 from pathlib import Path
 
-from utils.training.record import read_log
+from utils.training.logs import read_log
 
 from . import figures
 from .layers import Layer

@@ -51,10 +51,8 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
             run.say(f'best top-1 so far {best:.2f}')
             with interrupt.deferred():
-                run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics,
-                          'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
-                          'scaler': scaler.state_dict(), 'rng': checkpoints.random_state(),
-                          **facts}, is_best)
+                run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, **facts,
+                          **state(model, optimizer, scaler)}, is_best)
     finally:
         reached = f', best top-1 {best:.2f}' if best >= 0 else ''
         run.say(f'{run.saved} of {flags.epochs} epochs done{reached}; '
@@ -68,6 +66,12 @@ def start_epoch(train_loader, epoch, seed):
     rank = parallel.rank()
     if rank > 0:        # other dropout than in the first process, whose random state is saved
         torch.manual_seed((seed + epoch) * parallel.processes() + rank)
+
+
+def state(model, optimizer, scaler) -> dict:
+    """What training continues from."""
+    return {'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
+            'scaler': scaler.state_dict(), 'rng': checkpoints.random_state()}
 
 
 def restore(checkpoint, optimizer, scaler):
