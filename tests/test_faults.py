@@ -287,6 +287,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(trained, tmp_path):
     ('flags', 5, 'no valid flags'), ('epoch', -1, 'no valid epoch'), ('classes', ['a', 3], 'no valid classes'),
     ('model', {'a': 1}, 'no valid model'), ('metrics', {}, 'no valid metrics'), ('best', float('nan'), 'best'),
     ('rng', {'cpu': None, 'cuda': []}, 'no valid rng'), ('scaler', {'scale': 1.0}, 'no valid scaler'),
+    ('scaler', torch.zeros(2), 'no valid scaler'),
     ('optimizer', {'state': {0: {'step': 'x'}}}, 'state of the optimizer'),
     ('rng', {'cpu': torch.zeros(5, dtype=torch.uint8), 'cuda': []}, 'random state'),
 ])

@@ -88,8 +88,8 @@ SCHEMA = {      # what a checkpoint must have
     'channels': lambda value: is_count(value) and value > 0,
     'metrics': lambda value: (is_dict_of(value, (int, float))
                               and is_percentage(value.get('top1'))),
-    'scaler': lambda value: not value or (is_dict_of(value, (int, float))   # of float16 only
-                                          and value.keys() >= SCALER_KEYS),
+    'scaler': lambda value: value is None or (      # empty but for float16
+        is_dict_of(value, (int, float)) and (not value or value.keys() >= SCALER_KEYS)),
 }
 
 
