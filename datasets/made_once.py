@@ -23,12 +23,12 @@ def made_once(path: Path, read: Callable[[Path], Content],
     with suppress(OSError, ValueError):
         return read(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(f'{path}.part')
+    part, temporary = Path(f'{path}.part'), Path(f'{path}.tmp')
     with _locked(part):
         try:
             with suppress(OSError, ValueError):
                 return read(path)       # another process has made it
-            write_atomically(path, write)
+            write_atomically(path, write, temporary=temporary)
         finally:
             part.unlink()
     return read(path)

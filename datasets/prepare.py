@@ -141,7 +141,9 @@ def shrink(data, name, target, channels, size):
 
 
 def write_bytes(target, data):
-    write_atomically(target, lambda temporary: temporary.write_bytes(data), sync=False)
+    """Write a file of <out>.part, where the next run replaces what a killed one left."""
+    write_atomically(target, lambda temporary: temporary.write_bytes(data), sync=False,
+                     temporary=target.with_name(f'{target.name}.tmp'))
 
 
 def fraction(text):

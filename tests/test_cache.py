@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import datasets
-from datasets import cache, folders, made_once
+from datasets import cache, folders, made_once, prepare
 from utils import files
 from utils.errors import InputError, RunError
 
@@ -450,3 +450,25 @@ def test_an_error_while_the_file_is_made_leaves_nothing(home):
     with pytest.raises(FileNotFoundError, match='image'):
         made_once.made_once(home / 'x', Path.read_bytes, write)
     assert not list(home.iterdir())
+
+
+def die_writing(function, *arguments):
+    """In a process of its own: be killed before the temporary file gets its name."""
+    os.replace = lambda *_: os._exit(9)
+    function(*arguments)
+
+
+@pytest.mark.parametrize('kind', ['cache', 'prepare'])
+def test_a_killed_process_leaves_nothing_for_ever(tmp_path, start, kind):
+    path = tmp_path / 'mine' / 'x.sketches'
+    path.parent.mkdir()
+    function, *arguments = {'cache': (made_once.made_once, path, Path.read_text, write_x),
+                            'prepare': (prepare.write_bytes, path, b'x')}[kind]
+    assert start(die_writing, function, *arguments).wait()[0] == 9
+    assert len(list(path.parent.iterdir())) == {'cache': 2, 'prepare': 1}[kind] and not path.exists()
+    function(*arguments)
+    assert list(path.parent.iterdir()) == [path] and path.read_text() == 'x'
+
+
+def write_x(path):
+    path.write_text('x')

@@ -38,12 +38,15 @@ def private_folder() -> Path:
     return path
 
 
-def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True):
+def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True,
+                     temporary: Path | None = None):
     """Call write(temporary) and rename that file to `path`, which is never half written.
 
-    sync: wait for the disk, so that this holds for a power failure too.
+    sync: wait for the disk, so that this holds for a power failure too. temporary: its name, in a
+    folder where only this program writes, so that a next call replaces what a killed process left;
+    elsewhere it is one that no file of the user has.
     """
-    temporary = path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
+    temporary = temporary or path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
     try:
         write(temporary)
         if sync:
