@@ -101,7 +101,7 @@ def export(experiment: Experiment):
         if not flags.overwrite:
             raise InputError(f'{flags.export} exists already: give another name, or --overwrite it')
         if not packed.is_packed(flags.export):
-            raise InputError(f'--export: {flags.export} is no packed model: give another name')
+            raise InputError(f'--export: {flags.export} is not a packed model: give another name')
     mean, std = datasets.normalization(flags.dataset)
     if len(mean) != experiment.channels:
         raise InputError(f'{experiment.source.path} was trained on images of {experiment.channels} '

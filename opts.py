@@ -20,7 +20,8 @@ from collections.abc import Sequence
 
 import datasets
 import models
-from utils.arguments import SWITCH, Parser, at_least, is_valid, layers, one_of, run_name
+from utils.arguments import (SWITCH, Parser, at_least, check_not_empty, is_valid, layers, one_of,
+                             run_name)
 from utils.binarize import METHODS
 from utils.errors import InputError
 from utils.training.optim import OPTIMIZERS, SCHEDULES
@@ -222,9 +223,7 @@ def check(flags: argparse.Namespace):
         raise InputError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
     if flags.bnnModel and flags.binarizer not in (None, 'bnn'):
         raise InputError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
-    for name in 'logdir', 'resume', 'packed', 'pretrained_file', 'export':
-        if getattr(flags, name) == '':
-            raise InputError(f'--{name} must not be empty')
+    check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export')
     if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
         raise InputError('--nesterov needs a --momentum above 0')
     check_action(flags)

@@ -48,7 +48,7 @@ def find(data_dir, channels, names, upright=True):
     """(train, val, classes) of the images in `data_dir` or in its subfolder of one of `names`.
 
     Classes are the sorted names of the class folders; train and val are Folders, to which `upright`
-    is passed. Warns of files that are no images. Raises InputError where the folders do not hold
+    is passed. Warns of files that are not images. Raises InputError where the folders do not hold
     the same classes, each with an image.
     """
     root = next((f for f in candidates(data_dir, names) if (f / 'train').is_dir()), None)
@@ -70,7 +70,7 @@ def find(data_dir, channels, names, upright=True):
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """The files among `paths` and, sorted, the images at any depth of the folders among them.
 
-    Warns of files in the folders that are no images. Raises InputError for a path that does not
+    Warns of files in the folders that are not images. Raises InputError for a path that does not
     exist and for a folder without images.
     """
     files = []

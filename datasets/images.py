@@ -32,7 +32,7 @@ def has_image_name(path: str | Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no data: hidden, or what macOS adds to archives."""
+    """Whether a file or folder is not data: hidden, or what macOS adds to archives."""
     return name == '__MACOSX' or name.startswith('.') and name not in ('.', '..')
 
 

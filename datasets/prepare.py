@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from datasets import archives
 from datasets.images import ImageError, decode, reason
-from utils.arguments import Parser, at_least
+from utils.arguments import Parser, at_least, check_not_empty
 from utils.errors import InputError, RunError, naming, reported
 from utils.files import write_atomically
 
@@ -49,9 +49,6 @@ def prepare(dataset: str, source: str, out: str, val_fraction: float, seed: int,
     """
     archive, folder = (Path(os.path.realpath(os.path.expanduser(path))) for path in (source, out))
     part = Path(f'{folder}.part')
-    for flag, path in ('--source', source), ('--out', out):
-        if not path:
-            raise InputError(f'{flag} must not be empty')
     with naming('--source'):
         if not archive.exists():
             raise InputError(f'there is no {archive}')
@@ -172,6 +169,7 @@ def parse():
                              'validation image: one a line in the order of the image numbers, or '
                              "beside the image's name, as in Kaggle's LOC_val_solution.csv")
     options = parser.parse_args()
+    check_not_empty(options, 'source', 'out')
     if options.dataset == 'imagenet12' and not options.val_labels:
         parser.error('imagenet12 needs --val_labels, a text file with the class of each validation '
                      'image: the archives do not contain it')

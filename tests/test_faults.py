@@ -464,7 +464,7 @@ def test_an_export_replaces_packed_models_only(trained, tmp_path, capsys):
         main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model.dab', '--overwrite'])
     with pytest.raises(SystemExit):
         main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/other.pth.tar', '--overwrite'])
-    assert 'no packed model' in capsys.readouterr().err and (tmp_path / 'other.pth.tar').read_bytes() == b'mine'
+    assert 'is not a packed model' in capsys.readouterr().err and (tmp_path / 'other.pth.tar').read_bytes() == b'mine'
 
 
 def test_more_processes_than_gpus(flags, monkeypatch, capsys):

@@ -123,6 +123,13 @@ def layers(text: str) -> str:
         raise argparse.ArgumentTypeError(error) from None
 
 
+def check_not_empty(flags: argparse.Namespace, *names: str):
+    """Raise InputError for the first of these flags that was given without a text."""
+    for name in names:
+        if getattr(flags, name) == '':
+            raise InputError(f'--{name} must not be empty')
+
+
 def is_valid(action: argparse.Action, value: object) -> bool:
     """Whether a flag can have this value after complete()."""
     if value is None:

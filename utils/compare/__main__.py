@@ -35,11 +35,12 @@ import datasets
 import models
 import opts
 from utils import console, experiment, processes
-from utils.arguments import Parser, at_least, one_of, run_name
+from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
 from utils.binarize import METHODS
 from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import InUse, claimed
 from utils.provenance import provenance
+from utils.training.checkpoint import read_checkpoint
 
 from . import PROGRAM, cells, output, statistics
 
@@ -71,14 +72,15 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
     images = validation_images(flags, collect)
     failures, done, results = Failures(), {}, {}
 
-    def evaluate(cell):
-        results[cell] = cells.evaluate_cell(cell, flags.tenCrop, flags.data_dir, flags.workers,
-                                            images)
+    def evaluate(cell, stored):
+        results[cell] = cells.evaluate_cell(cell, stored, flags.tenCrop, flags.data_dir,
+                                            flags.workers, images)
     for cell in plan:
         with failures.of(cell):
-            done[cell] = cells.epochs_done(cell, flags_of(cell, common))
+            stored = cells.stored_checkpoint(cell, flags_of(cell, common))
+            done[cell] = stored['epoch'] if stored else 0
             if done[cell] == flags.epochs:
-                evaluate(cell)
+                evaluate(cell, stored)
     folder = plan[0].folder
     if results:
         write(folder, command, results, flags)
@@ -92,7 +94,7 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
         with failures.of(cell):
             processes.call_in_new_process(
                 cells.train_cell, [*cell.arguments(common), start], command)
-            evaluate(cell)
+            evaluate(cell, read_checkpoint(cell.last))
         if cell in results:
             write(folder, command, {cell: results[cell] for cell in plan if cell in results}, flags)
     if failures.names:
@@ -188,8 +190,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument('--collect', action='store_true',
                         help='train nothing; write what the finished cells give')
     options, common = parser.parse_known_args(arguments)
-    if not options.logdir:
-        raise InputError('--logdir must not be empty')
+    check_not_empty(options, 'logdir')
     decided = opts.fixed_by('compare')
     for flag in common:
         name = flag.split('=')[0]

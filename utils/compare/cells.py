@@ -17,9 +17,8 @@ from utils.errors import InputError, RunError, begin
 from utils.files import write_text
 from utils.source import checkpoint_source
 from utils.training import epoch
-from utils.training.checkpoint import read_checkpoint
-from utils.training.progress import Progress
 from utils.training.logs import read_log
+from utils.training.progress import Progress
 
 from . import PROGRAM
 
@@ -87,13 +86,13 @@ def variant(model_def: str, method: str, inputs: str) -> str:
     return named[0] if named else family[0]
 
 
-def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
-    """How many epochs the cell has.
+def stored_checkpoint(cell: Cell, flags: argparse.Namespace) -> dict | None:
+    """The checkpoint of the cell's last epoch, None before the first.
 
     Raises InputError where other flags than these trained it, RunError for a damaged checkpoint.
     """
     if not cell.last.exists():
-        return 0
+        return None
     try:
         source = checkpoint_source(cell.last)
     except InputError as error:
@@ -108,7 +107,7 @@ def epochs_done(cell: Cell, flags: argparse.Namespace) -> int:
     done = source.checkpoint['epoch']
     if done > flags.epochs:
         raise InputError(f'{cell.last.parent} has {done} epochs, more than --epochs={flags.epochs}')
-    return done
+    return source.checkpoint
 
 
 def train_cell(arguments: list[str], command: str):
@@ -120,15 +119,14 @@ def train_cell(arguments: list[str], command: str):
 RESULT = {'ranks', 'curve', 'seconds', 'bits_per_weight', 'bytes'}
 
 
-def evaluate_cell(cell: Cell, tenCrop: bool, data_dir: str, workers: int,
+def evaluate_cell(cell: Cell, stored: dict, tenCrop: bool, data_dir: str, workers: int,
                   images: str | None) -> dict:
     """The result (see statistics.py) of a finished cell, kept in its result.json.
 
-    images: datasets.fingerprint of the validation images; a result of others is counted again. None
-    is for any.
+    stored: its checkpoint. images: datasets.fingerprint of the validation images; a result of
+    others is counted again. None is for any.
     """
     crops = '--tenCrop' if tenCrop else '--no-tenCrop'
-    stored = read_checkpoint(cell.last)
     made_of = {'epoch': stored['epoch'], 'tenCrop': tenCrop, 'metrics': stored['metrics'],
                'data_dir': data_dir}
     if images:

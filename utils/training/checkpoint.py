@@ -71,7 +71,7 @@ def is_random_state(value) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
 
 
-FILES = 'last.pth.tar', 'best.pth.tar'      # of a run
+CHECKPOINTS = 'last.pth.tar', 'best.pth.tar'    # of a run
 SCALER_KEYS = {'scale', 'growth_factor', 'backoff_factor', 'growth_interval', '_growth_tracker'}
 SCHEMA = {      # what a checkpoint must have
     'model': lambda value: is_dict_of(value, Tensor),
@@ -101,7 +101,7 @@ def check_disk_space(folder: Path, model: nn.Module):
     """
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    old = [folder / name for name in FILES]
+    old = [folder / name for name in CHECKPOINTS]
     replaced = sum(path.stat().st_size for path in old if path.exists())
     needed, free = 3 * (1 + 2) * size - replaced, shutil.disk_usage(existing).free
     if free < needed:

@@ -25,8 +25,7 @@ from utils.errors import InputError, RunError, explained, naming
 from utils.files import LOCK, TEMPORARY, claim, release, write_atomically, write_text
 from utils.provenance import describe_provenance
 
-from .checkpoint import FILES as CHECKPOINTS
-from .checkpoint import read_checkpoint, write_checkpoint
+from .checkpoint import CHECKPOINTS, read_checkpoint, write_checkpoint
 from .epoch import metrics_line
 from .events import Events
 from .logs import keep_epochs_before
