@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from utils.errors import InputError
 
@@ -50,24 +51,29 @@ class SignConv2d(nn.Conv2d):
     are integers, which float32 holds up to 2^24. A convolution with α and β themselves would round
     every partial sum, in an order that depends on the machine, and a later sign could flip.
 
-    The weight has two values where it carries the attribute `two_values`: alpha (out,), beta (out,)
-    and the mask e of the weight's shape, True where a weight is alpha.
+    Its weight has two values per filter where the last parametrization of it has an attribute
+    `two_valued` that is true.
     """
 
     def _conv_forward(self, x, weight, bias):
         convolve = super()._conv_forward
-        two_values = getattr(weight, 'two_values', None)
-        if two_values is None or self.groups > 1 or self.training:
+        if not self.has_two_values() or self.groups > 1 or self.training:
             return convolve(x, weight, bias)
         if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return convolve(x, weight, bias)
-        alpha, beta, mask = two_values
+        alpha, beta = weight.amax((1, 2, 3), keepdim=True), weight.amin((1, 2, 3), keepdim=True)
+        mask = weight == alpha
         # Sums of ±1 are integers, but Winograd's algorithm computes them with rounding errors.
         marked_sum = convolve(x, mask.to(x.dtype), None).round()
         total_sum = convolve(x, torch.ones_like(weight[:1]), None).round()
         alpha, beta = (values.double().view(-1, 1, 1) for values in (alpha, beta))
         y = ((alpha - beta) * marked_sum + beta * total_sum).to(x.dtype)
         return y if bias is None else y + bias.view(-1, 1, 1)
+
+    def has_two_values(self) -> bool:
+        """Whether evaluation can sum signs."""
+        return (parametrize.is_parametrized(self, 'weight')
+                and getattr(self.parametrizations.weight[-1], 'two_valued', False))
 
 
 class Units:

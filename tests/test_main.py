@@ -180,15 +180,14 @@ def test_binarizers(train, tmp_path, flags, method):
     assert json.loads((tmp_path / 'logs/run/flags.json').read_text())['binarizer'] == method
 
 
-@pytest.mark.parametrize('method', ['dab', 'xnor', 'bnn'])
-@pytest.mark.parametrize('flags', [['--amp=bfloat16', '--channelsLast'], ['--amp=float16'], ['--compile']])
+@pytest.mark.parametrize('method, flags', [
+    *((method, ['--amp=bfloat16', '--channelsLast']) for method in ('dab', 'xnor', 'bnn')),
+    ('dab', ['--amp=float16']), pytest.param('dab', ['--compile'], marks=pytest.mark.soak)])
 def test_faster_arithmetic(train, tmp_path, flags, method):
     train('--name=run', '--epochs=1', f'--binarizer={method}', *flags)
     checkpoint = read_checkpoint(tmp_path / 'logs/run/last.pth.tar')
     latent = checkpoint['model']['features.conv2.parametrizations.weight.original']
     assert latent.dtype == torch.float32 and latent.is_contiguous() and latent.isfinite().all()
-    log = (tmp_path / 'logs/run/log.txt').read_text()
-    assert ('--compile has little effect' in log) == ('--compile' in flags)
 
 
 @pytest.mark.parametrize('channels', [1, 3])

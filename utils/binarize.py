@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from . import native
 from .errors import InputError
-from .native import cpu
 
 
 class Method:
@@ -72,7 +72,7 @@ class DAB(Method):
         # Subtracting the filter's mean shifts every J equally; float32 sums of small numbers are
         # more accurate.
         mean = rows.mean(1, keepdim=True)
-        descending, order = (rows - mean).sort(dim=1, descending=True, stable=True)
+        descending, order = (rows - mean).sort(dim=1, descending=True)
         sums = descending.cumsum(1)
         total, marked = sums[:, -1:], sums[:, :-1]
         counts = torch.arange(1, n, device=rows.device, dtype=rows.dtype)
@@ -195,46 +195,78 @@ def project_(weight: Tensor) -> Tensor:
     return weight.clamp_(-1, 1)
 
 
+def _gradient(gradient, method, inside, alpha, beta, mask):
+    """The gradient of the latent weights (out, c, kh, kw) from that of W~, of the same shape."""
+    factor = METHODS[method].gradient_factor(inside, alpha, beta, mask)
+    channels = gradient.size(1)
+    if channels > 1:
+        factor = factor * (1 - 1 / channels)
+    return (gradient * factor.view(gradient.shape)).to(gradient.dtype)
+
+
 class _StraightThrough(torch.autograd.Function):
-    """latent -> W~ of the given split; backward scales by the method's gradient factor."""
+    """latent -> its W~ `two_valued`, made by PyTorch; backward scales the gradient."""
 
     @staticmethod
-    def forward(ctx, latent, projected, alpha, beta, mask, method):
-        ctx.method, ctx.channels = method, latent.size(1)
-        ctx.save_for_backward(alpha, beta, mask, projected.flatten(1).abs() < 1)
-        return torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        alpha, beta, mask, inside = ctx.saved_tensors
-        factor = METHODS[ctx.method].gradient_factor(inside, alpha, beta, mask)
-        if ctx.channels > 1:
-            factor = factor * (1 - 1 / ctx.channels)
-        latent_gradient = (gradient * factor.view(gradient.shape)).to(gradient.dtype)
-        return latent_gradient, None, None, None, None, None
-
-
-class _NativeDAB(torch.autograd.Function):
-    """Projection and _StraightThrough under 'dab' in one pass per filter (utils/native/cpu.cpp).
-
-    forward projects `projected` (the latent tensor or a copy of it) in place and fills the empty
-    `values` (4, out): alpha, beta, the boundary between them, and K. The split is as exact as
-    DAB.split: a histogram bounds J between its bin edges and is refined where the optimum may
-    lie, until so few weights are left that these are sorted.
-    """
-
-    @staticmethod
-    def forward(ctx, latent, projected, values):
-        two_valued = torch.empty_like(projected)
-        cpu.call('dab_forward', projected, two_valued, *values)
-        ctx.save_for_backward(projected, *values)
+    def forward(ctx, latent, two_valued, method, inside, alpha, beta, mask):
+        ctx.method = method
+        ctx.save_for_backward(inside, alpha, beta, mask)
         return two_valued
 
     @staticmethod
     def backward(ctx, gradient):
-        latent_gradient = torch.empty_like(gradient, memory_format=torch.contiguous_format)
-        cpu.call('dab_backward', gradient.contiguous(), *ctx.saved_tensors, latent_gradient)
-        return latent_gradient, None, None
+        return _gradient(gradient, ctx.method, *ctx.saved_tensors), *[None] * 6
+
+
+@torch.library.custom_op('dab::forward_', mutates_args={'latent'})
+def _fused_forward_(latent: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """Project latent weights in place; returns W~ and values (4, out): alpha, beta, boundary, K.
+
+    The weights above the boundary become alpha; of a constant filter, none. With _fused_backward
+    a custom operator, which torch.compile does not look into, around the code of utils/native.
+    """
+    compiled = native.compiled_for(latent)
+    if compiled:
+        return compiled.forward_(latent, method)
+    rows = project_(latent).flatten(1)
+    alpha, beta, mask = METHODS[method].split(rows)
+    boundary = rows.masked_fill(mask, -torch.inf).amax(1, keepdim=True)
+    values = torch.cat([alpha, beta, boundary, mask.sum(1, keepdim=True)], 1)
+    return torch.where(mask, alpha, beta).view(latent.shape), values.T.contiguous()
+
+
+@_fused_forward_.register_fake
+def _(latent, method):
+    return torch.empty_like(latent), latent.new_empty(4, len(latent))
+
+
+@torch.library.custom_op('dab::backward', mutates_args=())
+def _fused_backward(gradient: Tensor, projected: Tensor, values: Tensor, method: str) -> Tensor:
+    """The gradient of the latent weights, from that of W~ and what _fused_forward_ made."""
+    compiled, gradient = native.compiled_for(projected), gradient.contiguous()
+    if compiled:
+        return compiled.backward(gradient, projected, values, method)
+    (alpha, beta, boundary, _), rows = values[..., None], projected.flatten(1)
+    return _gradient(gradient, method, rows.abs() < 1, alpha, beta, rows > boundary)
+
+
+@_fused_backward.register_fake
+def _(gradient, projected, values, method):
+    return torch.empty_like(gradient, memory_format=torch.contiguous_format)
+
+
+class _Fused(torch.autograd.Function):
+    """latent -> its W~ `two_valued`, made by _fused_forward_; backward scales the gradient."""
+
+    @staticmethod
+    def forward(ctx, latent, two_valued, projected, values, method):
+        ctx.method = method
+        ctx.save_for_backward(projected, values)
+        return two_valued
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _fused_backward(gradient, *ctx.saved_tensors, ctx.method), *[None] * 4
 
 
 class Binarization(nn.Module):
@@ -243,43 +275,54 @@ class Binarization(nn.Module):
     In a training step (training mode, gradients enabled) the latent parameter is projected in
     place first. Otherwise it is left untouched and W~ is that of its projection, so that neither
     validating nor looking at a weight changes what is trained or saved: the projection of a
-    projection can differ, where the clamp has moved a mean. Outside of a step the returned weight
-    carries its `two_values` (alpha, beta, mask), from which models.blocks.SignConv2d computes.
+    projection can differ, where the clamp has moved a mean.
     """
+
+    two_valued = True       # for models.blocks.SignConv2d
 
     def __init__(self, method: str, search: str = 'fast'):
         super().__init__()
         self.method, self.search = method, search
 
-    @torch.compiler.disable     # in-place projection and the native library are opaque to it
     def forward(self, latent):
+        if torch.compiler.is_exporting():       # ordinary operators, in place of ours
+            alpha, beta, mask = _split_rows(project_(latent.detach().double()), self.method)
+            return torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
         if self.training and torch.is_grad_enabled():
-            if self._is_native(latent):
-                return _NativeDAB.apply(latent, latent.detach(), latent.new_empty(4, len(latent)))
-            projected = project_(latent.detach())
-            return _StraightThrough.apply(latent, projected, *_split_rows(projected, self.method),
-                                          self.method)
-        layer = self.evaluate(latent)
-        layer.weight.two_values = layer.alpha, layer.beta, layer.mask
-        return layer.weight
+            binarize_ = self._fused_ if self._is_fused(latent) else self._plain_
+            return binarize_(latent, latent.detach())[0]
+        weight = self.evaluate(latent).weight
+        if torch.jit.is_tracing():              # a constant: the trace would not see compiled code
+            weight = torch.from_numpy(weight.numpy(force=True))
+        return weight
 
     def evaluate(self, latent: Tensor) -> LayerWeights:
         """The LayerWeights of these latent weights, which stay as they are."""
         projected = latent.detach().clone()
-        if self._is_native(projected):
-            values = projected.new_empty(4, len(projected))
-            weight = _NativeDAB.apply(latent, projected, values)
-            alpha, beta, boundary, _ = values
+        if self._is_fused(latent):
+            weight, (alpha, beta, boundary, _) = self._fused_(latent, projected)
             mask = projected.flatten(1) > boundary[:, None]
-            mask[:, 0] |= ~mask.any(1)      # of a constant filter, as in DAB.split
+            mask[:, 0] |= ~mask.any(1)      # of a constant filter
         else:
-            alpha, beta, mask = _split_rows(project_(projected), self.method)
-            weight = _StraightThrough.apply(latent, projected, alpha, beta, mask, self.method)
+            weight, alpha, beta, mask = self._plain_(latent, projected)
         return LayerWeights(projected, weight, alpha.flatten(), beta.flatten(),
                             mask.view(latent.shape))
 
-    def _is_native(self, latent):
-        return self.method == 'dab' and self.search == 'fast' and cpu.supports(latent)
+    def _fused_(self, latent, projected):
+        """W~ as a function of latent, and values as _fused_forward_ returns them."""
+        two_valued, values = _fused_forward_(projected, self.method)
+        return _Fused.apply(latent, two_valued, projected, values, self.method), values
+
+    def _plain_(self, latent, projected):
+        """W~ as a function of latent, and its split as _split_rows returns it."""
+        split = alpha, beta, mask = _split_rows(project_(projected), self.method)
+        two_valued = torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
+        inside = projected.flatten(1).abs() < 1
+        return _StraightThrough.apply(latent, two_valued, self.method, inside, *split), *split
+
+    def _is_fused(self, latent):
+        """Whether compiled code exists for these weights: a fact that torch.compile can rely on."""
+        return self.search == 'fast' and native.covers(latent, self.method)
 
 
 def convolutions(model: nn.Module) -> list[tuple[int, str, nn.Conv2d]]:

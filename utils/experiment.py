@@ -259,8 +259,6 @@ def without_effect(flags: argparse.Namespace, device: torch.device,
             flags.syncBN and (device.type == 'cpu' or parallel.processes() == 1),
         f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
             flags.skipBroken and not in_folders,
-        '--compile has little effect with --binaryWeight: each binarized layer leaves the compiled '
-        'graph': flags.compile and flags.binaryWeight,
     }
     return tuple(sentence for sentence, applies in sentences.items() if applies)
 

@@ -36,10 +36,22 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-def supports(weight: Tensor) -> bool:
-    """Whether the library can work on this tensor of weights."""
-    return (weight.device.type == 'cpu' and weight.dtype == torch.float32
-            and weight.is_contiguous() and library() is not None)
+def forward_(projected: Tensor, method: str) -> tuple[Tensor, Tensor]:
+    """binarize._fused_forward_ for 'dab', in one pass per filter.
+
+    The split is as exact as DAB.split: a histogram bounds J between its bin edges and is refined
+    where the optimum may lie, until so few weights are left that these are sorted.
+    """
+    two_valued, values = torch.empty_like(projected), projected.new_empty(4, len(projected))
+    call('dab_forward', projected, two_valued, *values)
+    return two_valued, values
+
+
+def backward(gradient: Tensor, projected: Tensor, values: Tensor, method: str) -> Tensor:
+    """binarize._fused_backward for 'dab'."""
+    latent_gradient = torch.empty_like(gradient)
+    call('dab_backward', gradient, projected, *values, latent_gradient)
+    return latent_gradient
 
 
 def call(name: str, *tensors: Tensor):
