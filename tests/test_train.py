@@ -1,19 +1,23 @@
 """Steps, schedule, validation and the measures of method.md §4, against values computed by hand."""
+import contextlib
 import math
+import threading
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, DistributedSampler
 
 import models
 from models.blocks import Sign
 from utils import activations, binarize
-from utils.describe import describe, describe_data, inputs_are_binary
+from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
+from utils.errors import RunError
+from utils.training import checkpoint, optim, record
 from utils.training import epoch as train
-from utils.training import optim
 from utils.training.progress import Progress
 
 CPU = torch.device('cpu')
@@ -156,3 +160,132 @@ def test_the_table_of_convolutions():
     assert model.training
     table = describe(model, 1, 81, CPU)
     assert '6     classifier.conv6  512×256×1×1  binarized  real' in table
+
+
+# What a step and an epoch wait for
+
+class NoSynchronization(TorchDispatchMode):
+    """Raises where an operator would wait for a GPU, but for `steps`, Adam's counters, which stay on the CPU."""
+
+    WAITING = {'_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'equal', 'unique_dim', '_unique2',
+               'unique_consecutive', 'bincount'}
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = {step.data_ptr() for step in steps}
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = operator.overloadpacket.__name__
+        by_mask = name.startswith('index') and any(
+            isinstance(item, torch.Tensor) and item.dtype == torch.bool for arg in args if isinstance(arg, (list, tuple))
+            for item in arg)
+        if (name in self.WAITING or by_mask) and args[0].data_ptr() not in self.steps:
+            raise AssertionError(f'{name} waits for the device')
+        return operator(*args, **kwargs or {})
+
+
+@contextlib.contextmanager
+def no_synchronization(optimizer):
+    def waits(name):
+        def method(*_, **__):
+            raise AssertionError(f'{name} waits for the device')
+        return method
+    with pytest.MonkeyPatch.context() as patched, NoSynchronization(s['step'] for s in optimizer.state.values()):
+        for name in ('cpu', 'numpy', 'tolist', '__array__'):        # on the CPU no operators
+            patched.setattr(torch.Tensor, name, waits(name))
+        yield
+
+
+def train_watched(model, inpsize):
+    """train_epoch, whose second step must not wait."""
+    optimizer = torch.optim.Adam(model.parameters())
+    batch = torch.randn(3, 1, inpsize, inpsize), torch.tensor([0, 1, 2])
+
+    def batches():
+        yield batch
+        with no_synchronization(optimizer):
+            yield batch
+    return train.train_epoch(model, batches(), optimizer, CPU, quiet([0, 0]), printfreq=10)
+
+
+@pytest.mark.parametrize('name, inpsize, method', [
+    ('sketchanetfbin', 81, 'dab'), ('sketchanetfbin', 81, 'xnor'), ('resnetfbin18', 33, 'dab')])
+def test_a_step_waits_for_nothing(name, inpsize, method):
+    """search='exact' is plain PyTorch, as on a GPU without Triton."""
+    model = binarize.wrap(models.build(name, 3, channels=1, inpsize=inpsize), 2, 10, method, 'exact')
+    assert train_watched(model, inpsize)['images'] == 6
+
+
+@pytest.mark.parametrize('wait', [
+    lambda x: x.item(), lambda x: x.tolist(), lambda x: x.nonzero(), lambda x: x.cpu(), lambda x: x.numpy(), bool, float,
+    lambda x: x[x > 0].sum(), lambda x: x.masked_select(x > 0), lambda x: x[None].index_put_([x[None] > 0], x)])
+def test_a_step_that_waits_is_noticed(wait):
+    class Waiting(nn.Linear):
+        def forward(self, x):
+            wait(x.detach().sum())
+            return super().forward(x.flatten(1)).log_softmax(1)
+    with pytest.raises(AssertionError, match='waits for the device'):
+        train_watched(Waiting(4, 3), 2)
+
+
+@pytest.fixture
+def run(tmp_path):
+    origin = dict.fromkeys(('command', 'date', 'processes', 'commit', 'python', 'torch', 'device'), '')
+    with record.Run(tmp_path / 'run', {'pretrained_file': None}, origin) as run:
+        yield run
+
+
+def saved(run, monkeypatch, epoch, tensor, before=lambda: None):
+    """Save a checkpoint whose writing begins with a call of before(); what stands for it is a number in a text."""
+    def write(path, stored):
+        before()
+        path.write_text(str(stored['model']['w'].item()))
+    monkeypatch.setattr(record, 'write_checkpoint', write)
+    run.save({'epoch': epoch, 'model': {'w': tensor}}, is_best=epoch == 1)
+
+
+def test_training_goes_on_while_its_checkpoint_is_written(run, monkeypatch):
+    tensor, trained_on = torch.tensor(1.0), threading.Event()
+    saved(run, monkeypatch, 1, tensor, lambda: trained_on.wait(30))
+    tensor.fill_(2)
+    assert run.saved == 0 and not list(run.folder.glob('*.tar'))
+    trained_on.set()
+    saved(run, monkeypatch, 2, tensor)      # waits for the first
+    assert run.saved >= 1
+    run.finish()
+    assert run.saved == 2 and [(run.folder / name).read_text() for name in checkpoint.CHECKPOINTS] == ['2.0', '1.0']
+
+
+@pytest.mark.parametrize('wait', [record.Run.finish, lambda run: run.save({'epoch': 2}, False)])
+def test_a_checkpoint_that_cannot_be_written_ends_training(run, monkeypatch, wait):
+    def full():
+        raise RunError('No space left on device')
+    saved(run, monkeypatch, 1, torch.tensor(1.0), full)
+    with pytest.raises(RunError, match='No space'):
+        wait(run)
+    assert run.saved == 0
+    run.finish()        # says it once
+
+
+def test_a_snapshot_is_what_the_checkpoint_would_be(tmp_path):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 2, 5, 5)).sum().backward()
+    optimizer.step()
+    state = {'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'epoch': 3}
+    for name, stored in (('a', state), ('b', checkpoint.on_cpu(state))):
+        torch.save(stored, tmp_path / 'checkpoint')
+        (tmp_path / 'checkpoint').rename(tmp_path / name)
+    assert (tmp_path / 'a').read_bytes() == (tmp_path / 'b').read_bytes()
+
+
+def test_the_arithmetic_is_said(monkeypatch):
+    assert arithmetic(CPU, None, True) == 'arithmetic: float32, channels-last activations'
+    gpu, capability = torch.device('cuda', 0), (8, 0)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
+    assert arithmetic(gpu, 'bfloat16', False) == (
+        'arithmetic: bfloat16 under autocast, weights in float32, convolutions of float32 in TF32, matrix products of '
+        'float32 in float32, cuDNN benchmark on, channels-first activations')
+    capability = (7, 5)
+    assert 'TF32' not in arithmetic(gpu, None, False)
