@@ -1,6 +1,7 @@
 """Steps, schedule, validation and the measures of method.md §4, against values computed by hand."""
 import contextlib
 import math
+import os
 import threading
 
 import pytest
@@ -12,10 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, DistributedSampler
 
 import models
+import opts
 from models.blocks import Sign
-from utils import activations, binarize
+from utils import activations, binarize, experiment
 from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
-from utils.errors import RunError
+from utils.errors import RunError, explained
+from utils.memory_format import channels_first, channels_last
 from utils.training import checkpoint, optim, record
 from utils.training import epoch as train
 from utils.training.progress import Progress
@@ -289,3 +292,77 @@ def test_the_arithmetic_is_said(monkeypatch):
         'float32 in float32, cuDNN benchmark on, channels-first activations')
     capability = (7, 5)
     assert 'TF32' not in arithmetic(gpu, None, False)
+
+
+# Which arithmetic runs
+
+GPU = torch.device('cuda', 0)
+
+
+@pytest.mark.parametrize('arguments, device, channels_last', [
+    ([], CPU, True), ([], GPU, False), (['--amp=bfloat16'], GPU, True), (['--no-channelsLast'], CPU, False),
+    (['--channelsLast'], GPU, True), (['--amp=float16', '--no-channelsLast'], GPU, False)])
+def test_channels_last_is_on_where_it_wins(arguments, device, channels_last):
+    flags, _ = experiment.resolve(opts.complete(opts.parse(arguments)), ['a', 'b'], 1, device)
+    assert flags.channelsLast is channels_last
+    resumed, _ = experiment.resolve(opts.complete(opts.parse([], vars(flags))), ['a', 'b'], 1, CPU)
+    assert resumed.channelsLast is channels_last        # what the run was trained with, on any device
+
+
+def test_channels_last_differs_by_rounding():
+    torch.manual_seed(0)
+    model = binarize.wrap(models.build('sketchanetwbin', 3, channels=1, inpsize=81), 2, 7).train()
+    images, target = torch.randn(4, 1, 81, 81), torch.tensor([0, 1, 2, 0])
+    gradients = []
+    for order in channels_first, channels_last:
+        torch.manual_seed(0)    # of the dropout
+        model.zero_grad()
+        F.nll_loss(model(order(images)), target).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for one, other in zip(*gradients):
+        assert (one - other).norm() <= 1e-3 * max(one.norm(), 1)     # a bias before BatchNorm has none but rounding
+
+
+def test_deterministic_algorithms(monkeypatch):
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    try:
+        experiment.choose_algorithms(True)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+        assert 'cuDNN benchmark off, deterministic algorithms' in arithmetic(GPU, None, False)
+    finally:
+        experiment.choose_algorithms(False)
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+
+
+def test_an_operator_without_a_deterministic_algorithm_is_named():
+    error = explained(RuntimeError(
+        "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation."))
+    assert isinstance(error, RunError) and 'no deterministic adaptive_avg_pool2d_backward_cuda' in str(error)
+
+
+# Those for which torch.use_deterministic_algorithms says that they raise an error on a GPU.
+WITHOUT_DETERMINISTIC = {
+    '_adaptive_avg_pool2d_backward', 'adaptive_max_pool2d_backward', 'upsample_bilinear2d_backward', 'nll_loss2d_forward',
+    'reflection_pad2d_backward', 'grid_sampler_2d_backward', 'put_', 'histc', 'bincount', 'median', 'scatter_reduce_'}
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.add(operator.overloadpacket.__name__)
+        return operator(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize('name', sorted({family[-1] for family in map(models.family, models.names())}))
+def test_networks_have_deterministic_algorithms(name):
+    inpsize = next(size for size in (33, 63, 81) if not too_small(name, size))
+    model = binarize.wrap(models.build(name, 5, channels=1, inpsize=inpsize), 2, 2, 'dab', 'exact').train()
+    with Operators() as operators:
+        F.nll_loss(model(torch.randn(2, 1, inpsize, inpsize)), torch.tensor([0, 1])).backward()
+    assert 'convolution_backward' in operators.names and not operators.names & WITHOUT_DETERMINISTIC
