@@ -178,7 +178,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
 
 def choose_algorithms(deterministic: bool):
     """PyTorch's on a GPU from now on: the fastest, or those that always round in the same way."""
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():   # the call takes seconds
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'   # as PyTorch demands, before cuBLAS runs
