@@ -163,7 +163,6 @@ class Run:
                 self._record_layer(name, of_layer, epoch)
 
     def _measures(self, name, layer):
-        """What weights.jsonl has of a layer, as tensors on its device, of which nothing waits."""
         error = (layer.projected - layer.weight).square().sum() / layer.projected.square().sum()
         flips = (layer.mask != self.masks[name]).float().mean()
         self.masks[name] = layer.mask
@@ -186,10 +185,9 @@ class Run:
             print(json.dumps(row), file=file)
 
     def save(self, checkpoint: dict, is_best: bool):
-        """Write last.pth.tar, and best.pth.tar too where is_best, each atomically.
+        """Start to write last.pth.tar, and best.pth.tar where is_best, with the tensors of now.
 
-        They hold the tensors as they are now and are written while training goes on. Raises
-        RunError where the ones before could not be written.
+        Each is written atomically. Raises RunError where the ones before could not be written.
         """
         self.finish()
         self.saving = self.thread.submit(self._write, on_cpu(checkpoint), is_best)
