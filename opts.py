@@ -122,10 +122,14 @@ def training_flags(flag):
          help='what a decay divides the learning rate by (default: %(default)s)')
     flag('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
          help='compute under autocast in this type; latent weights stay float32 (default: off)')
-    flag('--channelsLast', action=SWITCH, default=False, help='train on channels-last activations')
+    flag('--channelsLast', action=SWITCH,
+         help='train on channels-last activations (default: on a CPU, and on a GPU with --amp)')
     flag('--compile', action=SWITCH, default=False, help='train through torch.compile')
     flag('--syncBN', action=SWITCH, default=False,
          help='under torchrun, BatchNorm statistics over all processes (GPUs only)')
+    flag('--deterministic', action=SWITCH, default=False,
+         help='the same weights for a seed on a GPU too, by slower algorithms where PyTorch has '
+              'such')
     flag('--manualSeed', fixed_by='compare', type=at_least(0), default=0, metavar='N',
          help='seed of initialization, data order and augmentation (default: %(default)s)')
 

@@ -1,4 +1,5 @@
 """Calls in new processes; this module is imported by them and stays light."""
+import multiprocessing
 import os
 import signal
 import threading
@@ -93,3 +94,69 @@ def test_what_libraries_say_when_something_ran_out(message, remedy):
                                    RuntimeError('mat1 and mat2 shapes cannot be multiplied'), KeyError('memory')])
 def test_a_bug_is_not_explained_away(error):
     assert explained(error) is error
+
+
+# Loading workers
+
+class StartedBy:
+    """main.main, whose loading workers start by another method than 'fork'; it can be pickled."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def __call__(self, arguments):
+        import main
+        multiprocessing.set_start_method(self.method, force=True)
+        main.main(arguments)
+
+
+def command(sketch_folder, tmp_path, *more):
+    return ['--dataset=tuberlin', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--inpsize=81', '--batch-size=12',
+            '--binaryWeight', *more]
+
+
+def tensors(path):
+    from utils.training.checkpoint import read_checkpoint
+    return read_checkpoint(path)['model']
+
+
+def test_workers_change_nothing_spawned_and_resumed_ones_neither(sketch_folder, tmp_path, start):
+    import main
+    spawning = start(StartedBy('spawn'), command(sketch_folder, tmp_path, '--name=spawned', '--epochs=2', '--workers=1'))
+    main.main(command(sketch_folder, tmp_path, '--name=alone', '--epochs=2', '--workers=0'))
+    main.main(command(sketch_folder, tmp_path, '--name=resumed', '--epochs=1', '--workers=1'))
+    main.main([f'--resume={tmp_path}/resumed/last.pth.tar', '--epochs=2', '--workers=2'])
+    code, _, err = spawning.wait(200)
+    assert (code, err) == (0, '')
+    alone, spawned, resumed = (tensors(tmp_path / name / 'last.pth.tar') for name in ('alone', 'spawned', 'resumed'))
+    for other in spawned, resumed:
+        assert all((alone[key] == other[key]).all() for key in alone)
+
+
+def test_ctrl_c_ends_the_workers_of_a_forkserver(sketch_folder, tmp_path, start):
+    run = start(StartedBy('forkserver'), command(sketch_folder, tmp_path, '--name=run', '--epochs=1000', '--workers=1'))
+    run.wait_for(lambda: (tmp_path / 'run/last.pth.tar').exists(), 200)
+    group = run.process.pid
+    run.send(signal.SIGINT)
+    code, _, err = run.wait()
+    assert code == 130 and err.count('\n') == 1 and 'stopped by Ctrl-C' in err, err
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError('processes live on')
+
+
+def test_workers_start_once(sketch_folder, tmp_path):
+    from utils import experiment
+    loaders = experiment.from_command(command(sketch_folder, tmp_path, '--workers=2')).make_loaders()
+    workers = []
+    for loader in (*loaders, *loaders):
+        list(loader)
+        workers.append({process.pid for process in multiprocessing.active_children()})
+    assert len(workers[1]) == 4 and workers[1] == workers[2] == workers[3]
+    del loaders, loader
+    assert not multiprocessing.active_children()

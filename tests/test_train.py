@@ -1,19 +1,26 @@
 """Steps, schedule, validation and the measures of method.md §4, against values computed by hand."""
+import contextlib
 import math
+import os
+import threading
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, DistributedSampler
 
 import models
+import opts
 from models.blocks import Sign
-from utils import activations, binarize
-from utils.describe import describe, describe_data, inputs_are_binary
+from utils import activations, binarize, experiment
+from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
+from utils.errors import RunError, explained
+from utils.memory_format import channels_first, channels_last
+from utils.training import checkpoint, optim, record
 from utils.training import epoch as train
-from utils.training import optim
 from utils.training.progress import Progress
 
 CPU = torch.device('cpu')
@@ -156,3 +163,206 @@ def test_the_table_of_convolutions():
     assert model.training
     table = describe(model, 1, 81, CPU)
     assert '6     classifier.conv6  512×256×1×1  binarized  real' in table
+
+
+# What a step and an epoch wait for
+
+class NoSynchronization(TorchDispatchMode):
+    """Raises where an operator would wait for a GPU, but for `steps`, Adam's counters, which stay on the CPU."""
+
+    WAITING = {'_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'equal', 'unique_dim', '_unique2',
+               'unique_consecutive', 'bincount'}
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = {step.data_ptr() for step in steps}
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = operator.overloadpacket.__name__
+        by_mask = name.startswith('index') and any(
+            isinstance(item, torch.Tensor) and item.dtype == torch.bool for arg in args if isinstance(arg, (list, tuple))
+            for item in arg)
+        if (name in self.WAITING or by_mask) and args[0].data_ptr() not in self.steps:
+            raise AssertionError(f'{name} waits for the device')
+        return operator(*args, **kwargs or {})
+
+
+@contextlib.contextmanager
+def no_synchronization(optimizer):
+    def waits(name):
+        def method(*_, **__):
+            raise AssertionError(f'{name} waits for the device')
+        return method
+    with pytest.MonkeyPatch.context() as patched, NoSynchronization(s['step'] for s in optimizer.state.values()):
+        for name in ('cpu', 'numpy', 'tolist', '__array__'):        # on the CPU no operators
+            patched.setattr(torch.Tensor, name, waits(name))
+        yield
+
+
+def train_watched(model, inpsize):
+    """train_epoch, whose second step must not wait."""
+    optimizer = torch.optim.Adam(model.parameters())
+    batch = torch.randn(3, 1, inpsize, inpsize), torch.tensor([0, 1, 2])
+
+    def batches():
+        yield batch
+        with no_synchronization(optimizer):
+            yield batch
+    return train.train_epoch(model, batches(), optimizer, CPU, quiet([0, 0]), printfreq=10)
+
+
+@pytest.mark.parametrize('name, inpsize, method', [
+    ('sketchanetfbin', 81, 'dab'), ('sketchanetfbin', 81, 'xnor'), ('resnetfbin18', 33, 'dab')])
+def test_a_step_waits_for_nothing(name, inpsize, method):
+    """search='exact' is plain PyTorch, as on a GPU without Triton."""
+    model = binarize.wrap(models.build(name, 3, channels=1, inpsize=inpsize), 2, 10, method, 'exact')
+    assert train_watched(model, inpsize)['images'] == 6
+
+
+@pytest.mark.parametrize('wait', [
+    lambda x: x.item(), lambda x: x.tolist(), lambda x: x.nonzero(), lambda x: x.cpu(), lambda x: x.numpy(), bool, float,
+    lambda x: x[x > 0].sum(), lambda x: x.masked_select(x > 0), lambda x: x[None].index_put_([x[None] > 0], x)])
+def test_a_step_that_waits_is_noticed(wait):
+    class Waiting(nn.Linear):
+        def forward(self, x):
+            wait(x.detach().sum())
+            return super().forward(x.flatten(1)).log_softmax(1)
+    with pytest.raises(AssertionError, match='waits for the device'):
+        train_watched(Waiting(4, 3), 2)
+
+
+@pytest.fixture
+def run(tmp_path):
+    origin = dict.fromkeys(('command', 'date', 'processes', 'commit', 'python', 'torch', 'device'), '')
+    with record.Run(tmp_path / 'run', {'pretrained_file': None}, origin) as run:
+        yield run
+
+
+def saved(run, monkeypatch, epoch, tensor, before=lambda: None):
+    """Save a checkpoint whose writing begins with a call of before(); what stands for it is a number in a text."""
+    def write(path, stored):
+        before()
+        path.write_text(str(stored['model']['w'].item()))
+    monkeypatch.setattr(record, 'write_checkpoint', write)
+    run.save({'epoch': epoch, 'model': {'w': tensor}}, is_best=epoch == 1)
+
+
+def test_training_goes_on_while_its_checkpoint_is_written(run, monkeypatch):
+    tensor, trained_on = torch.tensor(1.0), threading.Event()
+    saved(run, monkeypatch, 1, tensor, lambda: trained_on.wait(30))
+    tensor.fill_(2)
+    assert run.saved == 0 and not list(run.folder.glob('*.tar'))
+    trained_on.set()
+    saved(run, monkeypatch, 2, tensor)      # waits for the first
+    assert run.saved >= 1
+    run.finish()
+    assert run.saved == 2 and [(run.folder / name).read_text() for name in checkpoint.CHECKPOINTS] == ['2.0', '1.0']
+
+
+@pytest.mark.parametrize('wait', [record.Run.finish, lambda run: run.save({'epoch': 2}, False)])
+def test_a_checkpoint_that_cannot_be_written_ends_training(run, monkeypatch, wait):
+    def full():
+        raise RunError('No space left on device')
+    saved(run, monkeypatch, 1, torch.tensor(1.0), full)
+    with pytest.raises(RunError, match='No space'):
+        wait(run)
+    assert run.saved == 0
+    run.finish()        # says it once
+
+
+def test_a_snapshot_is_what_the_checkpoint_would_be(tmp_path):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 2, 5, 5)).sum().backward()
+    optimizer.step()
+    state = {'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'epoch': 3}
+    for name, stored in (('a', state), ('b', checkpoint.on_cpu(state))):
+        torch.save(stored, tmp_path / 'checkpoint')
+        (tmp_path / 'checkpoint').rename(tmp_path / name)
+    assert (tmp_path / 'a').read_bytes() == (tmp_path / 'b').read_bytes()
+
+
+def test_the_arithmetic_is_said(monkeypatch):
+    assert arithmetic(CPU, None, True) == 'arithmetic: float32, channels-last activations'
+    gpu, capability = torch.device('cuda', 0), (8, 0)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
+    assert arithmetic(gpu, 'bfloat16', False) == (
+        'arithmetic: bfloat16 under autocast, weights in float32, convolutions of float32 in TF32, matrix products of '
+        'float32 in float32, cuDNN benchmark on, channels-first activations')
+    capability = (7, 5)
+    assert 'TF32' not in arithmetic(gpu, None, False)
+
+
+# Which arithmetic runs
+
+GPU = torch.device('cuda', 0)
+
+
+@pytest.mark.parametrize('arguments, device, channels_last', [
+    ([], CPU, True), ([], GPU, False), (['--amp=bfloat16'], GPU, True), (['--no-channelsLast'], CPU, False),
+    (['--channelsLast'], GPU, True), (['--amp=float16', '--no-channelsLast'], GPU, False)])
+def test_channels_last_is_on_where_it_wins(arguments, device, channels_last):
+    flags, _ = experiment.resolve(opts.complete(opts.parse(arguments)), ['a', 'b'], 1, device)
+    assert flags.channelsLast is channels_last
+    resumed, _ = experiment.resolve(opts.complete(opts.parse([], vars(flags))), ['a', 'b'], 1, CPU)
+    assert resumed.channelsLast is channels_last        # what the run was trained with, on any device
+
+
+def test_channels_last_differs_by_rounding():
+    torch.manual_seed(0)
+    model = binarize.wrap(models.build('sketchanetwbin', 3, channels=1, inpsize=81), 2, 7).train()
+    images, target = torch.randn(4, 1, 81, 81), torch.tensor([0, 1, 2, 0])
+    gradients = []
+    for order in channels_first, channels_last:
+        torch.manual_seed(0)    # of the dropout
+        model.zero_grad()
+        F.nll_loss(model(order(images)), target).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for one, other in zip(*gradients):
+        assert (one - other).norm() <= 1e-3 * max(one.norm(), 1)     # a bias before BatchNorm has none but rounding
+
+
+def test_deterministic_algorithms(monkeypatch):
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+    try:
+        experiment.choose_algorithms(True)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+        assert 'cuDNN benchmark off, deterministic algorithms' in arithmetic(GPU, None, False)
+    finally:
+        experiment.choose_algorithms(False)
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+
+
+def test_an_operator_without_a_deterministic_algorithm_is_named():
+    error = explained(RuntimeError(
+        "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
+        "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation."))
+    assert isinstance(error, RunError) and 'no deterministic adaptive_avg_pool2d_backward_cuda' in str(error)
+
+
+# Those for which torch.use_deterministic_algorithms says that they raise an error on a GPU.
+WITHOUT_DETERMINISTIC = {
+    '_adaptive_avg_pool2d_backward', 'adaptive_max_pool2d_backward', 'upsample_bilinear2d_backward', 'nll_loss2d_forward',
+    'reflection_pad2d_backward', 'grid_sampler_2d_backward', 'put_', 'histc', 'bincount', 'median', 'scatter_reduce_'}
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.add(operator.overloadpacket.__name__)
+        return operator(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize('name', sorted({family[-1] for family in map(models.family, models.names())}))
+def test_networks_have_deterministic_algorithms(name):
+    inpsize = next(size for size in (33, 63, 81) if not too_small(name, size))
+    model = binarize.wrap(models.build(name, 5, channels=1, inpsize=inpsize), 2, 2, 'dab', 'exact').train()
+    with Operators() as operators:
+        F.nll_loss(model(torch.randn(2, 1, inpsize, inpsize)), torch.tensor([0, 1])).backward()
+    assert 'convolution_backward' in operators.names and not operators.names & WITHOUT_DETERMINISTIC

@@ -21,6 +21,25 @@ def describe_data(train: DataLoader, val_images: int, classes: int, processes: i
             'classes')
 
 
+def arithmetic(device: torch.device, amp: str | None, channels_last: bool) -> str:
+    """What training computes in; on a GPU also which of its faster ways PyTorch may choose.
+
+    amp: the name of autocast's dtype, or None.
+    """
+    parts = [f'{amp} under autocast, weights in float32' if amp else 'float32']
+    if device.type == 'cuda':
+        has_tf32 = torch.cuda.get_device_capability(device) >= (8, 0)
+        for what, backend in (('convolutions', torch.backends.cudnn),
+                              ('matrix products', torch.backends.cuda.matmul)):
+            tf32 = has_tf32 and backend.allow_tf32
+            parts.append(f'{what} of float32 in {"TF32" if tf32 else "float32"}')
+        parts.append(f'cuDNN benchmark {"on" if torch.backends.cudnn.benchmark else "off"}')
+        if torch.are_deterministic_algorithms_enabled():
+            parts.append('deterministic algorithms')
+    parts.append(f'{"channels-last" if channels_last else "channels-first"} activations')
+    return f'arithmetic: {", ".join(parts)}'
+
+
 @torch.no_grad()
 def inputs_are_binary(model: nn.Module, sample: Tensor) -> dict[int, bool]:
     """{number of a convolution: whether its input is ±1 everywhere} in evaluation on a sample."""

@@ -29,6 +29,8 @@ EXPLANATIONS = {    # of what the message of a RuntimeError or MemoryError conta
         'memory ran out: use a smaller --batch-size, --testbatchsize or --inpsize',
     r"can't start new thread": 'the system allows no more threads: use fewer --workers',
     r'Too many open files': 'too many files are open: use fewer --workers, or raise ulimit -n',
+    r'(\w+) does not have a deterministic implementation':
+        r'--deterministic: PyTorch has no deterministic \1: train without the flag',
     r'process pool was terminated': 'a process was killed; perhaps memory ran out',
     r'Connection (closed|reset) by peer':
         'another process of torchrun ended; its own message says why',
@@ -40,8 +42,8 @@ def explained(error: BaseException) -> BaseException:
     if isinstance(error, InputError) or not isinstance(error, (RuntimeError, MemoryError)):
         return error
     text = 'out of memory' if isinstance(error, MemoryError) else str(error)
-    return next((RunError(sentence) for pattern, sentence in EXPLANATIONS.items()
-                 if re.search(pattern, text)), error)
+    return next((RunError(match.expand(sentence)) for pattern, sentence in EXPLANATIONS.items()
+                 if (match := re.search(pattern, text))), error)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@
 """
 import argparse
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ import opts
 from models.blocks import has_signs
 from utils import binarize, packed
 from utils.arguments import Flags
-from utils.describe import describe, describe_data
+from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.provenance import provenance
@@ -82,7 +83,10 @@ class Experiment:
         is.
         """
         flags, data = self.flags, self.data
-        common = {'num_workers': flags.workers, 'pin_memory': self.device.type == 'cuda'}
+        # With a generator of its own a loader that starts its workers once draws no other random
+        # numbers from PyTorch's than one that starts them in every epoch, or has none.
+        common = {'num_workers': flags.workers, 'pin_memory': self.device.type == 'cuda',
+                  'persistent_workers': flags.workers > 0, 'generator': torch.Generator()}
         rank, processes = parallel.rank(), parallel.processes()
         sampler = DistributedSampler(data.train, processes, rank, seed=flags.manualSeed)
         lone = flags.batch_size > 1 and len(sampler) % flags.batch_size == 1
@@ -115,6 +119,7 @@ class Experiment:
                       checkpoint, flags.overwrite)
         with run:
             run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
+            run.say(arithmetic(self.device, flags.amp, flags.channelsLast))
             run.say(describe_data(loaders[0], len(self.data.val), len(self.classes),
                                   parallel.processes()))
             for sentence in self.notes:
@@ -156,7 +161,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     device = parallel.start()
     if given.packed:
         device = torch.device('cpu')
-    torch.backends.cudnn.benchmark = True
+    choose_algorithms(given.deterministic and device.type == 'cuda')
     data = None
     if not (given.classify or given.export):
         data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
@@ -169,6 +174,15 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     in_folders = data is None or data.in_folders
     flags, ignored = resolve(given, classes, channels, device, in_folders)
     return Experiment(flags, source, data, classes, channels, device, list(ignored))
+
+
+def choose_algorithms(deterministic: bool):
+    """PyTorch's on a GPU from now on: the fastest, or those that always round in the same way."""
+    if deterministic != torch.are_deterministic_algorithms_enabled():   # the call takes seconds
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'   # as PyTorch demands, before cuBLAS runs
 
 
 def where_it_lies(checkpoint: str) -> dict[str, str]:
@@ -237,6 +251,8 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
         values['binEnd'] = binarize.default_binEnd(model, flags.binStart)
     if device.type == 'cpu':
         values['syncBN'] = False
+    if flags.channelsLast is None:      # where it was measured to win, or PyTorch recommends it
+        values['channelsLast'] = device.type == 'cpu' or bool(flags.amp)
     return Flags(**values), without_effect(flags, device, in_folders)
 
 
@@ -257,6 +273,8 @@ def without_effect(flags: argparse.Namespace, device: torch.device,
             flags.binaryWeight and flags.binarizer != 'dab' and flags.binSearch != 'fast',
         '--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only, under torchrun':
             flags.syncBN and (device.type == 'cpu' or parallel.processes() == 1),
+        '--deterministic changes nothing on a CPU: there a seed always trains to the same weights':
+            flags.deterministic and device.type == 'cpu',
         f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
             flags.skipBroken and not in_folders,
     }

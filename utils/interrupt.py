@@ -46,6 +46,7 @@ def listen():
         again = _requested is not None and time.monotonic() < _since + PATIENCE
         if not again:
             _requested, _since = signal.Signals(number), time.monotonic()
+            signal.signal(signal.SIGCHLD, lambda *_: None)  # worker processes may end now
         if not (_deferred or again):
             raise Stopped(number)
 

@@ -1,15 +1,29 @@
 """Calls in a process of their own, whose memory is fresh and whose crash ends nothing else."""
+import contextlib
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import resource_tracker
 
 from utils.errors import RunError
 
 PATIENCE = 10   # seconds that a process gets to end by itself when it is asked to
+
+
+@contextlib.contextmanager
+def out_of_reach() -> Iterator[None]:
+    """Ctrl-C does not reach the processes that the block starts, by whichever start method."""
+    if multiprocessing.get_start_method() != 'fork':
+        resource_tracker.ensure_running()   # here: where it starts, it unblocks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # inherited by the new process
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def call_in_new_process(function: Callable, *arguments):
@@ -22,11 +36,8 @@ def call_in_new_process(function: Callable, *arguments):
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
     try:
         start_method = multiprocessing.get_start_method()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # inherited by the new process
-        try:
+        with out_of_reach():
             future = pool.submit(_call, start_method, function, arguments)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return future.result()
     except KeyboardInterrupt:
         children = multiprocessing.active_children()

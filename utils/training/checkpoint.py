@@ -1,4 +1,5 @@
 """Checkpoints: written atomically, read without running code from the file."""
+import copy
 import os
 import shutil
 import zipfile
@@ -9,6 +10,26 @@ from torch import Tensor, nn
 
 from utils.errors import InputError, RunError, explained, naming
 from utils.files import write_atomically
+
+
+def on_cpu(value):
+    """A copy of every tensor in nested dicts and lists, on the CPU; waits for the device once."""
+    copied = _copied(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.current_stream().synchronize()
+    return copied
+
+
+def _copied(value):
+    if isinstance(value, Tensor):
+        return value.detach().to('cpu', copy=True, non_blocking=True)
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    if isinstance(value, dict):
+        copied = copy.copy(value)       # of its class, with the attributes of a state_dict
+        copied.update({key: _copied(item) for key, item in value.items()})
+        return copied
+    return value
 
 
 def write_checkpoint(path: Path, checkpoint: dict):

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from utils import interrupt, packed
 from utils.errors import RunError
+from utils.processes import out_of_reach
 
 from . import parallel
 
@@ -55,7 +56,7 @@ def batches_on(device: torch.device, loader,
                meter: Meter | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, targets) on the device; meter.data_time grows by the time spent waiting for them."""
     requested = time.perf_counter()
-    with interrupt.deferred():
+    with interrupt.deferred(), out_of_reach():
         loaded = iter(loader)
     for images, target in loaded:
         interrupt.check()
@@ -103,7 +104,8 @@ def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progr
             progress.show(metrics)
     metrics = meter.read()
     check_finite(metrics['loss'])
-    if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
+    finite = [tensor.isfinite().all() for tensor in model.state_dict().values()]
+    if not torch.stack(finite).all():
         raise Diverged('a weight became NaN or infinite, which sign layers can hide from the loss')
     return metrics
 

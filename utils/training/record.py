@@ -15,6 +15,7 @@ import contextlib
 import json
 import shutil
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from torch import nn
@@ -25,7 +26,7 @@ from utils.errors import InputError, RunError, explained, naming
 from utils.files import LOCK, TEMPORARY, claim, release, write_atomically, write_text
 from utils.provenance import describe_provenance
 
-from .checkpoint import CHECKPOINTS, read_checkpoint, write_checkpoint
+from .checkpoint import CHECKPOINTS, on_cpu, read_checkpoint, write_checkpoint
 from .epoch import metrics_line
 from .events import Events
 from .logs import keep_epochs_before
@@ -51,6 +52,8 @@ class Run:
         self.folder = folder
         self.saved = checkpoint['epoch'] if checkpoint else 0
         self.masks: dict = {}
+        self.thread = ThreadPoolExecutor(1)     # which writes checkpoints
+        self.saving: Future | None = None
         continued = bool(resume) and Path(resume).parent.resolve() == self.folder.resolve()
         with naming('--logdir'):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -154,20 +157,23 @@ class Run:
         last call.
         """
         with naming(str(self.folder), RunError):
-            for name, conv in binarized(model):
-                self._record_layer(name, layer_weights(conv), epoch)
-            self.events.flush()
+            measures = on_cpu({name: self._measures(name, layer_weights(conv))
+                               for name, conv in binarized(model)})
+            for name, of_layer in measures.items():
+                self._record_layer(name, of_layer, epoch)
 
-    def _record_layer(self, name, layer, epoch):
+    def _measures(self, name, layer):
         error = (layer.projected - layer.weight).square().sum() / layer.projected.square().sum()
         flips = (layer.mask != self.masks[name]).float().mean()
         self.masks[name] = layer.mask
         share = layer.mask.flatten(1).float().mean(1)
-        per_filter = dict(zip(PER_FILTER, (layer.alpha, layer.beta, share)))
-        for key, values in per_filter.items():
-            self.events.add_histogram(f'{key}/{name}', values.cpu().numpy(), epoch)
-        numbers = {key: values.mean().item() for key, values in per_filter.items()}
-        numbers |= {'relative_error': error.item(), 'flip_ratio': flips.item()}
+        return {'alpha': layer.alpha, 'beta': layer.beta, 'K_over_n': share,
+                'relative_error': error, 'flip_ratio': flips}
+
+    def _record_layer(self, name, measures, epoch):
+        numbers = {key: values.mean().item() for key, values in measures.items()}
+        for key in PER_FILTER:
+            self.events.add_histogram(f'{key}/{name}', measures[key].numpy(), epoch)
         self._append('weights.jsonl', {'epoch': epoch, 'layer': name, **numbers})
         for key, value in numbers.items():
             tag = f'{key}_mean' if key in PER_FILTER else key
@@ -179,8 +185,23 @@ class Run:
             print(json.dumps(row), file=file)
 
     def save(self, checkpoint: dict, is_best: bool):
-        """Write last.pth.tar, and best.pth.tar too where is_best, each atomically."""
+        """Start to write last.pth.tar, and best.pth.tar where is_best, with the tensors of now.
+
+        Each is written atomically. Raises RunError where the ones before could not be written.
+        """
+        self.finish()
+        self.saving = self.thread.submit(self._write, on_cpu(checkpoint), is_best)
+
+    def finish(self):
+        """Wait until the last checkpoint lies on the disk. Raises RunError where it does not."""
+        if self.saving:
+            saving, self.saving = self.saving, None
+            saving.result()
+
+    def _write(self, checkpoint, is_best):
         last, best = self.folder / 'last.pth.tar', self.folder / 'best.pth.tar'
+        with naming(str(self.folder), RunError):
+            self.events.flush()
         write_checkpoint(last, checkpoint)
         self.saved = checkpoint['epoch']
         if is_best:
@@ -192,6 +213,7 @@ class Run:
 
     def __exit__(self, _, error, __):
         """Log why the run ends where it ends early, as far as that can be done, and close it."""
+        self.thread.shutdown()
         with contextlib.suppress(RunError):
             if error:
                 self._log(f'ended early: {reason(error)}')
@@ -218,7 +240,7 @@ class SilentRun:
     def nothing(self, *_, **__):
         pass
 
-    say = record_epoch = remember_masks = record_weights = save = __exit__ = nothing
+    say = record_epoch = remember_masks = record_weights = save = finish = __exit__ = nothing
 
     def __enter__(self):
         return self
