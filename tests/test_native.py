@@ -135,8 +135,11 @@ def test_no_compiler_is_said_once_and_is_no_error(monkeypatch):
         native.library.cache_clear()
 
 
-def test_every_filter_is_at_the_optimum_at_each_of_300_real_steps(sketch_folder):
-    """J of what the layers compute with, in float64, from initialization on (Sketch-A-Net on sketches)."""
+def test_the_filters_are_at_the_optimum_at_each_of_300_real_steps(sketch_folder):
+    """J of what a layer computes with, in float64, from initialization on (Sketch-A-Net on sketches).
+
+    Another layer at every step, which takes a sixth of the time.
+    """
     torch.manual_seed(0)
     model = binarize.wrap(models.build('sketchanetwbin', 3, channels=1, inpsize=81), 2, 7)
     layers = [conv for _, conv in binarize.binarized(model)]
@@ -148,8 +151,9 @@ def test_every_filter_is_at_the_optimum_at_each_of_300_real_steps(sketch_folder)
         optimizer.zero_grad()
         with parametrize.cached():
             nn.functional.nll_loss(model(torch.stack(images)), torch.tensor(target)).backward()
-            for conv in layers:     # the weights of the forward pass, and the latent ones as it projected them
-                check_optimal(conv.parametrizations.weight.original.detach(), conv.weight.detach())
+            conv = layers[step % len(layers)]
+            # the latent weights as the forward pass projected them, and those that it used
+            check_optimal(conv.parametrizations.weight.original.detach(), conv.weight.detach())
         optimizer.step()
 
 
