@@ -1,0 +1,199 @@
+"""The benchmark `epoch`: where the time of two epochs of a real training run goes."""
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from utils import binarize
+from utils.errors import InputError
+from utils.experiment import Experiment, from_command
+from utils.training import loop
+from utils.training.record import Run
+
+from .timeline import Timeline, seconds_per_mark
+
+PARTS = {       # and what makes it shorter
+    'arithmetic': 'a faster device, --amp=bfloat16, --channelsLast or a smaller --inpsize',
+    'binarization': 'a larger --batch-size, since binarization takes as long for any',
+    'data': 'more --workers, or none: a set that fits on the device with --dataOn=device',
+    'validation': 'a larger --testbatchsize, more --workers, or --no-tenCrop',
+    'records': 'a faster disk for --logdir',
+    'rest': 'a smaller number of --workers, which start in every epoch',
+}
+EPOCHS = 2
+OTHER_WORK = 'evaluate', 'classify', 'export', 'packed', 'resume'   # flags of main.py
+
+
+class Epoch(NamedTuple):
+    seconds: dict[str, float]   # of each of PARTS
+    metrics: dict[str, dict]    # 'train', 'val': see Meter.read
+
+    @property
+    def wall(self) -> float:
+        return sum(self.seconds.values())
+
+
+def bench(options: argparse.Namespace) -> list[dict]:
+    """Seconds and shares of the parts of two epochs of the training run that the flags of main.py
+    describe, which follow: arithmetic (forward, backward, optimizer), binarization (its share of
+    them), data (waiting for batches), validation, records (logs, histograms, checkpoints) and the
+    rest. The run is recorded in a folder for temporary files ($TMPDIR), which is removed."""
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        raise InputError('epoch measures one process: start it without torchrun')
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = from_command([*options.main_flags, f'--logdir={folder}', '--name=epoch',
+                                   f'--epochs={EPOCHS}'])
+        other = [name for name in OTHER_WORK if getattr(experiment.flags, name)]
+        if other:
+            raise InputError(f'--{other[0]}: epoch measures the training of a new run')
+        for sentence in experiment.notes:
+            print(sentence)
+        epochs, cost = measure(experiment)
+    print_epochs(experiment, epochs, cost)
+    return [{'epoch': number, 'wall': epoch.wall, 'images': epoch.metrics['train']['images'],
+             **epoch.seconds} for number, epoch in enumerate(epochs, 1)]
+
+
+def measure(experiment: Experiment) -> tuple[list[Epoch], float]:
+    """Train as the experiment says, silently; returns its epochs, and seconds of measuring them.
+
+    What is trained and recorded is what Experiment.train trains and records.
+    """
+    device = experiment.device
+    timeline = Timeline(device, 'rest')
+    watched: list[WatchedRun] = []
+
+    def train(flags, model, loaders, run, *facts):
+        if not flags.compile:       # hooks would break the compiled graph
+            watch_binarization(model, timeline)
+        watched.append(WatchedRun(run, timeline))
+        train_loader, val_loader = loaders
+        loaders = WatchedLoader(train_loader, device, watched[0]), val_loader
+        loop.train(flags, model, loaders, watched[0], *facts)
+        watched[0].end_epoch()
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        experiment.train(train=train)
+    return watched[0].epochs, timeline.count * seconds_per_mark(device)
+
+
+class WatchedLoader:
+    """The training loader; an epoch begins with its iterator, and waiting for a batch is data."""
+
+    def __init__(self, loader, device: torch.device, run: 'WatchedRun'):
+        self.loader, self.device, self.run = loader, device, run
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        timeline = self.run.timeline
+        self.run.begin_epoch()
+        timeline.enter('data')
+        for batch in self.loader:
+            batch = [tensor.to(self.device, non_blocking=True) for tensor in batch]
+            timeline.leave()
+            yield batch
+            timeline.enter('data')
+        timeline.leave()
+
+
+class WatchedRun:
+    """The Run of a training; what it does counts as records, and what it is told ends the parts."""
+
+    def __init__(self, run: Run, timeline: Timeline):
+        self.run, self.timeline = run, timeline
+        self.epochs: list[Epoch] = []
+        self.metrics: dict[str, dict] = {}
+
+    def __getattr__(self, name):
+        value = getattr(self.run, name)
+        return self._record(value) if callable(value) else value
+
+    def _record(self, method):
+        def call(*arguments, **options):
+            self.timeline.enter('records')
+            try:
+                return method(*arguments, **options)
+            finally:
+                self.timeline.leave()
+        return call
+
+    def record_epoch(self, split: str, epoch: int, metrics: dict, lr: float):
+        self.metrics[split] = metrics
+        self._record(self.run.record_epoch)(split, epoch, metrics, lr)
+        self.timeline.switch('validation' if split == 'train' else 'rest')
+
+    def begin_epoch(self):
+        if self.metrics:
+            self.end_epoch()
+        else:
+            self.timeline.read()    # what comes before the first epoch
+        self.timeline.switch('arithmetic')
+
+    def end_epoch(self):
+        seconds = dict.fromkeys(PARTS, 0.0) | self.timeline.read()
+        self.epochs.append(Epoch(seconds, self.metrics))
+        self.metrics = {}
+
+
+def watch_binarization(model: nn.Module, timeline: Timeline):
+    """Enter the part 'binarization' where a training step makes weights, or gradients, of them."""
+    def in_step(layer):
+        return layer.training and torch.is_grad_enabled()
+
+    def enter(*_):
+        timeline.enter('binarization')
+
+    def leave(*_):
+        timeline.leave()
+
+    def before(layer, _):
+        if in_step(layer):
+            enter()
+
+    def after(layer, _, weight):
+        if in_step(layer):
+            weight.grad_fn.register_prehook(enter)
+            leave()
+
+    for _, conv in binarize.binarized(model):
+        layer = binarize.binarization(conv)
+        layer.register_forward_pre_hook(before)
+        layer.register_forward_hook(after)
+        conv.parametrizations.weight.original.register_hook(leave)      # its gradient is there
+
+
+def print_epochs(experiment: Experiment, epochs: list[Epoch], cost: float):
+    """Print the table of the parts, and which of them it is worthwhile to shorten."""
+    print(f'{"seconds":13}' + ''.join(f'{f"epoch {number}":>12}{"":8}'
+                                      for number in range(1, len(epochs) + 1)))
+    for part in PARTS:
+        print(f'{part:13}' + ''.join(f'{epoch.seconds[part]:12.3f}{share(epoch, part):6.1f} %'
+                                     for epoch in epochs))
+    print(f'{"all":13}' + ''.join(f'{epoch.wall:12.3f}{100:6.1f} %' for epoch in epochs))
+    for split in 'train', 'val':
+        rates = (epoch.metrics[split]['images'] / epoch.metrics[split]['time'] for epoch in epochs)
+        print(f'{split:8} images/s' + ''.join(f'{rate:9.0f}{"":11}' for rate in rates))
+    print(f'The first epoch warms up. Measuring took about {cost:.3f} s of both.')
+    if experiment.flags.compile and experiment.flags.binaryWeight:
+        print('Binarization counts as arithmetic here: --compile makes one program of both.')
+    last = epochs[-1]
+    largest = max((part for part in PARTS if part != 'arithmetic'), key=last.seconds.get)
+    waiting = last.metrics['val']['data_time']
+    while_waiting = f' ({waiting:.3f} s of it waiting for images)' if largest == 'validation' else ''
+    print(f'Beside arithmetic, {largest} takes most, {share(last, largest):.1f} %{while_waiting}: '
+          f'what helps is {PARTS[largest]}.')
+
+
+def share(epoch: Epoch, part: str) -> float:
+    """In percent of the epoch."""
+    return 100 * epoch.seconds[part] / epoch.wall
