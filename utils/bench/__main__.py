@@ -3,7 +3,8 @@
 On a GPU where there is one, but for data and packed. Prints medians of the rounds, their ratio
 (ours / baseline) and the quartiles of the ratio; the last line under --json is a list of objects:
 {case, baseline_s, ours_s, ratio}; of `packed` {case, batch, threads, float_s, packed_s, speedup};
-of `epoch` one per epoch, {epoch, wall, images, and the seconds of each part}; of `gpu` all of these.
+of `epoch` one per epoch, {epoch, wall, images} and the seconds of each part; {case, error} of what
+failed.
 """
 from utils import interrupt     # before torch
 
@@ -19,7 +20,7 @@ import torch
 
 import models
 from utils.arguments import Parser, at_least, one_of
-from utils.errors import reported
+from utils.errors import RunError, reported
 
 from . import data, epoch, evaluation, gpu, packed, step
 from .timing import machine, print_header
@@ -92,6 +93,9 @@ def main(arguments: Sequence[str] | None = None):
         rows = benchmark.run(options)
         if options.json:
             print(json.dumps(rows))
+        failed = [row['case'] for row in rows if 'error' in row]
+        if failed:
+            raise RunError(f'{"; ".join(failed)} failed, as reported above')
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -75,7 +75,6 @@ def measure(experiment: Experiment) -> tuple[list[Epoch], float]:
         train_loader, val_loader = loaders
         loaders = WatchedLoader(train_loader, device, watched[0]), val_loader
         loop.train(flags, model, loaders, watched[0], *facts)
-        watched[0].end_epoch()
 
     with contextlib.redirect_stdout(io.StringIO()):
         experiment.train(train=train)
@@ -95,10 +94,13 @@ class WatchedLoader:
         return len(self.loader)
 
     def __iter__(self):
-        timeline = self.run.timeline
         self.run.begin_epoch()
-        timeline.enter('data')
-        for batch in self.loader:
+        self.run.timeline.enter('data')
+        return self._batches(iter(self.loader))
+
+    def _batches(self, batches):
+        timeline = self.run.timeline
+        for batch in batches:
             batch = [tensor.to(self.device, non_blocking=True) for tensor in batch]
             timeline.leave()
             yield batch
@@ -116,9 +118,9 @@ class WatchedRun:
 
     def __getattr__(self, name):
         value = getattr(self.run, name)
-        return self._record(value) if callable(value) else value
+        return self._recording(value) if callable(value) else value
 
-    def _record(self, method):
+    def _recording(self, method):
         def call(*arguments, **options):
             self.timeline.enter('records')
             try:
@@ -127,19 +129,19 @@ class WatchedRun:
                 self.timeline.leave()
         return call
 
-    def record_epoch(self, split: str, epoch: int, metrics: dict, lr: float):
-        self.metrics[split] = metrics
-        self._record(self.run.record_epoch)(split, epoch, metrics, lr)
-        self.timeline.switch('validation' if split == 'train' else 'rest')
-
     def begin_epoch(self):
-        if self.metrics:
-            self.end_epoch()
-        else:
+        if not self.epochs:
             self.timeline.read()    # what comes before the first epoch
         self.timeline.switch('arithmetic')
 
-    def end_epoch(self):
+    def record_epoch(self, split: str, epoch: int, metrics: dict, lr: float):
+        self.metrics[split] = metrics
+        self._recording(self.run.record_epoch)(split, epoch, metrics, lr)
+        self.timeline.switch('validation' if split == 'train' else 'rest')
+
+    def save(self, checkpoint: dict, is_best: bool):
+        """The last that a run is told of an epoch."""
+        self._recording(self.run.save)(checkpoint, is_best)
         seconds = dict.fromkeys(PARTS, 0.0) | self.timeline.read()
         self.epochs.append(Epoch(seconds, self.metrics))
         self.metrics = {}
@@ -189,8 +191,8 @@ def print_epochs(experiment: Experiment, epochs: list[Epoch], cost: float):
     last = epochs[-1]
     largest = max((part for part in PARTS if part != 'arithmetic'), key=last.seconds.get)
     waiting = last.metrics['val']['data_time']
-    while_waiting = f' ({waiting:.3f} s of it waiting for images)' if largest == 'validation' else ''
-    print(f'Beside arithmetic, {largest} takes most, {share(last, largest):.1f} %{while_waiting}: '
+    detail = f' ({waiting:.3f} s of it waiting for images)' if largest == 'validation' else ''
+    print(f'Beside arithmetic, {largest} takes most, {share(last, largest):.1f} %{detail}: '
           f'what helps is {PARTS[largest]}.')
 
 

@@ -28,7 +28,7 @@ def bench(options: argparse.Namespace) -> list[dict]:
     device, rows = best_device(), []
     bandwidth = copy_bandwidth(device)
     for case in chosen(options, device):
-        rows.append(compare_step(case, device, options.binSearch, options.rounds))
+        rows += compare_step(case, device, options.binSearch, options.rounds)
         weights, _ = binarize.weight_bits(case.network('exact', device))
         # Forward: latent weights read and written, W~ written. Backward: two tensors read, one
         # written.
@@ -46,22 +46,24 @@ def bench(options: argparse.Namespace) -> list[dict]:
 def bench_flags(options: argparse.Namespace) -> list[dict]:
     """The binarized step under each of FLAGS against the one without."""
     device = best_device()
-    return [compare_flag(case, device, flag, options.binSearch, options.rounds)
+    rows = [compare_flag(case, device, flag, options.binSearch, options.rounds)
             for flag in FLAGS for case in chosen(options, device)]
+    return sum(rows, [])
 
 
 def compare_step(case: Case, device: torch.device, search: str, rounds: int,
-                 amp: str | None = None) -> dict:
+                 amp: str | None = None) -> list[dict]:
     """The row of the binarized step against the real one."""
     real, binary = (make_step(case, device, chosen_search, amp) for chosen_search in (None, search))
     title = f'step {case}' + (f' --amp={amp}' if amp else '')
-    return compare(title, real, binary, rounds, CALLS[device.type])
+    return [compare(title, real, binary, rounds, CALLS[device.type])]
 
 
-def compare_flag(case: Case, device: torch.device, flag: str, search: str, rounds: int) -> dict:
+def compare_flag(case: Case, device: torch.device, flag: str, search: str,
+                 rounds: int) -> list[dict]:
     """The row of the binarized step under a flag of FLAGS against the one without."""
     plain, ours = (make_step(case, device, search, **settings) for settings in ({}, FLAGS[flag]))
-    return compare(f'step {case} {flag}', plain, ours, rounds, CALLS[device.type])
+    return [compare(f'step {case} {flag}', plain, ours, rounds, CALLS[device.type])]
 
 
 def make_step(case: Case, device: torch.device, search: str | None, amp: str | None = None,
