@@ -82,7 +82,7 @@ def check_layers(layers: list[Layer], device: torch.device, seconds: float) -> l
 
 
 def networks_with(weights: int) -> list[str]:
-    """The wbin and fbin networks, and those of families without such, of so many weights to bin."""
+    """The wbin and fbin networks, and those of families without, that can binarize so many."""
     def is_large(name):
         with torch.device('meta'):
             convs = convolutions(models.build(name, 250, 1))
@@ -90,8 +90,9 @@ def networks_with(weights: int) -> list[str]:
 
     def is_binary(name):
         return 'wbin' in name or 'fbin' in name
-    return [name for name in models.names() if is_large(name) and (
-        is_binary(name) or not any(map(is_binary, models.family(name))))]
+    chosen = [name for name in models.names()
+              if is_binary(name) or not any(map(is_binary, models.family(name)))]
+    return list(filter(is_large, chosen))
 
 
 def compare_steps(cases: list[Case], device: torch.device, rounds: int,

@@ -57,9 +57,9 @@ class Memory(NamedTuple):
 @torch.no_grad()
 def bench(options: argparse.Namespace) -> list[dict]:
     """All tables; returns a list of {case, batch, threads, float_s, packed_s, speedup}."""
-    print(f'instructions: {", ".join(ops.instruction_sets())}')
     with tempfile.TemporaryDirectory() as folder:
         pairs = [make_pair(case, folder) for case in chosen(options, CPU, DEFAULT)]
+        print(f'instructions: {", ".join(ops.instruction_sets())}')
         rows = bench_convolutions(pairs, options.threads, options.rounds)
         rows += bench_networks(pairs, options.threads, options.rounds)
         print_memory(pairs, min(MOST_PROCESSES, options.rounds))
