@@ -1,6 +1,6 @@
 """Benchmarks: what binarization costs, against the real-valued network, in one interleaved run.
 
-On a GPU where there is one, but for data and packed. Prints medians of the rounds, their ratio
+On a GPU where there is one, but for packed. Prints medians of the rounds, their ratio
 (ours / baseline) and the quartiles of the ratio; the last line under --json is a list of objects:
 {case, baseline_s, ours_s, ratio}; of `packed` {case, batch, threads, float_s, packed_s, speedup};
 of `epoch` one per epoch, {epoch, wall, images} and the seconds of each part; {case, error} of what

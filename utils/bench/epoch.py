@@ -23,7 +23,7 @@ PARTS = {       # and what makes it shorter
     'data': 'more --workers, or none: a set that fits on the device with --dataOn=device',
     'validation': 'a larger --testbatchsize, more --workers, or --no-tenCrop',
     'records': 'a faster disk for --logdir',
-    'rest': 'a smaller number of --workers, which start in every epoch',
+    'rest': 'no flag: it lies between the parts',
 }
 EPOCHS = 2
 OTHER_WORK = 'evaluate', 'classify', 'export', 'packed', 'resume'   # flags of main.py
@@ -51,8 +51,6 @@ def bench(options: argparse.Namespace) -> list[dict]:
         other = [name for name in OTHER_WORK if getattr(experiment.flags, name)]
         if other:
             raise InputError(f'--{other[0]}: epoch measures the training of a new run')
-        for sentence in experiment.notes:
-            print(sentence)
         epochs, cost = measure(experiment)
     print_epochs(experiment, epochs, cost)
     return [{'epoch': number, 'wall': epoch.wall, 'images': epoch.metrics['train']['images'],
@@ -176,6 +174,8 @@ def watch_binarization(model: nn.Module, timeline: Timeline):
 
 def print_epochs(experiment: Experiment, epochs: list[Epoch], cost: float):
     """Print the table of the parts, and which of them it is worthwhile to shorten."""
+    for sentence in experiment.notes:
+        print(sentence)
     print(f'{"seconds":13}' + ''.join(f'{f"epoch {number}":>12}{"":8}'
                                       for number in range(1, len(epochs) + 1)))
     for part in PARTS:
