@@ -105,7 +105,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest='what', required=True, metavar='BENCHMARK',
                                      parser_class=Parser)
     for name, benchmark in BENCHMARKS.items():
-        command = commands.add_parser(name, help=benchmark.help,
+        usage = '%(prog)s [-h] [--json] [FLAGS OF MAIN.PY]' if benchmark.main_flags else None
+        command = commands.add_parser(name, help=benchmark.help, usage=usage,
                                       description=benchmark.run.__doc__)
         for flag in benchmark.flags.split():
             command.add_argument(flag, **FLAGS[flag])

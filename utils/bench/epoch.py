@@ -17,14 +17,14 @@ from utils.training.record import Run
 
 from .timeline import Timeline, seconds_per_mark
 
-PARTS = {       # and what makes it shorter
-    'arithmetic': 'a faster device, --amp=bfloat16, --channelsLast or a smaller --inpsize',
+ADVICE = {      # what makes each part beside arithmetic shorter
     'binarization': 'a larger --batch-size, since binarization takes as long for any',
     'data': 'more --workers, or none: a set that fits on the device with --dataOn=device',
     'validation': 'a larger --testbatchsize, more --workers, or --no-tenCrop',
     'records': 'a faster disk for --logdir',
     'rest': 'no flag: it lies between the parts',
 }
+PARTS = 'arithmetic', *ADVICE
 EPOCHS = 2
 OTHER_WORK = 'evaluate', 'classify', 'export', 'packed', 'resume'   # flags of main.py
 
@@ -39,10 +39,10 @@ class Epoch(NamedTuple):
 
 
 def bench(options: argparse.Namespace) -> list[dict]:
-    """Seconds and shares of the parts of two epochs of the training run that the flags of main.py
-    describe, which follow: arithmetic (forward, backward, optimizer), binarization (its share of
-    them), data (waiting for batches), validation, records (logs, histograms, checkpoints) and the
-    rest. The run is recorded in a folder for temporary files ($TMPDIR), which is removed."""
+    """Where the time of two epochs goes, of the training run that the flags of main.py describe:
+    arithmetic (forward, backward, optimizer), binarization (its share of these), data (waiting for
+    batches), validation, records (logs, histograms, checkpoints) and the rest. The run is recorded
+    in a folder for temporary files ($TMPDIR), which is removed."""
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         raise InputError('epoch measures one process: start it without torchrun')
     with tempfile.TemporaryDirectory() as folder:
@@ -184,16 +184,16 @@ def print_epochs(experiment: Experiment, epochs: list[Epoch], cost: float):
     print(f'{"all":13}' + ''.join(f'{epoch.wall:12.3f}{100:6.1f} %' for epoch in epochs))
     for split in 'train', 'val':
         rates = (epoch.metrics[split]['images'] / epoch.metrics[split]['time'] for epoch in epochs)
-        print(f'{split:8} images/s' + ''.join(f'{rate:9.0f}{"":11}' for rate in rates))
+        print(f'{split:8} images/s' + ''.join(f'{rate:8.0f}{"":12}' for rate in rates))
     print(f'The first epoch warms up. Measuring took about {cost:.3f} s of both.')
     if experiment.flags.compile and experiment.flags.binaryWeight:
         print('Binarization counts as arithmetic here: --compile makes one program of both.')
     last = epochs[-1]
-    largest = max((part for part in PARTS if part != 'arithmetic'), key=last.seconds.get)
+    largest = max(ADVICE, key=last.seconds.get)
     waiting = last.metrics['val']['data_time']
     detail = f' ({waiting:.3f} s of it waiting for images)' if largest == 'validation' else ''
     print(f'Beside arithmetic, {largest} takes most, {share(last, largest):.1f} %{detail}: '
-          f'what helps is {PARTS[largest]}.')
+          f'what helps is {ADVICE[largest]}.')
 
 
 def share(epoch: Epoch, part: str) -> float:
