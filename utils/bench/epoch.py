@@ -20,8 +20,8 @@ from .timeline import Timeline, seconds_per_mark
 ADVICE = {      # what makes each part beside arithmetic shorter
     'binarization': 'a larger --batch-size, since binarization takes as long for any',
     'data': 'more --workers, or none: a set that fits on the device with --dataOn=device',
-    'validation': 'a larger --testbatchsize, one crop instead of ten (--no-tenCrop) or, if it waits '
-                  'for images, more --workers',
+    'validation': 'a larger --testbatchsize, one crop instead of ten (--no-tenCrop) or, if it '
+                  'waits for images, more --workers',
     'records': 'a faster disk for --logdir',
     'rest': 'no flag: it lies between the parts',
 }
