@@ -94,11 +94,11 @@ class Experiment:
         return (DataLoader(data.train, flags.batch_size, sampler=sampler, drop_last=lone, **common),
                 DataLoader(share, flags.testbatchsize, **common))
 
-    def train(self, command: str | None = None) -> nn.Module:
+    def train(self, command: str | None = None, train: Callable = loop.train) -> nn.Module:
         """Train, as far as the flags say, with the record of a run; returns the network.
 
-        command is what the record calls the command, by default that of this process. Raises
-        InputError before the first epoch, RunError from then on.
+        command is what the record calls the command, by default that of this process; train, what
+        runs the epochs. Raises InputError before the first epoch, RunError from then on.
         """
         flags, checkpoint = self.flags, self.source and self.source.checkpoint
         if checkpoint and checkpoint['epoch'] > flags.epochs:
@@ -125,7 +125,7 @@ class Experiment:
             for sentence in self.notes:
                 run.say(sentence)
             facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
-            loop.train(flags, model, loaders, run, self.device, facts, checkpoint)
+            train(flags, model, loaders, run, self.device, facts, checkpoint)
         return model
 
     def _check_batch_of_one(self, model):

@@ -1,15 +1,10 @@
 """Benchmarks: what binarization costs, against the real-valued network, in one interleaved run.
 
-    python3 -m utils.bench step                     a training step of three networks
-    python3 -m utils.bench step --model_def alexnetwbin mobilenet   of others, from 2 to the last
-    python3 -m utils.bench flags                    the same with --amp, --compile, --channelsLast
-    python3 -m utils.bench eval                     a validation pass with ten crops
-    python3 -m utils.bench data --data_dir=DIR      the sketch training transform
-    python3 -m utils.bench packed                   packed networks against float32 ones
-
-Prints medians of the rounds, their ratio (ours / baseline) and the quartiles of the ratio; with
---json, a list of {case, baseline_s, ours_s, ratio} on the last line; of `packed` {case, batch,
-threads, float_s, packed_s, speedup}.
+On a GPU where there is one, but for packed. Prints medians of the rounds, their ratio
+(ours / baseline) and the quartiles of the ratio; the last line under --json is a list of objects:
+{case, baseline_s, ours_s, ratio}; of `packed` {case, batch, threads, float_s, packed_s, speedup};
+of `epoch` one per epoch, {epoch, wall, images} and the seconds of each part; {case, error} of what
+failed.
 """
 from utils import interrupt     # before torch
 
@@ -18,52 +13,111 @@ if __name__ == '__main__':
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
 
 import models
 from utils.arguments import Parser, at_least, one_of
-from utils.errors import reported
+from utils.errors import RunError, reported
 
-from . import data, evaluation, packed, step
+from . import data, epoch, evaluation, gpu, packed, step
 from .timing import machine, print_header
 
 PROGRAM = 'utils.bench'
-BENCHMARKS = {'step': step.bench, 'flags': step.bench_flags, 'data': data.bench,
-              'eval': evaluation.bench, 'packed': packed.bench}
+
+FLAGS: dict[str, dict] = {
+    '--model_def': dict(type=one_of(models.names()), metavar='NAME', nargs='+',
+                        help='networks (default: those of the README, in its settings)'),
+    '--batch-size': dict(type=at_least(2), dest='batch', metavar='IMAGES',
+                         help='images in a step; BatchNorm needs two (default: of --model_def 16, '
+                              'on a GPU 128)'),
+    '--channels': dict(type=at_least(1), metavar='N',
+                       help='channels of an image (default: of --model_def 1)'),
+    '--binStart': dict(type=at_least(1), metavar='NUMBER',
+                       help='first binarized convolution (default: 2)'),
+    '--binEnd': dict(type=at_least(1), metavar='NUMBER',
+                     help='last one (default: of --model_def 100, all)'),
+    '--inpsize': dict(type=at_least(1, most=models.MAX_INPSIZE), metavar='PIXELS',
+                      help="side of an image (default: the network's own)"),
+    '--binSearch': dict(choices=('fast', 'exact'), default='fast', help='(default: %(default)s)'),
+    '--data_dir': dict(metavar='DIR', help='folder of TU-Berlin'),
+    '--images': dict(type=at_least(1), default=200, metavar='N',
+                     help='images that are read (default: %(default)s)'),
+    '--threads': dict(type=at_least(1, most=256), nargs='+', default=[1, 2], metavar='N',
+                      help='numbers of threads (default: 1 2)'),
+    '--rounds': dict(type=at_least(2), default=15, metavar='N',
+                     help='measurements of each case (default: %(default)s)'),
+}
+NETWORK = '--model_def --channels --binStart --binEnd --inpsize'
+
+
+class Benchmark(NamedTuple):
+    run: Callable[[argparse.Namespace], list[dict]]
+    help: str
+    flags: str      # those of FLAGS that it uses
+    defaults: dict = {}
+    header: bool = True     # whether all it prints are lines of timing.compare
+    main_flags: bool = False    # whether it takes those of main.py too
+
+
+BENCHMARKS = {
+    'step': Benchmark(step.bench, 'a training step, its time and memory',
+                      f'{NETWORK} --batch-size --binSearch --rounds'),
+    'flags': Benchmark(step.bench_flags, f'the same under each of {", ".join(step.FLAGS)}',
+                       f'{NETWORK} --batch-size --binSearch --rounds'),
+    'eval': Benchmark(evaluation.bench, 'a validation pass with ten crops',
+                      f'{NETWORK} --binSearch --rounds'),
+    'data': Benchmark(data.bench, 'the training transform of sketches',
+                      '--data_dir --inpsize --images --rounds',
+                      {'data_dir': 'data/tuberlin', 'inpsize': 225}),
+    'packed': Benchmark(packed.bench, 'packed networks against float32 ones',
+                        f'{NETWORK} --threads --rounds', header=False),
+    'epoch': Benchmark(epoch.bench, 'where the time of two epochs of main.py goes, by its flags',
+                       '', header=False, main_flags=True),
+    'gpu': Benchmark(gpu.bench, 'in ten minutes, all that a GPU can tell: correctness and speed',
+                     '--data_dir', header=False),
+}
 
 
 def main(arguments: Sequence[str] | None = None):
     """Run the benchmark that the arguments name."""
     with reported(PROGRAM):
         options = parse(arguments)
+        torch.backends.cudnn.benchmark = True       # as in training
         print(machine())
-        if options.what != 'packed':
+        benchmark = BENCHMARKS[options.what]
+        if benchmark.header:
             print_header()
-        rows = BENCHMARKS[options.what](options)
+        rows = benchmark.run(options)
         if options.json:
             print(json.dumps(rows))
+        failed = [row['case'] for row in rows if 'error' in row]
+        if failed:
+            raise RunError(f'{"; ".join(failed)} failed, as reported above')
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The benchmark `what` and the values of its flags; `main_flags` are those of main.py."""
     parser = Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
-    count = at_least(1)
-    parser.add_argument('what', choices=BENCHMARKS)
-    parser.add_argument('--model_def', type=one_of(models.names()), metavar='NAME', nargs='+')
-    parser.add_argument('--batch-size', type=at_least(2), default=16,
-                        help='images in a step; BatchNorm needs two (default: %(default)s)')
-    parser.add_argument('--channels', type=count, default=1)
-    parser.add_argument('--binStart', type=count, default=2)
-    parser.add_argument('--binEnd', type=count, default=100)
-    parser.add_argument('--binSearch', choices=('fast', 'exact'), default='fast')
-    parser.add_argument('--data_dir', default='data/tuberlin')
-    parser.add_argument('--inpsize', type=at_least(1, most=models.MAX_INPSIZE), default=225)
-    parser.add_argument('--images', type=count, default=200)
-    parser.add_argument('--threads', type=at_least(1, most=256), nargs='+', default=[1, 2],
-                        help='of packed')
-    parser.add_argument('--rounds', type=at_least(2), default=15)
-    parser.add_argument('--json', action='store_true')
-    return parser.parse_args(arguments)
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='what', required=True, metavar='BENCHMARK',
+                                     parser_class=Parser)
+    for name, benchmark in BENCHMARKS.items():
+        usage = '%(prog)s [-h] [--json] [FLAGS OF MAIN.PY]' if benchmark.main_flags else None
+        command = commands.add_parser(name, help=benchmark.help, usage=usage,
+                                      description=benchmark.run.__doc__)
+        for flag in benchmark.flags.split():
+            command.add_argument(flag, **FLAGS[flag])
+        command.add_argument('--json', action='store_true', help='print the results as JSON too')
+        command.set_defaults(**benchmark.defaults)
+    options, others = parser.parse_known_args(arguments)
+    if others and not BENCHMARKS[options.what].main_flags:
+        parser.error(f'{others[0]} is no flag of {options.what}: python3 -m {PROGRAM} '
+                     f'{options.what} --help lists those, which follow its name')
+    options.main_flags = others
+    return options
 
 
 if __name__ == '__main__':

@@ -18,11 +18,12 @@ from utils.memory_format import channels_last
 from utils.packed import ops
 from utils.processes import call_in_new_process
 
+from .cases import CLASSES, Case, chosen
 from .profile import print_profiles
 from .timing import interleave, peak_megabytes
 
-DEFAULT = [('sketchanetfbin', 2, 7), ('resnetfbin18', 2, 100)]      # name, binStart, binEnd
-CLASSES = 250
+CPU = torch.device('cpu')
+DEFAULT = [Case('sketchanetfbin', binEnd=7), Case('resnetfbin18')]
 BATCHES = 1, 16
 MOST_PROCESSES = 5      # of each memory measurement
 
@@ -56,11 +57,9 @@ class Memory(NamedTuple):
 @torch.no_grad()
 def bench(options: argparse.Namespace) -> list[dict]:
     """All tables; returns a list of {case, batch, threads, float_s, packed_s, speedup}."""
-    print(f'instructions: {", ".join(ops.instruction_sets())}')
-    chosen = [(name, options.binStart, options.binEnd) for name in options.model_def or ()]
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [make_pair(name, binStart, binEnd, options.channels, folder)
-                 for name, binStart, binEnd in chosen or DEFAULT]
+        pairs = [make_pair(case, folder) for case in chosen(options, CPU, DEFAULT)]
+        print(f'instructions: {", ".join(ops.instruction_sets())}')
         rows = bench_convolutions(pairs, options.threads, options.rounds)
         rows += bench_networks(pairs, options.threads, options.rounds)
         print_memory(pairs, min(MOST_PROCESSES, options.rounds))
@@ -69,22 +68,22 @@ def bench(options: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def make_pair(name: str, binStart: int, binEnd: int, channels: int, folder: str) -> Pair:
+def make_pair(case: Case, folder: str) -> Pair:
     """The Pair of an architecture, initialized at random."""
-    torch.manual_seed(0)
-    model = models.build(name, CLASSES, channels)
-    size = models.default_inpsize(name)
+    model, sample = case.network(None, CPU), case.images(CPU, 4)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = None
-    model.train()(torch.randn(4, channels, size, size))     # for BatchNorm statistics: signs vary
-    binarize.wrap(model.eval(), binStart, binEnd)
-    path = Path(folder) / f'{name}.dab'
+    model.train()(sample)       # for BatchNorm statistics: signs vary
+    binarize.wrap(model.eval(), case.binStart, case.binEnd)
+    path = Path(folder) / f'{case.name}.dab'
     classes = [str(label) for label in range(CLASSES)]
-    description = packed.Description(name, None, classes, size, channels * [0.0], channels * [1.0],
-                                     'tuberlin', False)
+    mean, std = case.channels * [0.0], case.channels * [1.0]
+    description = packed.Description(case.name, None, classes, case.side, mean, std, 'tuberlin',
+                                     False)
     packed.write(path, description, packed.pack(model))
-    return Pair(name, (channels, size, size), binarize.bake(model).requires_grad_(False), path)
+    shape = tuple(sample.shape[1:])
+    return Pair(case.name, shape, binarize.bake(model).requires_grad_(False), path)
 
 
 def print_header(title: str):
@@ -216,15 +215,15 @@ def resident_memory(load: Callable, path: Path, name: str, shape: tuple) -> tupl
         nn.init.kaiming_normal_(nn.Conv2d(1, 1, 1).weight)
     before = peak_megabytes()
     with torch.no_grad():
-        model, image = load(path, name, shape[0]), torch.randn(1, *shape)
+        model, image = load(path, name, shape), torch.randn(1, *shape)
         for _ in range(3):
             model(image)
     return before, peak_megabytes()
 
 
-def load_float(path: Path, name: str, channels: int) -> nn.Module:
+def load_float(path: Path, name: str, shape: tuple) -> nn.Module:
     with torch.device('meta'):
-        model = models.build(name, CLASSES, channels)
+        model = models.build(name, CLASSES, *shape[:2])
     model.load_state_dict(torch.load(path, weights_only=True), assign=True)
     return model.eval()
 

@@ -1,5 +1,6 @@
 """The benchmarks `step` and `flags`: a training step with Adam on fixed random images."""
 import argparse
+import gc
 import statistics
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from utils.processes import call_in_new_process
 from utils.training.epoch import autocast
 
 from .cases import CLASSES, Case, chosen
-from .timing import compare, interleave, peak_megabytes
+from .timing import CALLS, best_device, compare, interleave, peak_megabytes
 
 FLAGS: dict[str, dict] = {      # and what make_step takes for them
     '--amp=bfloat16': {'amp': 'bfloat16'},
@@ -24,64 +25,89 @@ FLAGS: dict[str, dict] = {      # and what make_step takes for them
 
 def bench(options: argparse.Namespace) -> list[dict]:
     """The binarized step against the real one, in time and in memory."""
-    bandwidth = copy_bandwidth()
-    rows = []
-    for case in chosen(options):
-        title = f'{case.name} batch {case.batch} convolutions {case.binStart}-{case.binEnd}'
-        rows.append(compare(f'step {title}', make_step(case, None),
-                            make_step(case, options.binSearch), options.rounds))
-        weights, _ = binarize.weight_bits(case.network('exact'))
+    device, rows = best_device(), []
+    bandwidth = copy_bandwidth(device)
+    for case in chosen(options, device):
+        rows += compare_step(case, device, options.binSearch, options.rounds)
+        weights, _ = binarize.weight_bits(case.network('exact', device))
         # Forward: latent weights read and written, W~ written. Backward: two tensors read, one
         # written.
         floor = 6 * 4 * weights / bandwidth
-        real, binary = (call_in_new_process(peak_memory, case, search)
+        real, binary = (in_fresh_memory(peak_memory, case, device, search)
                         for search in (None, options.binSearch))
         print(f'  {weights / 1e6:.1f} M binarized weights; moving them takes at least '
-              f'{floor * 1e3:.1f} ms at {bandwidth / 1e9:.1f} GB/s; peak memory {real:.0f} -> '
+              f'{floor * 1e3:.2f} ms at {bandwidth / 1e9:.1f} GB/s; peak memory {real:.0f} -> '
               f'{binary:.0f} MB, ratio {binary / real:.3f}')
-        rows.append({'case': f'peak MB {title}', 'baseline_s': real, 'ours_s': binary,
+        rows.append({'case': f'peak MB {case}', 'baseline_s': real, 'ours_s': binary,
                      'ratio': binary / real})
     return rows
 
 
 def bench_flags(options: argparse.Namespace) -> list[dict]:
     """The binarized step under each of FLAGS against the one without."""
-    return [compare(f'step {case.name} batch {case.batch} {flag}',
-                    make_step(case, options.binSearch),
-                    make_step(case, options.binSearch, **settings), options.rounds)
-            for flag, settings in FLAGS.items() for case in chosen(options)]
+    device = best_device()
+    rows = [compare_flag(case, device, flag, options.binSearch, options.rounds)
+            for flag in FLAGS for case in chosen(options, device)]
+    return sum(rows, [])
 
 
-def make_step(case: Case, search: str | None, amp: str | None = None,
+def compare_step(case: Case, device: torch.device, search: str, rounds: int,
+                 amp: str | None = None) -> list[dict]:
+    """The row of the binarized step against the real one."""
+    real, binary = (make_step(case, device, chosen_search, amp) for chosen_search in (None, search))
+    title = f'step {case}' + (f' --amp={amp}' if amp else '')
+    return [compare(title, real, binary, rounds, CALLS[device.type])]
+
+
+def compare_flag(case: Case, device: torch.device, flag: str, search: str,
+                 rounds: int) -> list[dict]:
+    """The row of the binarized step under a flag of FLAGS against the one without."""
+    plain, ours = (make_step(case, device, search, **settings) for settings in ({}, FLAGS[flag]))
+    return [compare(f'step {case} {flag}', plain, ours, rounds, CALLS[device.type])]
+
+
+def make_step(case: Case, device: torch.device, search: str | None, amp: str | None = None,
               memory_format: Callable[[Tensor], Tensor] = Tensor.contiguous,
               compiled: bool = False) -> Callable[[], None]:
     """A function that does one training step of the network that case.network(search) returns."""
-    model = case.network(search).train()
-    images = memory_format(case.images(case.batch))
-    target = torch.arange(case.batch) % CLASSES
+    model = case.network(search, device).train()
+    images = memory_format(case.images(device, case.batch))
+    target = torch.arange(case.batch, device=device) % CLASSES
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     forward = torch.compile(model) if compiled else model
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with autocast(torch.device('cpu'), amp):
+        with autocast(device, amp):
             log_probs = forward(images).float()
         F.nll_loss(log_probs, target).backward()
         optimizer.step()
     return step
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second that a large copy reads and writes."""
-    source = torch.zeros(2 ** 25)
+    source = torch.zeros(2 ** 25, device=device)
     target = torch.zeros_like(source)
-    seconds, _ = interleave(lambda: target.copy_(source), lambda: None, rounds=9)
+    seconds, _ = interleave(lambda: target.copy_(source), lambda: None, rounds=9,
+                            calls=CALLS[device.type])
     return 2 * source.nbytes / statistics.median(seconds)
 
 
-def peak_memory(case: Case, search: str | None) -> float:
-    """Megabytes of peak resident memory of this process after three training steps."""
-    step = make_step(case, search)
+def in_fresh_memory(function: Callable, case: Case, device: torch.device, search: str | None):
+    """function(case, device, search), on the CPU in a process that has allocated nothing yet."""
+    call = call_in_new_process if device.type == 'cpu' else lambda function, *rest: function(*rest)
+    return call(function, case, device, search)
+
+
+def peak_memory(case: Case, device: torch.device, search: str | None) -> float:
+    """Megabytes at the peak of three training steps, of the GPU or resident in this process."""
+    if device.type == 'cuda':
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()
+    step = make_step(case, device, search)
     for _ in range(3):
         step()
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated() / 2 ** 20
     return peak_megabytes()

@@ -9,15 +9,35 @@ import torch
 from utils.errors import naming
 from utils.provenance import git_commit, processor_name
 
+CALLS = {'cpu': 1, 'cuda': 10}  # of a training step between two waits for the device
 
-def interleave(baseline: Callable, ours: Callable, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both functions, called in turn `rounds` times after one call to warm up."""
+
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+def synchronize():
+    """Wait until the GPU, where there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def interleave(baseline: Callable, ours: Callable, rounds: int,
+               calls: int = 1) -> tuple[list[float], list[float]]:
+    """Seconds of both functions, measured in turn `rounds` times after one turn to warm up.
+
+    A measurement is the mean of so many calls, between which nothing waits for the device.
+    """
     times: tuple = [], []
     for _ in range(rounds + 1):
         for function, seconds in zip((baseline, ours), times):
+            synchronize()
             start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
+            for _ in range(calls):
+                function()
+            synchronize()
+            seconds.append((time.perf_counter() - start) / calls)
     return times[0][1:], times[1][1:]
 
 
@@ -25,9 +45,9 @@ def print_header():
     print(f'{"case":44} {"baseline ms":>10} {"ours ms":>10} {"ratio":>8}   quartiles')
 
 
-def compare(case: str, baseline: Callable, ours: Callable, rounds: int) -> dict:
+def compare(case: str, baseline: Callable, ours: Callable, rounds: int, calls: int = 1) -> dict:
     """Measure both functions and print the line of the case; returns its JSON object."""
-    times = interleave(baseline, ours, rounds)
+    times = interleave(baseline, ours, rounds, calls)
     low, _, high = statistics.quantiles([b / a for a, b in zip(*times)], n=4)
     baseline_s, ours_s = map(statistics.median, times)
     ratio = ours_s / baseline_s
@@ -46,6 +66,13 @@ def peak_megabytes() -> float:
 
 
 def machine() -> str:
-    """The processor, its cores, PyTorch's threads and version, and the commit, in a line."""
-    return (f'{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, '
+    """What the benchmarks run on, in a line: processor, GPU and its arithmetic, versions."""
+    gpu = ''
+    if torch.cuda.is_available():
+        convolutions, products = (
+            'TF32' if backend.fp32_precision == 'tf32' else 'float32'
+            for backend in (torch.backends.cudnn.conv, torch.backends.cuda.matmul))
+        gpu = (f'{torch.cuda.get_device_name()} (convolutions in {convolutions}, matrix products '
+               f'in {products}, cudnn.benchmark {torch.backends.cudnn.benchmark}), ')
+    return (f'{gpu}{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, '
             f'torch {torch.__version__}, commit {git_commit()}')
