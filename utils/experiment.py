@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, Subset
+from torch.utils.data import DataLoader, DistributedSampler
 
 import datasets
 import models
 import opts
+from datasets import resident
 from models.blocks import has_signs
 from utils import binarize, packed
 from utils.arguments import Flags
@@ -82,13 +83,27 @@ class Experiment:
         is.
         """
         flags, data = self.flags, self.data
-        common = {'num_workers': flags.workers, 'pin_memory': self.device.type == 'cuda'}
         rank, processes = parallel.rank(), parallel.processes()
         sampler = DistributedSampler(data.train, processes, rank, seed=flags.manualSeed)
         lone = flags.batch_size > 1 and len(sampler) % flags.batch_size == 1
-        share = Subset(data.val, range(rank, len(data.val), processes))
-        return (DataLoader(data.train, flags.batch_size, sampler=sampler, drop_last=lone, **common),
-                DataLoader(share, flags.testbatchsize, **common))
+        share = range(rank, len(data.val), processes)
+        load = self._choose_loader()
+        return (load(data.train, flags.batch_size, sampler=sampler, drop_last=lone),
+                load(data.val, flags.testbatchsize, sampler=share))
+
+    def _choose_loader(self):
+        """DeviceLoader or DataLoader, as --dataOn says; notes which, and why."""
+        flags, data = self.flags, self.data
+        on_device, sentence = resident.choose(flags.dataOn, (data.train, data.val), self.device,
+                                              flags.workers)
+        self.notes.append(sentence)
+        if not on_device:
+            # A generator of its own: iterating leaves the random state of dropout alone.
+            return partial(DataLoader, num_workers=flags.workers, generator=torch.Generator(),
+                           pin_memory=self.device.type == 'cuda')
+        if ignored := opts.not_default(flags, 'workers'):
+            self.notes.append(f'{ignored[0]} is ignored: there are no loading processes')
+        return partial(resident.DeviceLoader, device=self.device)
 
     def train(self, command: str | None = None) -> nn.Module:
         """Train, as far as the flags say, with the record of a run; returns the network.
