@@ -134,9 +134,11 @@ def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, s
     are_cached = in_folders and spec.is_sketch and not plain
     if in_folders and skipBroken and not are_cached:
         train, val = (cache.readable(images) for images in (train, val))
+    steps = spec.steps(inpsize)
+    if steps.enough and not plain:
+        train.enough, val.enough = steps.enough
     transformed = []
     for images, is_train in (train, True), (val, False):
-        steps = spec.steps(inpsize)
         options = steps, inpsize, spec.mean, spec.std, is_train, tenCrop
         if plain or steps.batched is None:
             transformed.append(transforms.Transformed(images, transforms.compose(*options), seed))

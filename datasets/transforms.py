@@ -5,6 +5,7 @@ what before_crop makes; of sketches and thumbnails that is a square of uint8 of 
 all images, from which training batches are augmented too (augmentation.py). Photographs go one by
 one through torchvision's transforms.
 """
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,13 +18,14 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from datasets.augmentation import SketchAugmentation, ThumbnailAugmentation
+from datasets.augmentation import RATIO, SCALE, SketchAugmentation, ThumbnailAugmentation
 
 
 class Steps(NamedTuple):
     augment: list       # transforms of a PIL image that end in a random inpsize x inpsize crop
     before_crop: list   # transforms of a PIL image to one that is at least as large
     batched: SketchAugmentation | ThumbnailAugmentation | None  # augment, after before_crop
+    enough: tuple[int, int] | None = None   # see read_image: for training and for validation
 
 
 def sketches(inpsize, flip=True):
@@ -37,8 +39,11 @@ def sketches(inpsize, flip=True):
 
 
 def photographs(inpsize):
+    """A crop for training is at least sqrt(0.08 * 3 / 4) of the shorter side, and keeps inpsize."""
+    side = side_before_crop(inpsize)
     augment = [v2.RandomResizedCrop(inpsize), v2.RandomHorizontalFlip()]
-    return Steps(augment, [v2.Resize(side_before_crop(inpsize))], None)
+    enough = math.ceil(inpsize / math.sqrt(SCALE[0] * RATIO[0])), 2 * side
+    return Steps(augment, [v2.Resize(side)], None, enough)
 
 
 def thumbnails(inpsize):
