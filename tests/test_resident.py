@@ -16,6 +16,7 @@ from datasets import augmentation, chance, resident
 from datasets.resident import DeviceLoader
 from test_datasets import noise, sketch, write_folders
 from test_main import SMALL
+from utils.bench import __main__ as bench
 from utils.errors import InputError
 from utils.experiment import from_command
 from utils.training.checkpoint import read_checkpoint
@@ -276,3 +277,9 @@ def test_a_run_is_the_same_however_it_is_loaded_and_resumed(tmp_path):
         assert whole['model'].keys() == other['model'].keys()
         assert all(torch.equal(value, other['model'][key]) for key, value in whole['model'].items())
     assert json.loads((tmp_path / 'half/flags.json').read_text())['dataOn'] == 'device'
+
+
+def test_bench_data(folder, capsys):
+    bench.main(['data', f'--data_dir={folder}', '--images=4', '--inpsize=32', '--rounds=2', '--json'])
+    out = capsys.readouterr().out
+    assert len(json.loads(out.splitlines()[-1])) == 2 and out.count('images/s') == 2 and 'peak memory' in out

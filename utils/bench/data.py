@@ -1,4 +1,4 @@
-"""The benchmark `data`: --images training sketches in batches of 32, against one after the other."""
+"""The benchmark `data`: --images training sketches, in batches against one by one."""
 import argparse
 from functools import partial
 
