@@ -54,6 +54,10 @@ def data_flags(flag):
     flag('--workers', changes_result=False, type=at_least(0, most=MAX_WORKERS),
          default=min(4, os.cpu_count() or 1), metavar='N',
          help='processes that load and transform images (default: %(default)s)')
+    flag('--dataOn', changes_result=False, choices=('auto', 'device', 'workers'), default='auto',
+         help='device: all images lie as uint8 on the device that trains, which augments them in '
+              'batches, without loading processes (not photographs); auto: so where they take at '
+              'most half of its free memory (default: %(default)s)')
     flag('--tenCrop', changes_result=False, action=SWITCH, default=False,
          help='validate on ten crops of each image, their log-probabilities averaged')
     flag('--skipBroken', action=SWITCH, default=False,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
@@ -23,6 +24,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
 from datasets.images import ImageError, as_channels, read_image
+from datasets.squares import Squares
 from utils.errors import InputError
 
 __all__ = ['Data', 'ImageError', 'as_channels', 'fingerprint', 'image_files', 'load', 'names',
@@ -31,7 +33,7 @@ __all__ = ['Data', 'ImageError', 'as_channels', 'fingerprint', 'image_files', 'l
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    steps: Callable     # inpsize -> (augment, before_crop), one of transforms.py
+    steps: Callable     # inpsize -> transforms.Steps
     mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     find: Callable      # (data_dir, channels) -> (train, val, classes); items (PIL image, label)
@@ -42,7 +44,7 @@ class DatasetSpec:
 
     @property
     def is_sketch(self) -> bool:
-        """Sketches in folders are cached, and their augmentation is one fused transform."""
+        """Sketches in folders are cached."""
         return self.channels == 1
 
 
@@ -99,11 +101,20 @@ def transform(name: str, inpsize: int, train: bool = False, tenCrop: bool = Fals
     """The callable from a PIL image, as read_image returns it, to a normalized float32 tensor.
 
     The tensor is (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which training
-    ignores. With `plain`, sketches for training go through one torchvision transform after another.
+    ignores. Training draws from PyTorch's random state; with `plain`, all images go through one
+    torchvision transform after another.
     """
     spec = _spec(name)
-    fused = spec.is_sketch and not plain
-    return transforms.compose(spec.steps, inpsize, spec.mean, spec.std, train, tenCrop, fused)
+    steps = spec.steps(inpsize)
+    if train and steps.batched and not plain:
+        return partial(_augmented, transforms.SquareTransform(steps, inpsize, spec.mean, spec.std,
+                                                              train))
+    return transforms.compose(steps, inpsize, spec.mean, spec.std, train, tenCrop)
+
+
+def _augmented(transform, image):
+    drawn = transform.draw(int(torch.randint(2 ** 63 - 1, ())), 0, [0])
+    return transform(transform.square(image)[None], drawn)[0]
 
 
 def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, seed: int = 0,
@@ -114,30 +125,40 @@ def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, s
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
     cannot be read, ImageError where a sketch is damaged; other images raise it when they are read.
     With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
-    names them. With `plain`, the reference of tests and measurements, sketches are not cached and
-    their transforms not fused.
+    names them. With `plain`, the reference of tests and measurements, all images go one by one
+    through torchvision's transforms and no sketches are cached.
     """
     spec = _spec(name)
     train, val, classes = spec.find(data_dir, spec.channels)
     in_folders = isinstance(train, folders.Folder)
-    if in_folders and spec.is_sketch and not plain:
-        side = transforms.side_before_crop(inpsize)
-        train, val = (cache.sketches(images, side, skipBroken) for images in (train, val))
-    elif in_folders and skipBroken:
+    are_cached = in_folders and spec.is_sketch and not plain
+    if in_folders and skipBroken and not are_cached:
         train, val = (cache.readable(images) for images in (train, val))
-    augment = transform(name, inpsize, train=True, plain=plain)
-    evaluate = transform(name, inpsize, tenCrop=tenCrop)
-    return Data(transforms.Transformed(train, augment, seed),
-                transforms.Transformed(val, evaluate, seed), classes, spec.channels, in_folders)
+    steps = spec.steps(inpsize)
+    if steps.enough and not plain:
+        train.enough, val.enough = steps.enough
+    transformed = []
+    for images, is_train in (train, True), (val, False):
+        options = steps, inpsize, spec.mean, spec.std, is_train, tenCrop
+        if plain or steps.batched is None:
+            transformed.append(transforms.Transformed(images, transforms.compose(*options), seed))
+            continue
+        batched = transforms.SquareTransform(*options)
+        images = (cache.squares(images, batched, skipBroken) if are_cached
+                  else Squares(images, batched))
+        transformed.append(transforms.TransformedSquares(images, batched, seed))
+    return Data(*transformed, classes, spec.channels, in_folders)
 
 
 def fingerprint(images: transforms.Transformed) -> str:
     """A key of the images, which changes where their files do."""
     source = images.images
+    if isinstance(source, cache.CachedSquares):
+        return source.key.hex()
+    if isinstance(source, Squares):
+        source = source.images
     if isinstance(source, folders.Folder):
         return cache.fingerprint(source)
-    if isinstance(source, cache.CachedSketches):
-        return source.key.hex()
     return str(len(source))     # the program's drawings, or official files
 
 

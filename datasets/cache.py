@@ -1,79 +1,84 @@
-"""What decoding all images once tells: the pixels of sketches, and which images are broken.
+"""What decoding all images once tells: the squares of sketches, and which images are broken.
 
-The pixels of a folder lie in one file, which all workers map into memory.
+The squares of a folder lie in one file, which all processes map into memory.
 """
 import hashlib
-import itertools
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from tqdm import tqdm
+from torch import Tensor
 
 from datasets.folders import Folder, warn
 from datasets.images import ImageError
 from datasets.made_once import made_once, make_room, open_in_use
-from datasets.transforms import fit_in_square
+from datasets.squares import Squares, in_threads
+from datasets.transforms import SquareTransform
 from utils.files import cache_folder
 
-FORMAT = 2  # of the cache files, and of how images are read
+FORMAT = 3  # of the cache files, and of how images are read
 
 
-class CachedSketches:
-    """A sequence of (PIL image of mode 'L', label) from the cache file `path`.
+class CachedSquares:
+    """Squares from the cache file `path`, mapped into memory.
 
-    The file holds the pixels of all squares, then their sides as int32, 0 for a broken image, then
-    `key`, the fingerprint of the images it was made from. `labels` are those of all images; the
-    sequence is without the broken ones. Raises OSError or ValueError where the file is absent,
+    The file holds the pixels of the squares, then a byte for each image, 0 for a broken one, which
+    has no square, then `key`, the fingerprint of the images it was made from. `labels` are those of
+    all images, `shape` that of a square. Raises OSError or ValueError where the file is absent,
     truncated or stale. A pickled copy, as a spawned worker gets it, maps the same file.
     """
 
-    def __init__(self, path, key, labels):
-        self.path, self.key, self.labels = path, key, labels
-        with open_in_use(path) as opened:
-            file = np.memmap(opened, np.uint8, 'r').view(np.ndarray)
-        self.pixels, footer = np.split(file, [-4 * len(labels) - len(key)])
-        self.sides = np.frombuffer(footer, np.int32, len(labels)).astype(int)
-        self.ends = np.cumsum(self.sides ** 2)
-        if footer[4 * len(labels):].tobytes() != key or self.ends[-1] != len(self.pixels):
+    def __init__(self, path: Path, key: bytes, labels: Sequence[int], shape: tuple[int, int, int]):
+        self.arguments, self.key = (path, key, labels, shape), key
+        with open_in_use(path) as opened:       # a private map: PyTorch takes no read-only one
+            file = np.memmap(opened, np.uint8, 'c').view(np.ndarray)
+        pixels, whole, stored_key = np.split(file, [-len(labels) - len(key), -len(key)])
+        self.broken = np.flatnonzero(whole == 0).tolist()
+        self.labels = np.array(labels)[whole != 0].tolist()
+        if stored_key.tobytes() != key or len(pixels) != len(self.labels) * math.prod(shape):
             raise ValueError(f'{path} is stale')
-        self.whole = np.flatnonzero(self.sides)
+        self.pixels = torch.from_numpy(pixels).view(-1, *shape)
 
     def __reduce__(self):
-        return CachedSketches, (self.path, self.key, self.labels)
+        return CachedSquares, self.arguments
 
     def __len__(self):
-        return len(self.whole)
+        return len(self.labels)
 
-    def __getitem__(self, index):
-        index = self.whole[index]
-        side, end = int(self.sides[index]), self.ends[index]
-        pixels = self.pixels[end - side ** 2:end]
-        return Image.frombuffer('L', (side, side), pixels, 'raw', 'L', 0, 1), self.labels[index]
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """See Squares."""
+        labels = [self.labels[index] for index in indices]
+        return self.pixels.index_select(0, torch.tensor(indices)), labels
+
+    def all(self) -> tuple[Tensor, list[int]]:
+        """See Squares; the pixels are those of the file."""
+        return self.pixels, self.labels
 
 
-def sketches(images: Folder, side: int, skipBroken: bool) -> CachedSketches | Folder:
-    """The Folder `images`, from its cache file, which is made where it is absent.
+def squares(images: Folder, transform: SquareTransform,
+            skipBroken: bool) -> CachedSquares | Squares:
+    """The squares of the Folder `images`, from its cache file, which is made where it is absent.
 
-    Each image is padded to a square and shrunk to `side` pixels, as the transforms of sketches
-    begin. Broken images raise ImageError; with skipBroken they are left out. Where no file can be
-    made, warns and returns a Folder.
+    Broken images raise ImageError; with skipBroken they are left out. Where no file can be made,
+    warns and returns Squares.
     """
     labels = [label for _, label in images.samples]
     try:
+        side = transform.shape[-1]
         key = hashlib.sha256(f'{content(images)} {side} {skipBroken}'.encode()).digest()
         path = cache_folder() / f'{key.hex()[:32]}.sketches'
-        cached = made_once(path, lambda path: CachedSketches(path, key, labels),
-                           partial(write_sketches, images, side, skipBroken, key))
+        cached = made_once(path, lambda path: CachedSquares(path, key, labels, transform.shape),
+                           partial(write_squares, images, transform, skipBroken, key))
     except OSError as error:
-        warn_not_cached(error, 'so every epoch decodes the sketches again')
-        return readable(images) if skipBroken else images
-    images.without(np.flatnonzero(cached.sides == 0).tolist())
+        warn_not_cached(error, 'so every start or epoch decodes the sketches again')
+        return Squares(readable(images) if skipBroken else images, transform)
+    images.without(cached.broken)
     return cached
 
 
@@ -137,32 +142,26 @@ def broken(images: Folder) -> Iterator[int]:
 
 def decoded(images: Folder, prepare: Callable[[Image.Image], object],
             title: str) -> Iterator[object]:
-    """prepare(image), or the ImageError, of each image in order; threads decode them."""
+    """prepare(image), or the ImageError, of each image in order."""
     def decode(index):
         try:
             return prepare(images[index][0])
         except ImageError as error:
             return error
-
-    count = os.cpu_count() or 1
-    indices = iter(tqdm(range(len(images)), title, disable=None, unit=' images'))
-    with ThreadPoolExecutor(count) as pool:     # threads, since Pillow releases the GIL
-        while chunk := list(itertools.islice(indices, 16 * count)):     # memory stays small
-            yield from pool.map(decode, chunk)
+    return in_threads(decode, len(images), title)
 
 
-def write_sketches(images: Folder, side: int, skipBroken: bool, key: bytes, path: Path):
-    """Write the file that CachedSketches reads. Raises ImageError, with skipBroken never."""
-    make_room(path.parent, len(images) * side ** 2)
-    squares = decoded(images, partial(fit_in_square, side=side), 'decoding the sketches once')
-    sides = []
+def write_squares(images: Folder, transform: SquareTransform, skipBroken: bool, key: bytes,
+                  path: Path):
+    """Write the file that CachedSquares reads. Raises ImageError, with skipBroken never."""
+    make_room(path.parent, len(images) * math.prod(transform.shape))
+    whole = bytearray()
     with open(path, 'wb') as file:
-        for square in squares:
-            if not isinstance(square, ImageError):
-                sides.append(square.width)
-                file.write(square.tobytes())
-            elif skipBroken:
-                sides.append(0)
-            else:
+        for square in decoded(images, transform.square, 'decoding the sketches once'):
+            is_broken = isinstance(square, ImageError)
+            if not is_broken:
+                file.write(square.numpy().tobytes())
+            elif not skipBroken:
                 raise square
-        file.write(np.array(sides, np.int32).tobytes() + key)
+            whole.append(not is_broken)
+        file.write(whole + key)

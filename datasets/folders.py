@@ -4,18 +4,19 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from datasets.images import ImageError, has_image_name, is_hidden, read_image
+from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
 from utils.errors import InputError, naming
 
 
 class Folder:
     """A sequence of (PIL image, label) from a list of (path, label), the paths below `root`.
 
-    upright: whether the EXIF orientation of the images is honoured.
+    upright: whether the EXIF orientation of the images is honoured. enough: see read_image.
     """
 
-    def __init__(self, root, samples, channels, upright=True):
-        self.root, self.samples, self.channels, self.upright = root, samples, channels, upright
+    def __init__(self, root, samples, channels, upright=True, enough=LONGEST):
+        self.root, self.samples, self.channels = root, samples, channels
+        self.upright, self.enough = upright, enough
 
     def __len__(self):
         return len(self.samples)
@@ -23,7 +24,7 @@ class Folder:
     def __getitem__(self, index):
         path, label = self.samples[index]
         try:
-            return read_image(path, self.channels, self.upright), label
+            return read_image(path, self.channels, self.upright, self.enough), label
         except ImageError as error:
             raise ImageError(f'{error} (--skipBroken leaves such images out)') from None
 
@@ -41,7 +42,7 @@ class Folder:
                 raise InputError(f'no image in the class folder {self.root}/{name} can be read')
         warn_left_out(self.root, [self.samples[index][0] for index in sorted(broken)],
                       'cannot be read')
-        return Folder(self.root, kept, self.channels, self.upright)
+        return Folder(self.root, kept, self.channels, self.upright, self.enough)
 
 
 def find(data_dir, channels, names, upright=True):

@@ -36,19 +36,25 @@ def is_hidden(name: str) -> bool:
     return name == '__MACOSX' or name.startswith('.') and name not in ('.', '..')
 
 
-def read_image(path: str | Path, channels: int, upright: bool = True) -> Image.Image:
-    """The image file at `path` as a PIL image, as as_channels returns it. Raises ImageError."""
-    return decode(path, channels, path, upright)
+def read_image(path: str | Path, channels: int, upright: bool = True,
+               enough: int = LONGEST) -> Image.Image:
+    """The image file at `path` as a PIL image, as as_channels returns it. Raises ImageError.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, where its shorter side keeps
+    `enough` pixels.
+    """
+    return decode(path, channels, path, upright, enough)
 
 
-def decode(file: str | Path | BinaryIO, channels: int, name: str | Path,
-           upright: bool = True) -> Image.Image:
+def decode(file: str | Path | BinaryIO, channels: int, name: str | Path, upright: bool = True,
+           enough: int = LONGEST) -> Image.Image:
     """As read_image, from a path or an open binary file; `name` is what an ImageError calls it."""
     try:
         with Image.open(file) as image:
             if max(image.size) > LONGEST:
                 raise ImageError(f'it is {image.width} × {image.height} pixels, and a side can '
                                  f'have {LONGEST}')
+            image.draft(None, (enough, enough))
             image.load()
             return as_channels(image, channels, upright)
     except MemoryError:

@@ -1,19 +1,31 @@
-"""From a PIL image to the normalized tensor that a network sees.
+"""From a PIL image, or from a batch of squares, to what a network sees.
 
-Each kind of image is a function inpsize -> (augment, before_crop), two lists of transforms of PIL
-images: augment ends in a random inpsize x inpsize crop, before_crop in an image at least that
-large, from which validation takes the center crop or ten crops.
+Each kind of image is a function inpsize -> Steps. Validation takes the center crop or ten crops of
+what before_crop makes; of sketches and thumbnails that is a square of uint8 of the same side for
+all images, from which training batches are augmented too (augmentation.py). Photographs go one by
+one through torchvision's transforms.
 """
 import math
 import random
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.nn.functional import grid_sample
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from datasets.augmentation import RATIO, SCALE, SketchAugmentation, ThumbnailAugmentation
+
+
+class Steps(NamedTuple):
+    augment: list       # transforms of a PIL image that end in a random inpsize x inpsize crop
+    before_crop: list   # transforms of a PIL image to one that is at least as large
+    batched: SketchAugmentation | ThumbnailAugmentation | None  # augment, after before_crop
+    enough: tuple[int, int] | None = None   # see read_image: for training and for validation
 
 
 def sketches(inpsize, flip=True):
@@ -22,18 +34,24 @@ def sketches(inpsize, flip=True):
     before_crop = [partial(fit_in_square, side=side), ImageOps.invert, v2.Resize(side)]
     mirror = [v2.RandomHorizontalFlip()] if flip else []
     rotate = v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)
-    return [*before_crop, v2.RandomResizedCrop(inpsize), *mirror, rotate], before_crop
+    return Steps([*before_crop, v2.RandomResizedCrop(inpsize), *mirror, rotate], before_crop,
+                 SketchAugmentation(inpsize, side, flip))
 
 
 def photographs(inpsize):
+    """A crop for training is at least sqrt(0.08 * 3 / 4) of the shorter side, and keeps inpsize."""
+    side = side_before_crop(inpsize)
     augment = [v2.RandomResizedCrop(inpsize), v2.RandomHorizontalFlip()]
-    return augment, [v2.Resize(side_before_crop(inpsize))]
+    enough = math.ceil(inpsize / math.sqrt(SCALE[0] * RATIO[0])), 2 * side
+    return Steps(augment, [v2.Resize(side)], None, enough)
 
 
 def thumbnails(inpsize):
     """CIFAR: 32x32, padded by 4 with black; both numbers grow with inpsize."""
-    padded = [v2.Resize((inpsize, inpsize)), v2.Pad(inpsize // 8)]
-    return [*padded, v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()], padded
+    padding = inpsize // 8
+    padded = [v2.Resize((inpsize, inpsize)), v2.Pad(padding)]
+    return Steps([*padded, v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()], padded,
+                 ThumbnailAugmentation(inpsize, inpsize + 2 * padding))
 
 
 def fit_in_square(image, side):
@@ -50,71 +68,61 @@ def side_before_crop(inpsize):
     return max(inpsize, 8 * round(inpsize / 7))
 
 
-def compose(steps, inpsize, mean, std, train=False, tenCrop=False, fused=False):
+def compose(steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[float],
+            train: bool = False, tenCrop: bool = False) -> Callable[[Image.Image], Tensor]:
     """The callable from a PIL image to a normalized float32 tensor (C, inpsize, inpsize).
 
     For validation with tenCrop it is (10, C, inpsize, inpsize): four corners, center, and the
-    mirror image of each. `steps` is one of the functions above. With `fused`, for sketches,
-    training samples the image once instead of in every transform.
+    mirror image of each.
     """
-    augment, before_crop = steps(inpsize)
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    if train and fused:
-        return FusedAugmentation(augment, mean, std)
     if train:
-        return v2.Compose([*augment, *tensor])
+        return v2.Compose([*steps.augment, *tensor])
     if tenCrop:
-        return v2.Compose([*before_crop, *tensor, v2.TenCrop(inpsize), torch.stack])
-    return v2.Compose([*before_crop, v2.CenterCrop(inpsize), *tensor])
+        return v2.Compose([*steps.before_crop, *tensor, v2.TenCrop(inpsize), torch.stack])
+    return v2.Compose([*steps.before_crop, v2.CenterCrop(inpsize), *tensor])
 
 
-class FusedAugmentation:
-    """What the transforms `augment` of sketches and normalization do, but sampled only once.
+class SquareTransform:
+    """What compose does, of a batch and on any device; training is augmented by steps.batched.
 
-    Crop, resize, flip and rotation become one affine map, whose parameters those transforms draw,
-    in their order. It does not smooth where it shrinks, but that is by about 8 / 7 at most:
-    `fit_in_square` does the rest. What a rotation uncovers is paper, since the crop is rounded to
-    whole pixels of the sketch.
+    Of sketches, training differs from compose's by its single sampling; the rest is equal.
     """
 
-    def __init__(self, augment, mean, std):
-        (resize,), (self.crop,), self.mirror, (self.rotate,) = (
-            [step for step in augment if isinstance(step, kind)] for kind in
-            (v2.Resize, v2.RandomResizedCrop, v2.RandomHorizontalFlip, v2.RandomRotation))
-        self.side, = resize.size
-        self.resized = [Image.new('L', (self.side, self.side))]     # only its size is asked for
-        inpsize, _ = self.crop.size
-        self.centers = (2 * np.arange(inpsize, dtype=np.float32) + 1) / inpsize - 1
-        (self.mean,), (self.std,) = mean, std
+    def __init__(self, steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[float],
+                 train: bool = False, tenCrop: bool = False):
+        self.square = v2.Compose([*steps.before_crop, v2.PILToTensor()])    # of a PIL image
+        self.shape = len(mean), steps.batched.side, steps.batched.side      # of a square
+        self.inpsize, self.mean, self.std, self.tenCrop = inpsize, mean, std, tenCrop
+        self.augmentation = steps.batched if train else None
 
-    def __call__(self, image):
-        crop = self.crop.make_params(self.resized)
-        flip = any(torch.rand(1) < mirror.p for mirror in self.mirror)
-        angle = math.radians(self.rotate.make_params([])['angle'])
+    def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> Tensor:
+        """What chance decides of the images of these indices: (len(indices), numbers)."""
+        if self.augmentation is None:
+            return torch.empty(len(indices), 0)
+        return torch.from_numpy(self.augmentation.draw(seed, epoch, indices))
 
-        pixels = np.asarray(fit_in_square(image, self.side))
-        scale = len(pixels) / self.side
-        start = scale * np.array([crop['left'], crop['top']])
-        size = scale * np.array([crop['width'], crop['height']])
-        low = np.minimum(start.round(), len(pixels) - 1)
-        high = np.maximum((start + size).round(), low + 1)
-        (left, top), (right, bottom) = low.astype(int), high.astype(int)
-        ink = torch.from_numpy(255 - pixels[top:bottom, left:right]).to(torch.float32)
+    def __call__(self, squares: Tensor, drawn: Tensor) -> Tensor:
+        """From uint8 squares (N, C, side, side) to normalized float32 (N, C, inpsize, inpsize).
 
-        # From the centers of the output's pixels into `ink`, whose sides lie at -1 and 1.
-        rotation = np.array([[math.cos(angle), -math.sin(angle)],
-                             [math.sin(angle), math.cos(angle)]])
-        half_size, center = size / (high - low), (2 * start + size - low - high) / (high - low)
-        half_size[0] *= -1 if flip else 1
-        x, y = (half_size[:, None] * rotation).astype(np.float32).T[..., None]
-        y = y * self.centers + center.astype(np.float32)[:, None]
-        grid = torch.from_numpy((x * self.centers)[:, None] + y[..., None]).permute(1, 2, 0)
-        ink = grid_sample(ink[None, None], grid[None], align_corners=False)[0]
-        return ink.div_(255).sub_(self.mean).div_(self.std)
+        With tenCrop, (N, 10, C, inpsize, inpsize). drawn: of these images, on their device.
+        """
+        if self.augmentation:
+            return self.normalized(self.augmentation.augment(squares, drawn))
+        if self.tenCrop:
+            return torch.stack(F.ten_crop(self.normalized(squares.float()), self.inpsize), 1)
+        return self.normalized(F.center_crop(squares, self.inpsize).float())
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """In place; by numbers, not tensors, which a GPU would have to wait for."""
+        images.mul_(1 / 255)
+        for channel, mean, std in zip(images.unbind(1), self.mean, self.std):
+            channel.sub_(mean).div_(std)
+        return images
 
 
 class Transformed(Dataset):
-    """Items (tensor, label) from a sequence of (PIL image, label).
+    """Items (tensor, label) from a sequence of (PIL image, label), one by one.
 
     All randomness in an item is drawn from (seed, epoch, index), whichever process makes it, and
     the global random state is left alone. The epoch is in shared memory, so that persistent workers
@@ -138,3 +146,22 @@ class Transformed(Dataset):
             # torch.manual_seed would reseed the GPUs too
             torch.default_generator.manual_seed(rng.getrandbits(63))
             return self.transform(image), label
+
+
+class TransformedSquares(Transformed):
+    """Transformed, from a sequence of squares (squares.py) in batches, by a SquareTransform.
+
+    What chance decides of an image is a function of (seed, epoch, index) here too.
+    """
+
+    def draw(self, indices: Sequence[int]) -> Tensor:
+        """What chance decides of these images in this epoch; see SquareTransform."""
+        return self.transform.draw(self.seed, int(self.epoch), indices)
+
+    def __getitem__(self, index):
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices):
+        """The items of these indices, which a DataLoader asks for at once."""
+        squares, labels = self.images.take(indices)
+        return list(zip(self.transform(squares, self.draw(indices)), labels))

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets import cache, folders, made_once, prepare
+from datasets.squares import Squares
+from datasets.transforms import side_before_crop
 from utils import files
 from utils.errors import InputError, RunError
 
@@ -83,6 +85,17 @@ def test_made_once(root, home, decoded):
     assert torch.equal(images(first.train), images(again.train))
 
 
+def pixels(split):
+    """The squares of all images."""
+    return split.images.all()[0]
+
+
+def uncached(root, inpsize=32):
+    """The squares of the files, decoded now."""
+    files = folders.find(root, 1, ())[0]
+    return Squares(files, load(root, inpsize).train.transform).all()
+
+
 def test_items_are_those_of_the_files(root):
     """Validation to the bit what plain gives; training what the transform makes of each file."""
     data, plain = load(root), load(root, plain=True)
@@ -91,14 +104,7 @@ def test_items_are_those_of_the_files(root):
     for tenCrop in True, False:
         assert torch.equal(images(load(root, tenCrop=tenCrop).val),
                            images(load(root, tenCrop=tenCrop, plain=True).val))
-    plain.train.transform = data.train.transform
-    assert torch.equal(images(data.train), images(plain.train))
-
-
-def test_sides(root):
-    """Squares of at most 40 pixels for crops of 32: nothing is enlarged."""
-    sizes = [image.size for image, _ in load(root).train.images]
-    assert sizes == 2 * [(40, 40), (30, 30), (40, 40)]
+    assert pixels(data.train).shape == (6, 1, 40, 40) and torch.equal(pixels(data.train), uncached(root)[0])
 
 
 def test_each_inpsize_has_its_own(root, home):
@@ -106,13 +112,14 @@ def test_each_inpsize_has_its_own(root, home):
     assert len(inode(home)) == 4   # the sides before the crop are 40, 72, 40
 
 
-def arguments_of(path):
+def arguments_of(path, inpsize=32):
     """Those that open a cache file of 6 images, of 3 each of 2 classes."""
-    return path, path.read_bytes()[-32:], [0, 0, 0, 1, 1, 1]
+    side = side_before_crop(inpsize)
+    return path, path.read_bytes()[-32:], [0, 0, 0, 1, 1, 1], (1, side, side)
 
 
-def sides(path):
-    return cache.CachedSketches(*arguments_of(path)).sides
+def side(path):
+    return round(((path.stat().st_size - 6 - 32) / 6) ** .5)
 
 
 @pytest.mark.parametrize('change', ['touched', 'size', 'added', 'removed', 'renamed'])
@@ -136,9 +143,7 @@ def test_stale(root, home, decoded, change):
     data = load(root)
     assert len(decoded) == {'added': 7, 'removed': 5}.get(change, 6)    # of train/ only
     assert len(inode(home)) == 3 and files.items() <= inode(home).items()   # others may have mapped the old one
-    plain = load(root, plain=True).train
-    plain.transform = data.train.transform
-    assert torch.equal(images(data.train), images(plain))
+    assert torch.equal(pixels(data.train), uncached(root)[0])
 
 
 @pytest.mark.parametrize('spoil', [
@@ -196,30 +201,38 @@ def test_workers_share_it(root):
     assert torch.equal(torch.cat([batch for batch, _ in loader]), images(train))
     pickled = pickle.dumps(train.images)
     assert len(pickled) < 1000
-    assert [(image.tobytes(), label) for image, label in pickle.loads(pickled)] == [
-        (image.tobytes(), label) for image, label in train.images]
+    copy = pickle.loads(pickled)
+    assert torch.equal(copy.pixels, train.images.pixels) and copy.labels == train.images.labels
+
+
+def test_the_file_is_never_written_through_the_map(root, home):
+    train = load(root).train
+    path = train.images.arguments[0]
+    before = path.read_bytes()
+    train.images.pixels.zero_()
+    assert path.read_bytes() == before
 
 
 def test_of_several_processes_one_makes_it(root, home, decoded):
     """The second waits for the lock of the first, then finds the file whole."""
     split = folders.find(root, 1, ())[0]
-    cache.sketches(split, 40, False)
-    path, = home.glob('*.sketches')
+    transform = load(root).train.transform
+    path = cache.squares(split, transform, False).arguments[0]
     whole = path.read_bytes()
     path.unlink()
     decoded.clear()
     with open(f'{path}.part', 'ab') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         results = []
-        waiting = threading.Thread(target=lambda: results.append(cache.sketches(split, 40, False)), daemon=True)
+        waiting = threading.Thread(target=lambda: results.append(cache.squares(split, transform, False)), daemon=True)
         waiting.start()
         waiting.join(.2)
         assert waiting.is_alive() and not decoded
         path.write_bytes(whole)
-        mapped = cache.CachedSketches(*arguments_of(path))      # the first trains on, with the file in use
+        mapped = cache.CachedSquares(*arguments_of(path))      # the first trains on, with the file in use
         os.unlink(file.name)
     waiting.join(60)
-    assert not waiting.is_alive() and len(mapped) == 6 and not decoded and isinstance(results[0], cache.CachedSketches)
+    assert not waiting.is_alive() and len(mapped) == 6 and not decoded and isinstance(results[0], cache.CachedSquares)
     assert not list(home.glob('*.part')) and path.read_bytes() == whole
 
 
@@ -238,20 +251,20 @@ def test_the_folder_has_a_bound(root, home, monkeypatch):
     """What is open anywhere, and what is not the program's, stays."""
     for inpsize in 32, 48, 64:
         load(root, inpsize)
-    old = {side: {path for path in inode(home) if side in sides(home / path)} for side in (40, 56, 72)}
+    old = {each: {path for path in inode(home) if side(home / path) == each} for each in (40, 56, 72)}
     for name in 'old.so', 'thesis.txt', 'killed.sketches.part', 'killed.sketches.tmp':
         (home / name).write_bytes(b'1234')
-    kept = cache.CachedSketches(*arguments_of(home / next(iter(old[72]))))
+    kept = cache.CachedSquares(*arguments_of(home / next(iter(old[72])), 64))
     monkeypatch.setattr(made_once, 'LIMIT', 0)
     load(root, 40)
     names = {path.name for path in home.iterdir()}
-    assert kept.path.name in names and 'thesis.txt' in names
+    assert kept.arguments[0].name in names and 'thesis.txt' in names
     assert not names & (old[40] | old[56] | {'old.so', 'killed.sketches.part', 'killed.sketches.tmp'})
 
 
 def test_use_is_marked_and_what_was_used_last_stays(root, home, monkeypatch):
     load(root, 32), load(root, 64)
-    older, newer = ({name for name in inode(home) if side in sides(home / name)} for side in (40, 72))
+    older, newer = ({name for name in inode(home) if side(home / name) == each} for each in (40, 72))
     for path in home.iterdir():
         os.utime(path, (1, 1))
     load(root, 32)
@@ -295,8 +308,14 @@ def load_readable(name, root, inpsize=32):
     return data, [str(warning.message) for warning in caught]
 
 
+def contents(split):
+    """The bytes of each photograph or square."""
+    photographs = isinstance(split.images, folders.Folder)
+    return [image.tobytes() for image, _ in split.images] if photographs else pixels(split).numpy().tolist()
+
+
 def test_broken_images_are_left_out_and_remembered(name, root, decoded):
-    expected = [image.tobytes() for image, _ in datasets.load(name, root, 32).train.images]
+    expected = contents(datasets.load(name, root, 32).train)
     path = root / 'train' / 'bee' / '1.png'
     damage(path, root / 'val' / 'ant' / '0.png')
     (root / 'val' / 'ant' / '1.png').write_bytes(b'')
@@ -307,7 +326,7 @@ def test_broken_images_are_left_out_and_remembered(name, root, decoded):
                         f'{root}/val: 2 files are left out (cannot be read): ant/0.png, ant/1.png']
         assert len(decoded) == 12       # once
         assert (len(data.train), len(data.val)) == (5, 4)
-    assert [image.tobytes() for image, _ in data.train.images] == expected[:4] + expected[5:]
+    assert contents(data.train) == expected[:4] + expected[5:]
     assert [label for _, label in data.train] == [0, 0, 0, 1, 1]
     assert [label for _, label in data.val] == [0, 1, 1, 1]
     with pytest.raises(datasets.ImageError, match='bee/1.png: .* .--skipBroken leaves such images out.$'):

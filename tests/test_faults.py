@@ -390,19 +390,19 @@ class Dead:
         self.what = what
 
     def __call__(self, arguments):
-        def die(dataset, index):
+        def die(dataset, indices):
             if self.what == 'memory':
                 torch.empty(10 ** 15)
             elif get_worker_info():
                 os.kill(os.getpid(), signal.SIGKILL)
-        transforms.Transformed.__getitem__ = die
+        transforms.TransformedSquares.__getitems__ = die
         main.main(arguments)
 
 
 @pytest.mark.parametrize('what, workers, remedy', [
     ('killed', 1, '--workers=0'), ('memory', 0, 'smaller --batch-size'), ('memory', 1, 'smaller --batch-size')])
 def test_what_ran_out_is_said_with_the_remedy(flags, run_folder, start, what, workers, remedy):
-    code, _, err = start(Dead(what), [*flags, f'--workers={workers}']).wait()
+    code, _, err = start(Dead(what), [*flags, '--dataOn=workers', f'--workers={workers}']).wait()
     assert code == 1 and remedy in err and err.count('\n') == 1
     assert 'ended early' in last_line(run_folder) and remedy in last_line(run_folder)
 

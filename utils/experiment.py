@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import datasets
 import models
@@ -30,7 +29,7 @@ from utils.provenance import provenance
 from utils.source import (Source, checkpoint_source, new_network, packed_source,
                           stored_network)
 from utils.training import checkpoint as checkpoints
-from utils.training import loop, parallel
+from utils.training import loaders, loop, parallel
 from utils.training.record import Run, SilentRun
 
 
@@ -76,23 +75,14 @@ class Experiment:
             rest = f', except for {", ".join(initial)}' if initial else ''
             self.notes.append(f'starts from {path}{rest}')
 
-    def make_loaders(self) -> tuple[DataLoader, DataLoader]:
-        """This process's share of the training and validation batches.
-
-        A last training batch of one image, too few for BatchNorm, is left out; no validation image
-        is.
-        """
-        flags, data = self.flags, self.data
-        # With a generator of its own a loader that starts its workers once draws no other random
-        # numbers from PyTorch's than one that starts them in every epoch, or has none.
-        common = {'num_workers': flags.workers, 'pin_memory': self.device.type == 'cuda',
-                  'persistent_workers': flags.workers > 0, 'generator': torch.Generator()}
-        rank, processes = parallel.rank(), parallel.processes()
-        sampler = DistributedSampler(data.train, processes, rank, seed=flags.manualSeed)
-        lone = flags.batch_size > 1 and len(sampler) % flags.batch_size == 1
-        share = Subset(data.val, range(rank, len(data.val), processes))
-        return (DataLoader(data.train, flags.batch_size, sampler=sampler, drop_last=lone, **common),
-                DataLoader(share, flags.testbatchsize, **common))
+    def make_loaders(self) -> tuple:
+        """Of training and of validation, see utils.training.loaders; notes where images lie."""
+        flags = self.flags
+        *both, sentence = loaders.make_loaders(self.data, self.device, flags.dataOn, flags.workers,
+                                               flags.batch_size, flags.testbatchsize,
+                                               flags.manualSeed)
+        self.notes.append(sentence)
+        return tuple(both)
 
     def train(self, command: str | None = None, train: Callable = loop.train) -> nn.Module:
         """Train, as far as the flags say, with the record of a run; returns the network.
@@ -104,10 +94,10 @@ class Experiment:
         if checkpoint and checkpoint['epoch'] > flags.epochs:
             raise InputError(f'{self.source.path} has {checkpoint["epoch"]} epochs already, more '
                              f'than --epochs={flags.epochs}')
-        model, loaders = self.make_network(), self.make_loaders()
+        model, (train_loader, val_loader) = self.make_network(), self.make_loaders()
         if flags.batch_size == 1:
             self._check_batch_of_one(model)
-        if not len(loaders[0]):
+        if not len(train_loader):
             raise InputError(f'the training set of {flags.dataset} has a single image, and '
                              'BatchNorm needs two in a batch')
         run: Run | SilentRun = SilentRun()
@@ -120,12 +110,12 @@ class Experiment:
         with run:
             run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
             run.say(arithmetic(self.device, flags.amp, flags.channelsLast))
-            run.say(describe_data(loaders[0], len(self.data.val), len(self.classes),
+            run.say(describe_data(train_loader, len(self.data.val), len(self.classes),
                                   parallel.processes()))
             for sentence in self.notes:
                 run.say(sentence)
             facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
-            train(flags, model, loaders, run, self.device, facts, checkpoint)
+            train(flags, model, (train_loader, val_loader), run, self.device, facts, checkpoint)
         return model
 
     def _check_batch_of_one(self, model):

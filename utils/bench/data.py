@@ -1,28 +1,42 @@
-"""The benchmark `data`: the fused transform of cached training sketches against the plain one."""
+"""The benchmark `data`: --images training sketches, in batches against one by one."""
 import argparse
+from functools import partial
 
 import torch
+from torch.utils.data import DataLoader
 
 import datasets
+from datasets.resident import DeviceLoader
 from utils.errors import naming
 
-from .timing import compare
+from .timing import compare, peak_megabytes
+
+BATCH = 32
 
 
 def bench(options: argparse.Namespace) -> list[dict]:
-    """Reading --images training sketches in one process."""
+    """torchvision's transforms in one process against --dataOn=device, and against two workers."""
     with naming('--data_dir'):
         plain, ours = (datasets.load('tuberlin', options.data_dir, options.inpsize,
                                      plain=plain).train for plain in (True, False))
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(len(plain), generator=generator)[:options.images].tolist()
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    baseline = partial(read, DataLoader(plain, BATCH, sampler=indices), device)
+    rows = []
+    for name, loader in (('on the device', DeviceLoader(ours, BATCH, indices, device)),
+                         ('2 workers', DataLoader(ours, BATCH, sampler=indices, num_workers=2))):
+        row = compare(f'data {len(indices)} sketches at {options.inpsize}, {name}', baseline,
+                      partial(read, loader, device), options.rounds)
+        before, after = (len(indices) / row[key] for key in ('baseline_s', 'ours_s'))
+        print(f'  {before:.0f} -> {after:.0f} images/s')
+        rows.append(row)
+    print(f'peak memory of this process, the mapped file included: {peak_megabytes():.0f} MB')
+    return rows
 
-    def reader(images):
-        return lambda: [images[index] for index in indices]
 
-    torch.set_num_threads(1)    # as in a loading worker
-    row = compare(f'data {len(indices)} sketches at {options.inpsize}, one process', reader(plain),
-                  reader(ours), options.rounds)
-    before, after = (len(indices) / row[key] for key in ('baseline_s', 'ours_s'))
-    print(f'  {before:.0f} -> {after:.0f} images/s')
-    return [row]
+def read(loader, device: torch.device):
+    """One epoch, until the last image is on the device."""
+    for images, _ in loader:
+        images = images.to(device, non_blocking=True)
+    images[-1, 0, 0, 0].item()

@@ -1,0 +1,32 @@
+"""The batches of training and validation, from loading processes or from data on the device."""
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+
+from datasets import Data
+from datasets.resident import DeviceLoader, choose
+
+from . import parallel
+
+
+def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, batch_size: int,
+                 testbatchsize: int, seed: int) -> tuple:
+    """This process's share of the training and of the validation batches, and a sentence about it.
+
+    Two loaders of (images, class numbers). A last training batch of one image, too few for
+    BatchNorm, is left out; no validation image is. Raises InputError where dataOn cannot be.
+    """
+    on_device, sentence = choose(dataOn, (data.train, data.val), device, workers)
+    make: Callable = partial(DeviceLoader, device=device)
+    if not on_device:
+        # With a generator of its own a loader draws nothing from PyTorch's, which dropout uses.
+        make = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0,
+                       pin_memory=device.type == 'cuda', generator=torch.Generator())
+    rank, processes = parallel.rank(), parallel.processes()
+    sampler = DistributedSampler(data.train, processes, rank, seed=seed)
+    lone = batch_size > 1 and len(sampler) % batch_size == 1
+    share = range(rank, len(data.val), processes)
+    return (make(data.train, batch_size, sampler=sampler, drop_last=lone),
+            make(data.val, testbatchsize, sampler=share), sentence)
