@@ -152,7 +152,7 @@ def test_forty_kills(flags, run_folder, start, unbroken):
 
 @pytest.mark.parametrize('number, code, said', [(signal.SIGTERM, 143, 'SIGTERM'), (signal.SIGINT, 130, 'Ctrl-C')])
 def test_a_signal_ends_a_run_with_a_last_line_in_the_log(flags, run_folder, start, number, code, said):
-    command = start(main.main, [*flags, '--epochs=1000', '--workers=1'])
+    command = start(main.main, [*flags, '--epochs=1000', '--dataOn=workers', '--workers=1'])
     command.wait_for(lambda: (run_folder / 'last.pth.tar').exists())
     command.send(number)
     exit_code, out, err = command.wait()
@@ -351,7 +351,7 @@ def test_another_file_than_a_checkpoint(trained, tmp_path, capsys, flag, name, p
 
 def test_two_processes_cannot_continue_one_run(trained, tmp_path, start):
     folder = shutil.copytree(trained, tmp_path / 'run')
-    resume = [f'--resume={folder}/last.pth.tar', '--epochs=1000', '--workers=2']
+    resume = [f'--resume={folder}/last.pth.tar', '--epochs=1000', '--dataOn=workers', '--workers=2']
     first = start(main.main, resume)
     first.wait_for(lambda: (folder / '.lock').exists() and len(rows(folder / 'metrics.jsonl')) > 2)
     code, _, err = start(main.main, resume).wait()

@@ -118,7 +118,7 @@ def test_resuming_is_exact(train, tmp_path):
 
 
 def test_a_seed_decides_the_result_and_the_workers_do_not(train, tmp_path):
-    for name, flags in (('a', ['--workers=0']), ('b', ['--workers=2']), ('c', ['--manualSeed=1'])):
+    for name, flags in (('a', ['--dataOn=device']), ('b', ['--dataOn=workers', '--workers=2']), ('c', ['--manualSeed=1'])):
         train(f'--name={name}', '--epochs=1', *flags)
     a, b, c = (read_checkpoint(tmp_path / 'logs' / name / 'last.pth.tar')['model'] for name in 'abc')
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -67,7 +67,7 @@ def two_processes(sketch_folder, tmp_path_factory):
     """A run of one epoch by two processes, and what it printed."""
     logs = tmp_path_factory.mktemp('parallel')
     done = torchrun(2, 'main.py', *SMALL, '--batch-size=6', '--syncBN', f'--data_dir={sketch_folder}',
-                    f'--logdir={logs}', '--name=run', '--epochs=1', '--testbatchsize=5', '--workers=1')
+                    f'--logdir={logs}', '--name=run', '--epochs=1', '--testbatchsize=5', '--dataOn=workers', '--workers=1')
     assert done.returncode == 0, done.stderr
     return logs / 'run', done.stdout
 

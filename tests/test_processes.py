@@ -112,7 +112,7 @@ class StartedBy:
 
 def command(sketch_folder, tmp_path, *more):
     return ['--dataset=tuberlin', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--inpsize=81', '--batch-size=12',
-            '--binaryWeight', *more]
+            '--binaryWeight', '--dataOn=workers', *more]
 
 
 def tensors(path):
