@@ -47,7 +47,7 @@ if triton:
     _BINS, _TOLERANCE = tl.constexpr(BINS), tl.constexpr(TOLERANCE)
     # The largest negative float32: a weight of 0 or -0 is above it, as sign(0) = +1.
     _SIGN_BOUNDARY = tl.constexpr(-2.0 ** -149)
-    _BELOW_ALL = tl.constexpr(-2.0)     # every projected weight is above
+    _RUN = tl.constexpr(32)     # terms that are added in a row, so that float32 stays accurate
 
     @triton.jit
     def _project(w, channels, taps, CENTRE: tl.constexpr, CHANNELS: tl.constexpr,
@@ -78,28 +78,41 @@ if triton:
         return tl.min(low), tl.max(high), tl.sum(total)
 
     @triton.jit
-    def _above(w, n, edge, shift, LANES: tl.constexpr):
-        """How many of the n weights are above one edge, and the sum of these minus the shift."""
-        count = tl.zeros([LANES], tl.float32)
-        above_sum = tl.zeros([LANES], tl.float32)
-        for start in range(0, n, LANES):
-            i = start + tl.arange(0, LANES)
-            x = tl.load(w + i, i < n, _BELOW_ALL)
-            count += tl.where(x > edge, 1.0, 0.0)
-            above_sum += tl.where(x > edge, x - shift, 0.0)
-        return tl.sum(count), tl.sum(above_sum)
+    def _total(w, n, shift, LANES: tl.constexpr):
+        """The sum of the n weights, each minus `shift`."""
+        total = tl.zeros([LANES], tl.float32)
+        for run in range(0, n, _RUN * LANES):
+            run_total = tl.zeros([LANES], tl.float32)
+            for start in range(run, tl.minimum(run + _RUN * LANES, n), LANES):
+                i = start + tl.arange(0, LANES)
+                run_total += tl.load(w + i, i < n, shift) - shift
+            total += run_total
+        return tl.sum(total)
 
     @triton.jit
-    def _above_edges(w, n, edges, shift, LANES: tl.constexpr):
-        """The same for BINS edges at once."""
-        count = tl.zeros([_BINS, LANES], tl.float32)
-        above_sum = tl.zeros([_BINS, LANES], tl.float32)
-        for start in range(0, n, LANES):
-            i = start + tl.arange(0, LANES)
-            x = tl.load(w + i, i < n, _BELOW_ALL)[None, :]
-            count += tl.where(x > edges[:, None], 1.0, 0.0)
-            above_sum += tl.where(x > edges[:, None], x - shift, 0.0)
-        return tl.sum(count, 1), tl.sum(above_sum, 1)
+    def _above(w, n, edges, shift, total, LANES: tl.constexpr):
+        """For every edge, how many of the n weights are above it, and their sum, minus `shift` each.
+
+        shift: about the mean. Counted are the weights on the side of the edge away from it, whose
+        differences from it have one sign, so that nothing cancels: those above an edge that is not
+        below the mean, else those not above, as -1. Their complement is n and `total`.
+        """
+        is_low = tl.where(edges < shift, 1.0, 0.0)
+        count = tl.zeros([edges.shape[0], LANES], tl.float32)
+        above = tl.zeros([edges.shape[0], LANES], tl.float32)
+        for run in range(0, n, _RUN * LANES):
+            run_above = tl.zeros([edges.shape[0], LANES], tl.float32)
+            end = tl.minimum(run + _RUN * LANES, n)
+            for start in tl.range(run, end, LANES, loop_unroll_factor=2):
+                i = start + tl.arange(0, LANES)
+                x = tl.load(w + i, i < n, shift)[None, :]   # beyond the end: counts nowhere
+                counted = tl.where(x > edges[:, None], 1.0, 0.0) - is_low[:, None]
+                count += counted
+                run_above += counted * (x - shift)
+            above += run_above
+        # Integers, because sm_80 and later add them across a warp in one instruction.
+        return (tl.sum(count.to(tl.int32), 1).to(tl.float32) + is_low * n,
+                tl.sum(above, 1) + is_low * total)
 
     @triton.jit
     def _objective(count, above_sum, n, mean, unit):
@@ -121,30 +134,30 @@ if triton:
         return tl.sum(tl.where(tl.arange(0, _BINS) == index, vector, 0.0))
 
     @triton.jit
-    def _search(w, n, low, high, shift, LANES: tl.constexpr):
-        """Of the best edge of the search: itself, how many weights are above it, their sum, and J;
-        and the sum of all weights. Sums are of weights minus `shift`. Needs low < high."""
-        _, total = _above(w, n, _BELOW_ALL, shift, LANES)
+    def _search(w, n, low, high, shift, total, LANES: tl.constexpr):
+        """The edge with the largest J that the search finds, and that J. Needs low < high."""
         mean, unit = total / n, high - low
-        best, best_edge, best_count, best_sum = -1.0, low, 1.0, 0.0
-        # Bins of [left, right] are searched; of [right, end] later. Above each: count and sum.
+        best, best_edge = -1.0, low
+        # Bins of [left, right] are searched, of [right, end] later; above each: count and sum.
         left, right, right_count, right_sum = low, high, 0.0, 0.0
         end, end_count, end_sum = high, 0.0, 0.0
         bins = tl.arange(0, _BINS)
+        # The first edges are close to each other around the mean, where most optima are.
+        x = bins * (2.0 / _BINS) - 1
+        edge = shift + tl.where(x < 0, shift - low, high - shift) * (0.1 * x + 0.9 * x * x * x)
         while left < end:
-            edge = tl.minimum(left + (right - left) * (bins * (1.0 / _BINS)), right)
-            count, above = _above_edges(w, n, edge, shift, LANES)
-            value = _objective(count, above, n, mean, unit)
-            largest, index = tl.max(value, 0, return_indices=True)
-            if largest > best:
-                best, best_edge = largest, _at(edge, index)
-                best_count, best_sum = _at(count, index), _at(above, index)
+            edge = tl.where(bins == 0, left, tl.minimum(tl.maximum(edge, left), right))
+            count, above = _above(w, n, edge, shift, total, LANES)
+            value, index = tl.max(_objective(count, above, n, mean, unit), 0, return_indices=True)
+            if value > best:
+                best, best_edge = value, _at(edge, index)
 
             next_edge = _next(edge, right)
             next_count, next_above = _next(count, right_count), _next(above, right_sum)
             members, members_sum = count - next_count, above - next_above
             bottom, top = edge - shift, next_edge - shift
-            apex = (members_sum - members * bottom) / (next_edge - edge)
+            width = tl.where(next_edge > edge, next_edge - edge, 1.0)
+            apex = (members_sum - members * bottom) / width
             apex = tl.minimum(tl.maximum(apex, tl.maximum(1.0 - next_count, 0.0)), members)
             apex_sum = tl.minimum(apex * top, members_sum - (members - apex) * bottom)
             bound = _objective(next_count + apex, next_above + apex_sum, n, mean, unit)
@@ -163,22 +176,30 @@ if triton:
                 last = tl.minimum(last, first + (_BINS // 2 - 1))
                 left, right = _at(edge, first), _at(next_edge, last)
                 right_count, right_sum = _at(next_count, last), _at(next_above, last)
-        return best_edge, best_count, best_sum, best, total
+            edge = left + (right - left) * (bins * (1.0 / _BINS))
+        return best_edge, best
 
     @triton.jit
-    def _split(w, n, low, high, total, LANES: tl.constexpr):
-        """alpha, beta, boundary and marked of DAB."""
-        shift = total / n
+    def _above_one(w, n, edge, shift, total, LANES: tl.constexpr):
+        """_above for a single edge."""
+        count, above = _above(w, n, tl.full([1], edge, tl.float32), shift, total, LANES)
+        return tl.sum(count), tl.sum(above)
+
+    @triton.jit
+    def _split(w, n, low, high, shift, LANES: tl.constexpr):
+        """alpha, beta, boundary and marked of DAB. shift: the mean of the weights, or nearly."""
         alpha, beta, boundary, marked = high, high, high, 1.0   # of a constant filter
         if low < high:
-            boundary, marked, above, best, rest = _search(w, n, low, high, shift, LANES)
+            total = _total(w, n, shift, LANES)
+            boundary, best = _search(w, n, low, high, shift, total, LANES)
+            marked, above = _above_one(w, n, boundary, shift, total, LANES)
             # At the optimum every weight takes the nearer value. Where it does not yet, it may.
-            nearer = shift + (above / marked + (rest - above) / (n - marked)) / 2
-            count, nearer_sum = _above(w, n, nearer, shift, LANES)
-            if _objective(count, nearer_sum, n, rest / n, high - low) >= best:
+            nearer = shift + (above / marked + (total - above) / (n - marked)) / 2
+            count, nearer_sum = _above_one(w, n, nearer, shift, total, LANES)
+            if _objective(count, nearer_sum, n, total / n, high - low) >= best:
                 boundary, marked, above = nearer, count, nearer_sum
             alpha = shift + above / marked
-            beta = shift + (rest - above) / (n - marked)
+            beta = shift + (total - above) / (n - marked)
         return alpha, beta, boundary, marked
 
     @triton.jit
@@ -195,10 +216,11 @@ if triton:
         if total != total:
             low, high = total, total
         if METHOD == 'dab':
-            alpha, beta, boundary, marked = _split(w, n, low, high, total, LANES)
+            alpha, beta, boundary, marked = _split(w, n, low, high, total / n, LANES)
         else:
             boundary = low * 0.0 + _SIGN_BOUNDARY
-            marked, positive = _above(w, n, boundary, 0.0, LANES)
+            total = _total(w, n, 0.0, LANES)
+            marked, positive = _above_one(w, n, boundary, 0.0, total, LANES)
             alpha = (positive - (total - positive)) / n if METHOD == 'xnor' else low * 0.0 + 1.0
             beta = -alpha
         tl.store(values + row, alpha)
