@@ -65,8 +65,8 @@ def _launch(kernel, grid, *arguments, **options):
 
 
 def _warps(n: int) -> int:
-    """The warps of a program for a filter of n weights: about 16 to 64 weights a thread."""
-    return 1 if n <= 1024 else 4 if n <= 8192 else 8 if n <= 32768 else 16
+    """The warps of a program for a filter of n weights: about 32 to 128 weights a thread."""
+    return 1 if n <= 1024 else 2 if n <= 2048 else 4 if n <= 16384 else 8 if n <= 65536 else 16
 
 
 def forward_options(channels: int, taps: int) -> tuple[int, int, dict]:

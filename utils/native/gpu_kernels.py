@@ -33,9 +33,7 @@ RUN = tl.constexpr(32)              # terms that are added in a row, so that flo
 
 @triton.jit
 def _project(w, channels, taps, CENTRE: tl.constexpr, CHANNELS: tl.constexpr, TAPS: tl.constexpr):
-    """Project the filter w (channels, taps) in place, in tiles of (CHANNELS, TAPS).
-
-    Returns its least and its largest weight, and the sum."""
+    """Project w (channels, taps) in place, in tiles; returns its least, its largest, its sum."""
     low = tl.full([CHANNELS, TAPS], 1.0, tl.float32)
     high = tl.full([CHANNELS, TAPS], -1.0, tl.float32)
     total = tl.zeros([CHANNELS, TAPS], tl.float32)
@@ -48,6 +46,7 @@ def _project(w, channels, taps, CENTRE: tl.constexpr, CHANNELS: tl.constexpr, TA
                 c = channel + tl.arange(0, CHANNELS)[:, None]
                 sums += tl.load(w + c * taps + t, (c < channels) & (t < taps), 0.0)
             mean = tl.sum(sums, 0, keep_dims=True) / channels
+            tl.debug_barrier()      # all threads have read what others write now
         for channel in range(0, channels, CHANNELS):
             c = channel + tl.arange(0, CHANNELS)[:, None]
             is_weight = (c < channels) & (t < taps)
@@ -101,8 +100,8 @@ def _above(w, n, edges, shift, total, LANES: tl.constexpr):
 
 @triton.jit
 def _objective(count, above_sum, n, mean, unit):
-    """J without its constant, in unit², of `count` of n weights, that sum to above_sum."""
-    excess = (above_sum - count * mean) / unit
+    """J without its constant, in unit², of `count` of n weights with this sum; mean in units."""
+    excess = above_sum / unit - count * mean
     marked = tl.minimum(tl.maximum(count, 1.0), n - 1.0)
     return excess * excess * (n / (marked * (n - marked)))
 
@@ -116,7 +115,6 @@ def _next(vector, last):
 
 @triton.jit
 def _at(vector, index):
-    """vector[index]"""
     return tl.sum(tl.where(tl.arange(0, BINS) == index, vector, 0.0))
 
 
@@ -133,7 +131,8 @@ def _bound(bottom, top, members, members_sum, above_count, above_sum, n, mean, u
 @triton.jit
 def _search(w, n, low, high, shift, total, LANES: tl.constexpr):
     """The edge with the largest J that the search finds, and that J. Needs low < high."""
-    mean, unit = total / n, high - low
+    unit = high - low
+    mean = total / unit / n     # in units, in which denormal weights lose nothing
     best, best_edge = -1.0, low
     # Bins of [left, right] are searched, of [right, end] later; above each: count and sum.
     left, right, right_count, right_sum = low, high, 0.0, 0.0
@@ -190,7 +189,7 @@ def _split(w, n, low, high, shift, LANES: tl.constexpr):
         # At the optimum every weight takes the nearer value. Where it does not yet, it may.
         nearer = shift + (above / marked + (total - above) / (n - marked)) / 2
         count, nearer_sum = _above_one(w, n, nearer, shift, total, LANES)
-        if _objective(count, nearer_sum, n, total / n, high - low) >= best:
+        if _objective(count, nearer_sum, n, total / (high - low) / n, high - low) >= best:
             boundary, marked, above = nearer, count, nearer_sum
         alpha = shift + above / marked
         beta = shift + (total - above) / (n - marked)
