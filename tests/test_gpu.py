@@ -7,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from conftest import ROOT
 from test_binarize import KINDS, best_objective, filters, objective
 from test_native import adversarial_rows
-from utils import binarize
+from utils import binarize, native
 from utils.bench import kernels
 from utils.native import gpu
 
@@ -30,7 +31,9 @@ LAYERS = {(method, *shape): torch.randn(shape, generator=torch.Generator().manua
 
 INTERPRETED = '''
 import sys, torch
-from utils.bench import kernels
+sys.path.insert(0, 'tests')
+import test_gpu
+from utils import binarize, native
 from utils.native import gpu
 torch.set_num_threads(1)
 results = []
@@ -39,8 +42,28 @@ for method, weight, gradient in torch.load(sys.argv[1]):
     two_valued, values = gpu.forward_(weight, method)
     latent_gradient = None if gradient is None else gpu.backward(gradient, weight, values, method)
     results.append((weight, two_valued, values, latent_gradient))
-torch.save(results, sys.argv[2])
+native.METHODS['cpu'], native.MODULES['cpu'] = native.METHODS['cuda'], '.gpu'
+trained = {method: test_gpu.trained(method, 'fast') for method in binarize.METHODS}
+torch.save((results, trained), sys.argv[2])
 '''
+
+
+def trained(method, search, dtype=torch.float32):
+    """The weights of a small network after two steps, with all kinds of layers.
+
+    None has two channels and several taps, where centring makes J(K) = J(n - K).
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(),
+                          nn.Conv2d(6, 2, 3, groups=2), nn.ReLU(), nn.Conv2d(2, 2, 1))
+    images = torch.randn(2, 1, 9, 9).to(dtype)
+    binarize.wrap(model, 2, 4, method, search).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(images).square().mean().backward()
+        optimizer.step()
+    return [parameter.detach() for parameter in model.parameters()]
 
 
 def special():
@@ -74,7 +97,8 @@ def interpreted(tmp_path_factory):
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', INTERPRETED, given, found], cwd=ROOT,
                           env=os.environ | {'TRITON_INTERPRET': '1'}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, torch.load(found)))
+    results, networks = torch.load(found)
+    return dict(zip(CASES, results)) | networks
 
 
 def check_split(latent, projected, two_valued, values, _):
@@ -120,6 +144,12 @@ def test_the_split_is_the_optimum(interpreted, name):
 @pytest.mark.parametrize('case', LAYERS, ids=str)
 def test_forward_and_backward_equal_those_in_pytorch(interpreted, case):
     check_layer(case[0], LAYERS[case], *interpreted[case])
+
+
+@pytest.mark.parametrize('method', binarize.METHODS)
+def test_a_network_trains_as_in_pytorch(interpreted, method):
+    expected = [weight.float() for weight in trained(method, 'exact', torch.float64)]
+    torch.testing.assert_close(interpreted[method], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('method', binarize.METHODS)
@@ -196,9 +226,9 @@ def test_a_failed_launch_warns_once_changes_nothing_and_is_the_last(monkeypatch)
     before = weight.clone()
     with pytest.warns(UserWarning, match='in PyTorch, correct but slower') as said:
         for _ in range(2):      # outside of the interpreter, a tensor of the CPU cannot be launched on
-            with pytest.raises(gpu.Unsupported):
+            with pytest.raises(native.Unsupported):
                 gpu.forward_(weight, 'dab')
-            with pytest.raises(gpu.Unsupported):
+            with pytest.raises(native.Unsupported):
                 gpu.backward(weight, weight, torch.ones(4, 4), 'dab')
     assert len(said) == 1 and torch.equal(weight, before)
     with FakeTensorMode():

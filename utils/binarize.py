@@ -225,9 +225,8 @@ def _fused_forward_(latent: Tensor, method: str) -> tuple[Tensor, Tensor]:
     The weights above the boundary become alpha; of a constant filter, none. With _fused_backward
     a custom operator, which torch.compile does not look into, around the code of utils/native.
     """
-    compiled = native.compiled_for(latent)
-    if compiled:
-        return compiled.forward_(latent, method)
+    if result := native.call('forward_', latent, latent, method):
+        return result
     rows = project_(latent).flatten(1)
     alpha, beta, mask = METHODS[method].split(rows)
     boundary = rows.masked_fill(mask, -torch.inf).amax(1, keepdim=True)
@@ -243,9 +242,10 @@ def _(latent, method):
 @torch.library.custom_op('dab::backward', mutates_args=())
 def _fused_backward(gradient: Tensor, projected: Tensor, values: Tensor, method: str) -> Tensor:
     """The gradient of the latent weights, from that of W~ and what _fused_forward_ made."""
-    compiled, gradient = native.compiled_for(projected), gradient.contiguous()
-    if compiled:
-        return compiled.backward(gradient, projected, values, method)
+    gradient = gradient.contiguous()
+    result = native.call('backward', projected, gradient, projected, values, method)
+    if result is not None:
+        return result
     (alpha, beta, boundary, _), rows = values[..., None], projected.flatten(1)
     return _gradient(gradient, method, rows.abs() < 1, alpha, beta, rows > boundary)
 
@@ -299,7 +299,7 @@ class Binarization(nn.Module):
     def evaluate(self, latent: Tensor) -> LayerWeights:
         """The LayerWeights of these latent weights, which stay as they are."""
         projected = latent.detach().clone()
-        if self._is_fused(latent):
+        if self._is_fused(latent) and not latent.is_cuda:   # there the search may stop earlier
             weight, (alpha, beta, boundary, _) = self._fused_(latent, projected)
             mask = projected.flatten(1) > boundary[:, None]
             mask[:, 0] |= ~mask.any(1)      # of a constant filter

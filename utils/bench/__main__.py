@@ -3,8 +3,8 @@
 On a GPU where there is one, but for packed. Prints medians of the rounds, their ratio
 (ours / baseline) and the quartiles of the ratio; the last line under --json is a list of objects:
 {case, baseline_s, ours_s, ratio}; of `packed` {case, batch, threads, float_s, packed_s, speedup};
-of `epoch` one per epoch, {epoch, wall, images} and the seconds of each part; {case, error} of what
-failed.
+of `epoch` one per epoch, {epoch, wall, images} and the seconds of each part; of `kernels` {network,
+computed_s, bytes_s, launches}; {case, error} of what failed.
 """
 from utils import interrupt     # before torch
 
@@ -22,7 +22,7 @@ import models
 from utils.arguments import Parser, at_least, one_of
 from utils.errors import RunError, reported
 
-from . import data, epoch, evaluation, gpu, packed, step
+from . import data, epoch, evaluation, gpu, kernels, packed, step
 from .timing import machine, print_header
 
 PROGRAM = 'utils.bench'
@@ -76,6 +76,8 @@ BENCHMARKS = {
                         f'{NETWORK} --threads --rounds', header=False),
     'epoch': Benchmark(epoch.bench, 'where the time of two epochs of main.py goes, by its flags',
                        '', header=False, main_flags=True),
+    'kernels': Benchmark(kernels.bench, "what the GPU's kernels cost, computed without a GPU",
+                         '', header=False),
     'gpu': Benchmark(gpu.bench, 'in ten minutes, all that a GPU can tell: correctness and speed',
                      '--data_dir', header=False),
 }

@@ -16,6 +16,7 @@ import torch
 
 import models
 from utils import binarize
+from utils.errors import InputError
 from utils.native import gpu
 
 # (name, side of an image in pixels, image channels, binStart, binEnd)
@@ -156,8 +157,11 @@ def layer_shapes(name: str, side: int, channels: int, start: int, end: int) -> C
     return Counter(tuple(shape) for shape in shapes if shape[1] * shape[2] > 1)
 
 
-def kernel_table() -> list[dict]:
-    """Print and return the costs of all layers of NETWORKS, and of a step."""
+def bench(_) -> list[dict]:
+    """What the GPU kernels cost in the layers of four networks and in a step: counted in their
+    machine code for an H100 and computed, without a GPU."""
+    if gpu.triton is None:
+        raise InputError('kernels: there is no Triton, which comes with PyTorch for CUDA')
     print('GPU kernels: counted in the machine code for an H100 and computed, NOT measured; '
           f'{ROUNDS} rounds of search, {LAUNCHES} launches a layer and step')
     print(f'{"filters × channels × taps":>28} {"layers":>6} {"regs":>5} {"spill":>5} '

@@ -36,6 +36,11 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
+def supports(weight: Tensor) -> bool:
+    """Whether the library is there, for float32 weights in contiguous memory."""
+    return library() is not None
+
+
 def forward_(projected: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """binarize._fused_forward_ for 'dab', in one pass per filter.
 

@@ -9,6 +9,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from . import Unsupported
+
 try:
     import triton
 
@@ -18,10 +20,6 @@ except ImportError:     # a PyTorch without CUDA
 
 FEWEST_WEIGHTS, MOST_WEIGHTS = 2, 200_000   # of a filter: float32 sums of more are not vouched for
 BACKWARD_BLOCK = 1024   # weights of a program of the backward pass
-
-
-class Unsupported(Exception):
-    """A kernel could not be compiled or launched; no tensor was changed."""
 
 
 _works = True
