@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
@@ -76,11 +75,11 @@ DATASETS = {
         from_folders('imagenet12', 'imagenet', upright=False)),    # as published
     'cifar10': DatasetSpec(
         transforms.thumbnails, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261),
-        partial(cifar.find, name='cifar10', official=CIFAR10)),
+        partial(cifar.find, name='cifar10', official='CIFAR10')),
     'cifar100': DatasetSpec(
         transforms.thumbnails,
         (129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255),
-        partial(cifar.find, name='cifar100', official=CIFAR100)),
+        partial(cifar.find, name='cifar100', official='CIFAR100')),
     'doodles': DatasetSpec(transforms.sketches, (0.06,), (0.93,), doodles.find),
 }
 

@@ -1,16 +1,16 @@
 """CIFAR-10 and CIFAR-100: the official python batches, or folders of images."""
-from torchvision.datasets.utils import check_integrity
-
 from datasets import folders
 from utils.errors import InputError
 
 
 def find(data_dir, channels, name, official):
-    """(train, val, classes); `official` is torchvision's class for the batches.
+    """(train, val, classes); `official` is the name of torchvision's class for the batches.
 
     `data_dir` is the folder of the batches, its parent, or a folder with train/ and val/. Raises
     InputError where it is none of them or a batch is not the official file.
     """
+    import torchvision      # here, since it takes as long as PyTorch
+    official = getattr(torchvision.datasets, official)
     names = (official.base_folder, name, f'{name}/{official.base_folder}')
     for folder in folders.candidates(data_dir, names):
         if folder.is_dir() and folder.absolute().name == official.base_folder:
@@ -19,6 +19,7 @@ def find(data_dir, channels, name, official):
 
 
 def _batches(folder, official):
+    from torchvision.datasets.utils import check_integrity
     meta = official.meta['filename'], official.meta['md5']
     for filename, md5 in (*official.train_list, *official.test_list, meta):
         if not check_integrity(folder / filename, md5):

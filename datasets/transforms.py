@@ -3,7 +3,8 @@
 Each kind of image is a function inpsize -> Steps. Validation takes the center crop or ten crops of
 what before_crop makes; of sketches and thumbnails that is a square of uint8 of the same side for
 all images, from which training batches are augmented too (augmentation.py). Photographs go one by
-one through torchvision's transforms.
+one through torchvision's transforms, which are imported where they are used, since that takes as
+long as importing PyTorch.
 """
 import math
 import random
@@ -15,8 +16,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from datasets.augmentation import RATIO, SCALE, SketchAugmentation, ThumbnailAugmentation
 
@@ -30,6 +29,7 @@ class Steps(NamedTuple):
 
 def sketches(inpsize, flip=True):
     """Black on white; inverted first, so that the zeros a rotation uncovers are paper."""
+    from torchvision.transforms import v2
     side = side_before_crop(inpsize)
     before_crop = [partial(fit_in_square, side=side), ImageOps.invert, v2.Resize(side)]
     mirror = [v2.RandomHorizontalFlip()] if flip else []
@@ -40,6 +40,7 @@ def sketches(inpsize, flip=True):
 
 def photographs(inpsize):
     """A crop for training is at least sqrt(0.08 * 3 / 4) of the shorter side, and keeps inpsize."""
+    from torchvision.transforms import v2
     side = side_before_crop(inpsize)
     augment = [v2.RandomResizedCrop(inpsize), v2.RandomHorizontalFlip()]
     enough = math.ceil(inpsize / math.sqrt(SCALE[0] * RATIO[0])), 2 * side
@@ -48,6 +49,7 @@ def photographs(inpsize):
 
 def thumbnails(inpsize):
     """CIFAR: 32x32, padded by 4 with black; both numbers grow with inpsize."""
+    from torchvision.transforms import v2
     padding = inpsize // 8
     padded = [v2.Resize((inpsize, inpsize)), v2.Pad(padding)]
     return Steps([*padded, v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()], padded,
@@ -75,6 +77,7 @@ def compose(steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[flo
     For validation with tenCrop it is (10, C, inpsize, inpsize): four corners, center, and the
     mirror image of each.
     """
+    from torchvision.transforms import v2
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     if train:
         return v2.Compose([*steps.augment, *tensor])
@@ -91,6 +94,7 @@ class SquareTransform:
 
     def __init__(self, steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[float],
                  train: bool = False, tenCrop: bool = False):
+        from torchvision.transforms import v2
         self.square = v2.Compose([*steps.before_crop, v2.PILToTensor()])    # of a PIL image
         self.shape = len(mean), steps.batched.side, steps.batched.side      # of a square
         self.inpsize, self.mean, self.std, self.tenCrop = inpsize, mean, std, tenCrop
@@ -107,11 +111,12 @@ class SquareTransform:
 
         With tenCrop, (N, 10, C, inpsize, inpsize). drawn: of these images, on their device.
         """
+        from torchvision.transforms.v2.functional import center_crop, ten_crop
         if self.augmentation:
             return self.normalized(self.augmentation.augment(squares, drawn))
         if self.tenCrop:
-            return torch.stack(F.ten_crop(self.normalized(squares.float()), self.inpsize), 1)
-        return self.normalized(F.center_crop(squares, self.inpsize).float())
+            return torch.stack(ten_crop(self.normalized(squares.float()), self.inpsize), 1)
+        return self.normalized(center_crop(squares, self.inpsize).float())
 
     def normalized(self, images: Tensor) -> Tensor:
         """In place; by numbers, not tensors, which a GPU would have to wait for."""

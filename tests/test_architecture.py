@@ -103,3 +103,10 @@ def test_there_is_no_circle():
 def test_the_linter_finds_nothing():
     done = subprocess.run([sys.executable, '-m', 'ruff', 'check', *tracked(tests=True)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_flags_are_parsed_without_what_is_slow_to_import():
+    """So that --help and a wrong flag answer about as soon as PyTorch is there."""
+    code = "import sys, main; print(*sorted({'torch._dynamo', 'torchvision', 'matplotlib', 'triton'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, '\n'), done.stderr

@@ -41,7 +41,8 @@ def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
     flip[c]. Unused bits are 0. threshold is float32 (C,), flip is bool (C,). Fastest for contiguous
     or channels_last x. Raises ValueError for other shapes and types.
     """
-    has_kernel()
+    if not torch.compiler.is_compiling():
+        has_kernel()
     return torch.ops.dab.pack_signs.default(x, threshold, flip)
 
 
@@ -54,7 +55,8 @@ def binary_conv2d(bits: Tensor, prepared: Tensor, alpha: Tensor, beta: Tensor, c
     return max(0, result). The sums are exact; the result is computed from them in double and
     rounded to float32. Raises ValueError where these do not fit together.
     """
-    has_kernel()
+    if not torch.compiler.is_compiling():
+        has_kernel()
     return torch.ops.dab.binary_conv2d.default(bits, prepared, alpha, beta, channels, kernel_size,
                                                stride, padding, relu)
 
@@ -94,14 +96,9 @@ def instruction_sets() -> list[str]:
     return torch.ops.dab.instruction_sets() if has_kernel() else ['pytorch']
 
 
-@torch.compiler.assume_constant_result    # when traced by torch.compile
+@functools.cache
 def has_kernel() -> bool:
     """Whether the compiled kernel is there, built now if need be; if not, PyTorch does its work."""
-    return _load_kernel()
-
-
-@functools.cache
-def _load_kernel():
     identity = FLAGS, torch.__version__, platform.machine()
     try:
         compiler.load('packed', SOURCES, _torch_flags(), identity, torch.ops.load_library)
@@ -157,12 +154,14 @@ def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, p
 
 @torch.library.register_fake('dab::pack_signs')
 def _(x, threshold, flip):
+    has_kernel()    # not asked in compiled code
     images, channels, height, width = x.shape
     return x.new_empty((images, height, width, (channels + WORD - 1) // WORD), dtype=torch.int64)
 
 
 @torch.library.register_fake('dab::binary_conv2d')
 def _(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu):
+    has_kernel()
     sides = ((side + 2 * pad - kernel) // step + 1
              for side, kernel, step, pad in zip(bits.shape[1:3], kernel_size, stride, padding))
     return torch.empty((len(bits), len(alpha), *sides), dtype=torch.float32, device=bits.device,
