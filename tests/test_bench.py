@@ -32,6 +32,7 @@ FLAGS = {
     'packed': NETWORK | {'--threads', '--rounds'},
     'data': {'--data_dir', '--inpsize', '--images', '--rounds'},
     'epoch': set(),
+    'kernels': set(),
     'gpu': {'--data_dir'},
 }
 
