@@ -43,7 +43,7 @@ def sketch_folder(tmp_path_factory):
 
 # Processes that run a command are forked from a server that has imported it once.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['main', 'utils.compare.__main__'])
+SERVER.set_forkserver_preload(['main', 'utils.compare.__main__', 'torchvision.transforms.v2', 'torch._dynamo'])
 
 
 class Command:

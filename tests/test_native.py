@@ -135,7 +135,8 @@ def test_no_compiler_is_said_once_and_is_no_error(monkeypatch):
         native.library.cache_clear()
 
 
-def test_the_filters_are_at_the_optimum_at_each_of_300_real_steps(sketch_folder):
+@pytest.mark.parametrize('steps', [60, pytest.param(300, marks=pytest.mark.soak)])
+def test_the_filters_are_at_the_optimum_at_each_real_step(sketch_folder, steps):
     """J of what a layer computes with, in float64, from initialization on (Sketch-A-Net on sketches).
 
     Another layer at every step, which takes a sixth of the time.
@@ -145,7 +146,7 @@ def test_the_filters_are_at_the_optimum_at_each_of_300_real_steps(sketch_folder)
     layers = [conv for _, conv in binarize.binarized(model)]
     sketches = datasets.load('tuberlin', str(sketch_folder), 81).train
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    for step in range(300):
+    for step in range(steps):
         sketches.set_epoch(step)
         images, target = zip(*(sketches[index] for index in torch.randperm(len(sketches))[:2]))
         optimizer.zero_grad()
