@@ -286,14 +286,15 @@ class Binarization(nn.Module):
 
     def forward(self, latent):
         if torch.compiler.is_exporting():       # ordinary operators, in place of ours
-            alpha, beta, mask = _split_rows(project_(latent.detach().double()), self.method)
+            projected = project_(latent.detach().to(torch.float64, copy=True))
+            alpha, beta, mask = _split_rows(projected, self.method)
             return torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
         if self.training and torch.is_grad_enabled():
             binarize_ = self._fused_ if self._is_fused(latent) else self._plain_
             return binarize_(latent, latent.detach())[0]
         weight = self.evaluate(latent).weight
         if torch.jit.is_tracing():              # a constant: the trace would not see compiled code
-            weight = torch.from_numpy(weight.numpy(force=True))
+            weight = torch.from_numpy(weight.numpy(force=True)).to(latent.device)
         return weight
 
     def evaluate(self, latent: Tensor) -> LayerWeights:
