@@ -103,7 +103,11 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize('moment', MOMENTS)
+SLOW = 'before the log of epoch 1', 'before the first checkpoint', 'in epoch 2'
+
+
+@pytest.mark.parametrize('moment', [
+    pytest.param(moment, marks=pytest.mark.soak) if moment in SLOW else moment for moment in MOMENTS])
 def test_a_killed_run_ends_as_an_unbroken_one(flags, run_folder, start, sketch_folder, tmp_path_factory, moment,
                                               unbroken):
     killed = start(Dying(*MOMENTS[moment]), flags)
