@@ -302,7 +302,8 @@ GPU = torch.device('cuda', 0)
 @pytest.mark.parametrize('arguments, device, channels_last', [
     ([], CPU, True), ([], GPU, False), (['--amp=bfloat16'], GPU, True), (['--no-channelsLast'], CPU, False),
     (['--channelsLast'], GPU, True), (['--amp=float16', '--no-channelsLast'], GPU, False)])
-def test_channels_last_is_on_where_it_wins(arguments, device, channels_last):
+def test_channels_last_is_on_where_it_wins(arguments, device, channels_last, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
     flags, _ = experiment.resolve(opts.complete(opts.parse(arguments)), ['a', 'b'], 1, device)
     assert flags.channelsLast is channels_last
     resumed, _ = experiment.resolve(opts.complete(opts.parse([], vars(flags))), ['a', 'b'], 1, CPU)

@@ -242,7 +242,8 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
     if device.type == 'cpu':
         values['syncBN'] = False
     if flags.channelsLast is None:      # where it was measured to win, or PyTorch recommends it
-        values['channelsLast'] = device.type == 'cpu' or bool(flags.amp)
+        has_avx512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
+        values['channelsLast'] = has_avx512 if device.type == 'cpu' else bool(flags.amp)
     return Flags(**values), without_effect(flags, device, in_folders)
 
 
