@@ -289,18 +289,18 @@ class Binarization(nn.Module):
             projected = project_(latent.detach().to(torch.float64, copy=True))
             alpha, beta, mask = _split_rows(projected, self.method)
             return torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
-        if self.training and torch.is_grad_enabled():
-            binarize_ = self._fused_ if self._is_fused(latent) else self._plain_
-            return binarize_(latent, latent.detach())[0]
-        weight = self.evaluate(latent).weight
-        if torch.jit.is_tracing():              # a constant: the trace would not see compiled code
+        in_step = self.training and torch.is_grad_enabled()
+        projected = latent.detach() if in_step else latent.detach().clone()
+        binarize_ = self._fused_ if self._is_fused(latent, in_step) else self._plain_
+        weight = binarize_(latent, projected)[0]
+        if torch.jit.is_tracing() and not in_step:     # a constant: compiled code is not traced
             weight = torch.from_numpy(weight.numpy(force=True)).to(latent.device)
         return weight
 
     def evaluate(self, latent: Tensor) -> LayerWeights:
         """The LayerWeights of these latent weights, which stay as they are."""
         projected = latent.detach().clone()
-        if self._is_fused(latent) and not latent.is_cuda:   # there the search may stop earlier
+        if self._is_fused(latent, in_step=False):
             weight, (alpha, beta, boundary, _) = self._fused_(latent, projected)
             mask = projected.flatten(1) > boundary[:, None]
             mask[:, 0] |= ~mask.any(1)      # of a constant filter
@@ -321,9 +321,13 @@ class Binarization(nn.Module):
         inside = projected.flatten(1).abs() < 1
         return _StraightThrough.apply(latent, two_valued, self.method, inside, *split), *split
 
-    def _is_fused(self, latent):
-        """Whether compiled code exists for these weights: a fact that torch.compile can rely on."""
-        return self.search == 'fast' and native.covers(latent, self.method)
+    def _is_fused(self, latent, in_step):
+        """Whether compiled code is used for these weights: a fact that torch.compile can rely on.
+
+        The search of a GPU may stop early, so that what evaluation uses is searched by PyTorch.
+        """
+        return (self.search == 'fast' and native.covers(latent, self.method)
+                and (in_step or not latent.is_cuda))
 
 
 def convolutions(model: nn.Module) -> list[tuple[int, str, nn.Conv2d]]:

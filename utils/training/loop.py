@@ -54,17 +54,18 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
                 run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, **facts,
                           **state(model, optimizer, scaler)}, is_best)
     finally:
-        try:
-            with interrupt.deferred():
-                run.finish()
-        finally:
-            say_what_is_done(run, flags.epochs, best)
+        finish(run, flags.epochs, best)
 
 
-def say_what_is_done(run, epochs, best):
-    reached = f', best top-1 {best:.2f}' if best >= 0 else ''
-    run.say(f'{run.saved} of {epochs} epochs done{reached}; '
-            f'log, curves and checkpoints: {run.folder}')
+def finish(run, epochs, best):
+    """Wait for the last checkpoint, and say what is done."""
+    try:
+        with interrupt.deferred():
+            run.finish()
+    finally:
+        reached = f', best top-1 {best:.2f}' if best >= 0 else ''
+        run.say(f'{run.saved} of {epochs} epochs done{reached}; '
+                f'log, curves and checkpoints: {run.folder}')
 
 
 def start_epoch(train_loader, epoch, seed):
