@@ -8,10 +8,9 @@ Beside the options of argparse a flag has
     once                whether it concerns one command only, so that a resumed run does not take
                         it over from its checkpoint (default: no)
 
-A flag's way: parse, check, complete (defaults that depend on other flags), then
-utils.experiment.resolve (defaults that depend on data and network). From there
-Experiment.make_network hands what concerns the network to models.build and binarize.wrap;
-utils.training.loop takes the rest.
+A flag's way: parse, then utils/resolve.py (contradictions, and defaults that depend on other flags,
+data and network). From there Experiment.make_network hands what concerns the network to
+models.build and binarize.wrap; utils.training.loop takes the rest.
 """
 import argparse
 import os
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 
 import datasets
 import models
-from utils.arguments import (SWITCH, Parser, at_least, check_not_empty, is_valid, layers, one_of,
+from utils.arguments import (SWITCH, Parser, at_least, is_valid, layers, one_of,
                              run_name)
 from utils.binarize import METHODS
 from utils.errors import InputError
@@ -222,55 +221,3 @@ def recorded(flags: dict) -> dict:
         if not rule.once and not is_valid(DECLARED.actions[name], flags[name]):
             raise InputError(f'its --{name} is {flags[name]!r}')
     return flags
-
-
-def check(flags: argparse.Namespace):
-    """Raise InputError for flags that contradict each other."""
-    if flags.minlr > flags.maxlr:
-        raise InputError(f'--minlr={flags.minlr} must not be above --maxlr={flags.maxlr}')
-    if flags.binEnd is not None and flags.binStart > flags.binEnd:
-        raise InputError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
-    if flags.bnnModel and flags.binarizer not in (None, 'bnn'):
-        raise InputError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
-    check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export')
-    if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
-        raise InputError('--nesterov needs a --momentum above 0')
-    check_action(flags)
-
-
-def check_action(flags: argparse.Namespace):
-    """Raise InputError where the flags do not name one thing to do, and all that it needs."""
-    actions = [name for name in ('export', 'classify', 'evaluate') if getattr(flags, name)]
-    if len(actions) > 1:
-        raise InputError(f'--{actions[0]} and --{actions[1]} are two things to do: '
-                         'give one of them')
-    if flags.calculateBinarizationLosses and (flags.export or flags.classify):
-        raise InputError('--calculateBinarizationLosses goes with training and --evaluate, '
-                         f'not with --{actions[0]}')
-    for name in 'evaluate', 'classify':
-        if getattr(flags, name) and not (flags.resume or flags.packed):
-            raise InputError(f'--{name} needs a checkpoint, --resume=FILE, or a packed model, '
-                             '--packed=FILE')
-    if flags.packed and not (flags.evaluate or flags.classify):
-        raise InputError('--packed cannot be trained, only used: with --evaluate or --classify')
-    if flags.packed and flags.calculateBinarizationLosses:
-        raise InputError('--calculateBinarizationLosses needs the checkpoint: '
-                         'a packed model has no sign layers')
-    if flags.packed and flags.amp not in (None, 'off'):
-        raise InputError(f'--amp={flags.amp}: a packed model computes in bits and float32')
-    if flags.export and not flags.resume:
-        raise InputError('--export=FILE needs the checkpoint to pack: --resume=FILE')
-    if flags.exportHalf and not flags.export:
-        raise InputError('--exportHalf needs --export=FILE')
-
-
-def complete(flags: argparse.Namespace) -> argparse.Namespace:
-    """The flags with the defaults that depend on other flags."""
-    binarizer = flags.binarizer or ('bnn' if flags.bnnModel else 'dab')
-    own = models.default_inpsize(flags.model_def)
-    inpsize = flags.inpsize or (min(own, 97) if flags.dataset == 'doodles' else own)
-    suffix = f'-{binarizer}' if flags.binaryWeight else ''
-    return argparse.Namespace(**vars(flags) | {
-        'binarizer': binarizer, 'inpsize': inpsize,
-        'amp': None if flags.amp == 'off' else flags.amp,
-        'name': flags.name or f'{flags.dataset}-{flags.model_def}{suffix}'})

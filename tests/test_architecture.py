@@ -19,6 +19,7 @@ LAYERS = [
     ['utils.training'],
     ['utils.activations', 'opts'],
     ['utils.source'],
+    ['utils.resolve'],
     ['utils.experiment'],
     ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],
 ]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 import models
 import opts
 from models.blocks import Sign
-from utils import activations, binarize, experiment
+from utils import activations, binarize, experiment, resolve
 from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
 from utils.errors import RunError, explained
 from utils.memory_format import channels_first, channels_last
@@ -304,9 +304,9 @@ GPU = torch.device('cuda', 0)
     (['--channelsLast'], GPU, True), (['--amp=float16', '--no-channelsLast'], GPU, False)])
 def test_channels_last_is_on_where_it_wins(arguments, device, channels_last, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
-    flags, _ = experiment.resolve(opts.complete(opts.parse(arguments)), ['a', 'b'], 1, device)
+    flags, _ = resolve.resolve(resolve.complete(opts.parse(arguments)), ['a', 'b'], 1, device)
     assert flags.channelsLast is channels_last
-    resumed, _ = experiment.resolve(opts.complete(opts.parse([], vars(flags))), ['a', 'b'], 1, CPU)
+    resumed, _ = resolve.resolve(resolve.complete(opts.parse([], vars(flags))), ['a', 'b'], 1, CPU)
     assert resumed.channelsLast is channels_last        # what the run was trained with, on any device
 
 

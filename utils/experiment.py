@@ -5,7 +5,6 @@
 
     trained = load('logs/NAME/best.pth.tar')    # in your own script: network, classes, transform
 """
-import argparse
 import copy
 import os
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import datasets
 import models
 import opts
 from models.blocks import has_signs
-from utils import binarize, packed
+from utils import packed, resolve
 from utils.arguments import Flags
 from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
@@ -138,16 +137,16 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     if given.resume:
         with naming('--resume'):
             source = checkpoint_source(given.resume)
-            known = source.flags | where_it_lies(given.resume)
+            known = source.flags | resolve.where_it_lies(given.resume)
     elif given.packed:
         with naming('--packed'):
             source = packed_source(given.packed)
             known = source.flags
     given = opts.parse(arguments, known)
-    opts.check(given)
-    given = opts.complete(given)
+    resolve.check(given)
+    given = resolve.complete(given)
     if source:
-        check_source(given, source)
+        resolve.check_source(given, source)
     device = parallel.start()
     if given.packed:
         device = torch.device('cpu')
@@ -162,7 +161,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
                              f'{len(data.classes)} classes')
     classes, channels = (data or source).classes, (data or source).channels
     in_folders = data is None or data.in_folders
-    flags, ignored = resolve(given, classes, channels, device, in_folders)
+    flags, ignored = resolve.resolve(given, classes, channels, device, in_folders)
     return Experiment(flags, source, data, classes, channels, device, list(ignored))
 
 
@@ -173,30 +172,6 @@ def choose_algorithms(deterministic: bool):
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'   # as PyTorch demands, before cuBLAS runs
-
-
-def where_it_lies(checkpoint: str) -> dict[str, str]:
-    """--logdir and --name of the run whose folder a checkpoint lies in; {} outside of one.
-
-    The folder may have been moved or be meant from another working directory than its flags say.
-    """
-    folder = Path(checkpoint).parent
-    if not (folder / 'flags.json').is_file():
-        return {}
-    if folder.name in ('', '..'):
-        folder = folder.resolve()
-    return {'logdir': str(folder.parent), 'name': folder.name}
-
-
-def check_source(flags: argparse.Namespace, source: Source):
-    """Raise InputError where the flags differ in what their source fixes."""
-    for name in source.fixes:       # a checkpoint older than a flag has its default
-        fixed, given = source.flags.get(name, opts.default(name)), getattr(flags, name)
-        if fixed != given:
-            raise InputError(f'{source.path} was trained {opts.spelled(name, fixed)}, not '
-                             f'{opts.spelled(name, given)}')
-    if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
-        raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
 
 
 def load_data(dataset: str, data_dir: str, inpsize: int, source: Source | None = None,
@@ -220,56 +195,6 @@ def check_same_data(source: Source, data: datasets.Data):
     if different:
         raise InputError(f'{source.path} was trained on other classes: its {different[0][0]} is '
                          f'{different[0][1]} in this data')
-
-
-def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
-            device: torch.device, in_folders: bool = True) -> tuple[Flags, tuple[str, ...]]:
-    """The flags of opts.complete, all resolved, and a sentence about each that has no effect.
-
-    What is left depends on the data, on the network and on the device. in_folders: see
-    datasets.Data.
-    """
-    values = dict(vars(flags))
-    values['nClasses'] = flags.nClasses or len(classes)
-    if flags.binEnd is None and not flags.packed:
-        arguments = flags.model_def, len(classes), channels, flags.inpsize, flags.signLayers
-        try:
-            with torch.device('meta'):      # without memory for its weights
-                model = models.build(*arguments)
-        except RuntimeError:                # a builder that computes with tensors
-            model = models.build(*arguments)
-        values['binEnd'] = binarize.default_binEnd(model, flags.binStart)
-    if device.type == 'cpu':
-        values['syncBN'] = False
-    if flags.channelsLast is None:      # where it was measured to win, or PyTorch recommends it
-        has_avx512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
-        values['channelsLast'] = has_avx512 if device.type == 'cpu' else bool(flags.amp)
-    return Flags(**values), without_effect(flags, device, in_folders)
-
-
-def without_effect(flags: argparse.Namespace, device: torch.device,
-                   in_folders: bool) -> tuple[str, ...]:
-    """A sentence about each flag that was given and has little or no effect."""
-    own = opts.not_default(flags, 'binStart', 'binSearch', 'bnnModel')
-    if flags.binarizer not in ('dab', 'bnn'):
-        own.append('--binarizer')
-    sentences = {
-        f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum':
-            flags.nesterov and flags.optimType != 'sgd',
-        f'--momentum is ignored: {flags.optimType} has its own':
-            flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'),
-        f'{" and ".join(own)} without --binaryWeight: all weights stay real':
-            own and not flags.binaryWeight,
-        f'--binSearch is ignored: {flags.binarizer} has nothing to search':
-            flags.binaryWeight and flags.binarizer != 'dab' and flags.binSearch != 'fast',
-        '--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only, under torchrun':
-            flags.syncBN and (device.type == 'cpu' or parallel.processes() == 1),
-        '--deterministic changes nothing on a CPU: there a seed always trains to the same weights':
-            flags.deterministic and device.type == 'cpu',
-        f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
-            flags.skipBroken and not in_folders,
-    }
-    return tuple(sentence for sentence, applies in sentences.items() if applies)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ import torch
 import datasets
 import models
 import opts
-from utils import console, experiment, processes
+from utils import console, experiment, processes, resolve
 from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
 from utils.binarize import METHODS
 from utils.errors import InputError, RunError, explained, naming, reported
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None):
     """Train what is missing of the comparison that the arguments describe, and write its tables."""
     with reported(PROGRAM, '; run the same command again to resume'):
         options, common = parse(arguments)
-        flags = opts.complete(opts.parse(common))
+        flags = resolve.complete(opts.parse(common))
         if flags.epochs == 0:
             raise InputError('--epochs=0: there is nothing to compare without training')
         family = models.family(options.model_def)[0]
@@ -143,8 +143,8 @@ def report_failure(cell, error):
 
 def flags_of(cell, common):
     flags = opts.parse(cell.arguments(common))
-    opts.check(flags)
-    return opts.complete(flags)
+    resolve.check(flags)
+    return resolve.complete(flags)
 
 
 def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: argparse.Namespace):

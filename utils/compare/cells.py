@@ -11,7 +11,7 @@ import torch
 import models
 import opts
 from models.blocks import has_signs
-from utils import experiment
+from utils import experiment, resolve
 from utils.binarize import weight_bits
 from utils.errors import InputError, RunError, begin
 from utils.files import write_text
@@ -98,7 +98,7 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace) -> dict | None:
     except InputError as error:
         raise RunError(str(error)) from error
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    asked, _ = experiment.resolve(flags, source.classes, source.channels, device)
+    asked, _ = resolve.resolve(flags, source.classes, source.channels, device)
     for name, value in source.flags.items():
         given, rule = getattr(asked, name, None), opts.RULES.get(name)
         if given != value and (rule is None or rule.changes_result):
