@@ -138,6 +138,9 @@ def reference_binarization(weight, method):
         if method == 'dab':
             e = max((rank(row) < k for k in range(1, n)), key=lambda e: objective(row, e))
             alpha, beta = row[e].mean(), row[~e].mean()
+        elif method == 'adabin':
+            e = row >= row.mean()
+            alpha, beta = row.mean() + row.std(), row.mean() - row.std()
         else:
             e = row >= 0
             alpha = np.abs(row).mean() if method == 'xnor' else 1
@@ -149,6 +152,7 @@ def reference_binarization(weight, method):
                 'dab': (abs(alpha) * inside + 1 / e.sum() if e[i] else abs(beta) * inside + 1 / (n - e.sum())),
                 'xnor': n * (alpha * inside + 1 / n),
                 'bnn': inside,
+                'adabin': inside,
             }[method]
     return two_valued, factor
 

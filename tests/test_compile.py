@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from models.blocks import Sign, SignConv2d
+from test_methods import Learned
 from utils import binarize
 
 
@@ -39,9 +40,10 @@ def trained(model, forward, steps=3):
         return torch.stack(losses), [*model.state_dict().values()], forward(IMAGES)
 
 
-@pytest.mark.parametrize('method', ['dab', 'xnor'])    # by our operators; in PyTorch
-def test_compiled_training_has_no_graph_break_and_the_same_results(method):
+@pytest.mark.parametrize('method', ['dab', 'xnor', 'learned'])    # by our operators; in PyTorch; with learned values
+def test_compiled_training_has_no_graph_break_and_the_same_results(method, monkeypatch):
     """aot_eager traces like the default, inductor, and runs the kernels of the eager network."""
+    monkeypatch.setitem(binarize.METHODS, 'learned', Learned)
     torch._dynamo.reset()
     model, twin = network(method), network(method)
     compiled = torch.compile(twin, fullgraph=True, backend='aot_eager')
@@ -55,7 +57,7 @@ def test_inductor_trains_to_the_same_weights():
     torch.testing.assert_close(trained(twin, compiled), trained(model, model), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('method', binarize.METHODS)
+@pytest.mark.parametrize('method', binarize.native.METHODS['cuda'])
 def test_the_operators_keep_what_they_declare(method):
     weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     torch.library.opcheck(binarize._fused_forward_, (weight.clone(), method))
@@ -63,7 +65,7 @@ def test_the_operators_keep_what_they_declare(method):
     torch.library.opcheck(binarize._fused_backward, (weight, projected, values, method))
 
 
-@pytest.mark.parametrize('method', binarize.METHODS)
+@pytest.mark.parametrize('method', binarize.native.METHODS['cuda'])
 @pytest.mark.parametrize('channels', [5, 1])
 def test_the_operators_without_compiled_code(method, channels, monkeypatch):
     """They have to give what the exact search of PyTorch does, also for a constant filter."""
@@ -88,7 +90,7 @@ def test_the_operators_without_compiled_code(method, channels, monkeypatch):
     assert all(value.isfinite().all() for value in results[0])
 
 
-@pytest.mark.parametrize('method', binarize.METHODS)
+@pytest.mark.parametrize('method', binarize.native.METHODS['cuda'])
 def test_a_step_is_traced_for_a_gpu_without_one(method, monkeypatch):
     monkeypatch.setitem(binarize.native.METHODS, 'cuda', (method,))
     with FakeTensorMode(), torch.device('cuda'):

@@ -27,7 +27,7 @@ SPLITS |= {name: torch.tensor(row, dtype=torch.float32).view(1, 1, 1, -1)
 # One and several channels and taps, a depthwise layer, more taps than fit a tile.
 SHAPES = [(3, 16, 3, 3), (2, 3, 5, 5), (4, 1, 3, 3), (4, 2, 1, 1), (2, 300, 1, 1), (2, 3, 17, 17)]
 LAYERS = {(method, *shape): torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.6
-          for method in binarize.METHODS for shape in SHAPES}
+          for method in native.METHODS['cuda'] for shape in SHAPES}
 
 INTERPRETED = '''
 import sys, torch
@@ -43,7 +43,7 @@ for method, weight, gradient in torch.load(sys.argv[1]):
     latent_gradient = None if gradient is None else gpu.backward(gradient, weight, values, method)
     results.append((weight, two_valued, values, latent_gradient))
 native.METHODS['cpu'], native.MODULES['cpu'] = native.METHODS['cuda'], '.gpu'
-trained = {method: test_gpu.trained(method, 'fast') for method in binarize.METHODS}
+trained = {method: test_gpu.trained(method, 'fast') for method in native.METHODS['cuda']}
 torch.save((results, trained), sys.argv[2])
 '''
 
@@ -84,7 +84,7 @@ def gradient_of(weight):
 
 CASES = ({name: ('dab', weight) for name, weight in SPLITS.items()}
          | {key: (key[0], weight) for key, weight in LAYERS.items()}
-         | {('special', method): (method, special()) for method in binarize.METHODS}
+         | {('special', method): (method, special()) for method in native.METHODS['cuda']}
          | {('zeros', method): (method, signed_zeros()) for method in ('xnor', 'bnn')})
 
 
@@ -124,7 +124,7 @@ def check_layer(method, latent, projected, two_valued, values, gradient):
     """Everything against utils/binarize.py in float64, whose split no rounding moves."""
     exact = binarize.project_(latent.double())
     torch.testing.assert_close(projected, exact.float(), rtol=0, atol=2e-7)
-    alpha, beta, mask = binarize._split_rows(exact, method)
+    alpha, beta, mask = binarize._split_rows(exact, binarize.METHODS[method])
     found = projected.flatten(1) > values[2][:, None]
     assert torch.equal(found, mask) and torch.equal(values[3], mask.sum(1).float())
     torch.testing.assert_close(values[:2], torch.stack([alpha, beta]).squeeze(2).float(), rtol=1e-6, atol=1e-7)
@@ -146,13 +146,13 @@ def test_forward_and_backward_equal_those_in_pytorch(interpreted, case):
     check_layer(case[0], LAYERS[case], *interpreted[case])
 
 
-@pytest.mark.parametrize('method', binarize.METHODS)
+@pytest.mark.parametrize('method', native.METHODS['cuda'])
 def test_a_network_trains_as_in_pytorch(interpreted, method):
     expected = [weight.float() for weight in trained(method, 'exact', torch.float64)]
     torch.testing.assert_close(interpreted[method], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('method', binarize.METHODS)
+@pytest.mark.parametrize('method', native.METHODS['cuda'])
 def test_what_is_not_finite_shows_in_its_filter_only(interpreted, method):
     _, two_valued, values, gradient = interpreted['special', method]
     assert two_valued[1:].isnan().all() and values[:2, 1:].isnan().all()

@@ -200,7 +200,7 @@ def test_a_method_of_ones_own_has_its_own_style_in_plots(monkeypatch):
     plot = figures.errors([2, 3], {method: [0.2, 0.3] for method in binarize.METHODS})
     lines = {line.get_label(): line for line in plot.axes[0].lines}
     assert (lines['halves'].get_color(), lines['halves'].get_marker()) == ('#aa3377', '*')
-    assert len({line.get_color() for line in lines.values()}) == len(binarize.METHODS) == 4
+    assert len({line.get_color() for line in lines.values()}) == len(binarize.METHODS) == 5
 
 
 def test_a_moved_checkpoint_without_data_gets_a_page_that_says_what_is_missing(sketch_folder, logs, tmp_path, refused):

@@ -27,23 +27,41 @@ from . import native
 from .errors import InputError
 
 
-class Method:
+class Method(nn.Module):
     """A way to binarize: subclass it, set the texts, and enter the class in METHODS.
 
-    Both functions work on the rows (out, n) of a weight, one row per filter.
+    Every binarized layer has an instance of its own. Values that are to be learned are its
+    parameters, and what else it remembers is its buffers: checkpoints keep both. The functions work
+    on the rows (out, n) of a weight, one row per filter; where they need no instance, they are
+    static methods.
     """
 
     title = 'binarization'      # what the report calls the method
     formula = ''                # how α and β come from W
     style = dict(color='#009e73', linestyle='-.', marker='v')   # Matplotlib's, in every plot
 
-    @staticmethod
-    def split(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha (out, 1), beta (out, 1) and mask (out, n), True where a weight becomes alpha."""
+    def __init__(self, weight: Tensor):
+        """weight: the initial latent weights (out, c, kh, kw) of the layer, to start values from.
+
+        (out, n) where a tensor without a layer is binarized.
+        """
+        super().__init__()
+
+    def observe(self, rows: Tensor):
+        """Called in every training step before split, to change buffers in place.
+
+        By add_, copy_, …: after `self.steps += 1`, torch.compile (2.14) returned wrong outputs.
+        """
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha (out, 1), beta (out, 1) and mask (out, n), True where a weight becomes alpha.
+
+        Where alpha and beta depend on parameters of the method, these get the gradients that
+        W~ = where(mask, alpha, beta) gives them; the mask, which has no gradient, gives none.
+        """
         raise NotImplementedError
 
-    @staticmethod
-    def gradient_factor(inside: Tensor, alpha: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
+    def gradient_factor(self, inside: Tensor, alpha: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
         """(out, n), by which dL/dW~ is multiplied beside s; `inside` is the mask [|W| < 1]."""
         raise NotImplementedError
 
@@ -136,7 +154,32 @@ class BNN(Method):
         return inside.to(alpha.dtype)
 
 
-METHODS: dict[str, type[Method]] = {'dab': DAB, 'xnor': XNOR, 'bnn': BNN}
+class AdaBin(Method):
+    """Two values at the mean of the filter plus and minus its standard deviation.
+
+    Forward: α = μ + σ, β = μ − σ with μ = mean(W), σ² = mean((W − μ)²), and e_i = [W_i ≥ μ].
+    Backward, s as for DAB: dL/dW_i = dL/dW~_i · s · [|W_i| < 1]. The projection, which all methods
+    share here, makes μ about 0 where a filter has several input channels.
+    Source: Tu et al., "AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets", ECCV
+    2022, the binary set of the weights.
+    """
+
+    title = 'adaptive binary sets (AdaBin)'
+    formula = 'α and β are the mean of the filter plus and minus its standard deviation'
+    style = dict(color='#cc79a7', linestyle=(0, (5, 1, 1, 1, 1, 1)), marker='P')
+
+    @staticmethod
+    def split(rows):
+        mean = rows.mean(1, keepdim=True)
+        deviation = (rows - mean).square().mean(1, keepdim=True).sqrt()
+        return mean + deviation, mean - deviation, rows >= mean
+
+    @staticmethod
+    def gradient_factor(inside, alpha, beta, mask):
+        return inside.to(alpha.dtype)
+
+
+METHODS: dict[str, type[Method]] = {'dab': DAB, 'xnor': XNOR, 'bnn': BNN, 'adabin': AdaBin}
 
 
 class LayerWeights(NamedTuple):
@@ -149,10 +192,16 @@ class LayerWeights(NamedTuple):
     mask: Tensor        # of weight's shape, True where a weight is alpha
 
 
-def _method(name: str) -> type[Method]:
+def make_method(name: str, weight: Tensor) -> Method:
+    """The method `name` for a layer with these weights, its learned values at their start."""
+    check_method(name)
+    return METHODS[name](weight.detach())
+
+
+def check_method(name: str):
+    """Raise InputError for a name that is not in METHODS."""
     if name not in METHODS:
         raise InputError(f'unknown binarizer {name!r}: choose one of {", ".join(METHODS)}')
-    return METHODS[name]
 
 
 def _split_rows(weight, method):
@@ -160,28 +209,30 @@ def _split_rows(weight, method):
     rows = weight.detach().flatten(1)
     if rows.size(1) < 2:
         raise InputError('a filter of one weight cannot be split into two groups')
-    return _method(method).split(rows if rows.dtype == torch.float64 else rows.float())
+    return method.split(rows if rows.dtype == torch.float64 else rows.float())
 
 
+@torch.no_grad()
 def split(weight: Tensor, method: str = 'dab') -> tuple[Tensor, Tensor, Tensor]:
     """The two values of every filter of `weight` as it is, and which weights take which.
 
     weight: (out, c, kh, kw), or (out, n). Returns alpha (out,), beta (out,), in float32 (float64
     for float64 weights), and the boolean mask e of weight's shape, True where a weight becomes
     alpha. Under 'dab', alpha and beta are the means of the two groups and 1 <= e.sum() <= n - 1
-    in every filter. A layer splits its *projected* latent weights: layer_weights has those.
-    Raises ValueError for n = 1 or an unknown method.
+    in every filter. A layer splits its *projected* latent weights, by its own learned values:
+    layer_weights has those. Raises ValueError for n = 1 or an unknown method.
     """
-    alpha, beta, mask = _split_rows(weight, method)
+    alpha, beta, mask = _split_rows(weight, make_method(method, weight))
     return alpha.squeeze(1), beta.squeeze(1), mask.view(weight.shape)
 
 
+@torch.no_grad()
 def binarize_weight(weight: Tensor, method: str = 'dab') -> Tensor:
     """W~ of `weight` (out, c, kh, kw) as it is: the same shape and dtype, two values per filter.
 
     This is not what a layer makes of its latent weights, which it projects first: layer_weights is.
     """
-    alpha, beta, mask = _split_rows(weight, method)
+    alpha, beta, mask = _split_rows(weight, make_method(method, weight))
     return torch.where(mask, alpha, beta).view(weight.shape).to(weight.dtype)
 
 
@@ -195,27 +246,30 @@ def project_(weight: Tensor) -> Tensor:
     return weight.clamp_(-1, 1)
 
 
-def _gradient(gradient, method, inside, alpha, beta, mask):
-    """The gradient of the latent weights (out, c, kh, kw) from that of W~, of the same shape."""
-    factor = METHODS[method].gradient_factor(inside, alpha, beta, mask)
-    channels = gradient.size(1)
+def _factor(method, projected, alpha, beta, mask):
+    """dL/dW = dL/dW~ · factor, of the shape of the projected weights (out, c, kh, kw)."""
+    factor = method.gradient_factor(projected.flatten(1).abs() < 1, alpha, beta, mask)
+    channels = projected.size(1)
     if channels > 1:
         factor = factor * (1 - 1 / channels)
-    return (gradient * factor.view(gradient.shape)).to(gradient.dtype)
+    return factor.view(projected.shape)
 
 
 class _StraightThrough(torch.autograd.Function):
-    """latent -> its W~ `two_valued`, made by PyTorch; backward scales the gradient."""
+    """latent -> its W~ `two_valued`, made by PyTorch; backward scales the gradient by factor.
+
+    W~ has the gradient as it is, for learned values that it was made of.
+    """
 
     @staticmethod
-    def forward(ctx, latent, two_valued, method, inside, alpha, beta, mask):
-        ctx.method = method
-        ctx.save_for_backward(inside, alpha, beta, mask)
+    def forward(ctx, latent, two_valued, factor):
+        ctx.save_for_backward(factor)
         return two_valued
 
     @staticmethod
     def backward(ctx, gradient):
-        return _gradient(gradient, ctx.method, *ctx.saved_tensors), *[None] * 6
+        factor, = ctx.saved_tensors
+        return (gradient * factor).to(gradient.dtype), gradient, None
 
 
 @torch.library.custom_op('dab::forward_', mutates_args={'latent'})
@@ -246,8 +300,9 @@ def _fused_backward(gradient: Tensor, projected: Tensor, values: Tensor, method:
     result = native.call('backward', projected, gradient, projected, values, method)
     if result is not None:
         return result
-    (alpha, beta, boundary, _), rows = values[..., None], projected.flatten(1)
-    return _gradient(gradient, method, rows.abs() < 1, alpha, beta, rows > boundary)
+    alpha, beta, boundary, _ = values[..., None]
+    mask = projected.flatten(1) > boundary
+    return gradient * _factor(METHODS[method], projected, alpha, beta, mask)
 
 
 @_fused_backward.register_fake
@@ -280,9 +335,10 @@ class Binarization(nn.Module):
 
     two_valued = True       # for models.blocks.SignConv2d
 
-    def __init__(self, method: str, search: str = 'fast'):
+    def __init__(self, name: str, weight: Tensor, search: str = 'fast'):
         super().__init__()
-        self.method, self.search = method, search
+        self.name, self.search = name, search
+        self.method = make_method(name, weight)
 
     def forward(self, latent):
         if torch.compiler.is_exporting():       # ordinary operators, in place of ours
@@ -291,8 +347,10 @@ class Binarization(nn.Module):
             return torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
         in_step = self.training and torch.is_grad_enabled()
         projected = latent.detach() if in_step else latent.detach().clone()
-        binarize_ = self._fused_ if self._is_fused(latent, in_step) else self._plain_
-        weight = binarize_(latent, projected)[0]
+        if self._is_fused(latent, in_step):
+            weight = self._fused_(latent, projected)[0]
+        else:
+            weight = self._plain_(latent, projected, in_step)[0]
         if torch.jit.is_tracing() and not in_step:     # a constant: compiled code is not traced
             weight = torch.from_numpy(weight.numpy(force=True)).to(latent.device)
         return weight
@@ -305,28 +363,33 @@ class Binarization(nn.Module):
             mask = projected.flatten(1) > boundary[:, None]
             mask[:, 0] |= ~mask.any(1)      # of a constant filter
         else:
-            weight, alpha, beta, mask = self._plain_(latent, projected)
+            weight, alpha, beta, mask = self._plain_(latent, projected, in_step=False)
         return LayerWeights(projected, weight, alpha.flatten(), beta.flatten(),
                             mask.view(latent.shape))
 
     def _fused_(self, latent, projected):
         """W~ as a function of latent, and values as _fused_forward_ returns them."""
-        two_valued, values = _fused_forward_(projected, self.method)
-        return _Fused.apply(latent, two_valued, projected, values, self.method), values
+        two_valued, values = _fused_forward_(projected, self.name)
+        return _Fused.apply(latent, two_valued, projected, values, self.name), values
 
-    def _plain_(self, latent, projected):
-        """W~ as a function of latent, and its split as _split_rows returns it."""
-        split = alpha, beta, mask = _split_rows(project_(projected), self.method)
+    def _plain_(self, latent, projected, in_step):
+        """W~, of latent and learned values, and its split as _split_rows returns it."""
+        project_(projected)
+        if in_step:
+            self.method.observe(projected.flatten(1))
+        split = alpha, beta, mask = _split_rows(projected, self.method)
         two_valued = torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
-        inside = projected.flatten(1).abs() < 1
-        return _StraightThrough.apply(latent, two_valued, self.method, inside, *split), *split
+        if torch.is_grad_enabled():
+            factor = _factor(self.method, projected, alpha.detach(), beta.detach(), mask)
+            two_valued = _StraightThrough.apply(latent, two_valued, factor)
+        return two_valued, *split
 
     def _is_fused(self, latent, in_step):
         """Whether compiled code is used for these weights: a fact that torch.compile can rely on.
 
         The search of a GPU may stop early, so that what evaluation uses is searched by PyTorch.
         """
-        return (self.search == 'fast' and native.covers(latent, self.method)
+        return (self.search == 'fast' and native.covers(latent, self.name)
                 and (in_step or not latent.is_cuda))
 
 
@@ -366,7 +429,7 @@ def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
     Raises ValueError for a range without a convolution, an unknown method, or a model wrapped
     before.
     """
-    _method(method)
+    check_method(method)
     layers = convolutions(model)
     chosen = [(name, conv) for number, name, conv in layers if binStart <= number <= binEnd]
     if not chosen:
@@ -382,8 +445,8 @@ def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
             warnings.warn(f'convolution {name} stays real: its filters have a single weight')
             continue
         # unsafe=True only skips a trial call, which would project the weights before training.
-        parametrize.register_parametrization(conv, 'weight', Binarization(method, search),
-                                             unsafe=True)
+        parametrize.register_parametrization(
+            conv, 'weight', Binarization(method, conv.weight, search), unsafe=True)
     return model
 
 

@@ -14,7 +14,7 @@ matplotlib.rcParams.update({
 REAL = dict(color='black', linestyle='-', marker='D')
 
 
-def method_style(name: str) -> dict[str, str]:
+def method_style(name: str) -> dict[str, object]:
     """Colour, line and marker of a method, or of 'real' weights."""
     return REAL if name == 'real' else METHODS[name].style
 

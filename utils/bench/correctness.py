@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import binarize
-from utils.binarize import METHODS
+from utils.binarize import make_method
 from utils.errors import RunError
 
 from .cases import Case
@@ -114,7 +114,7 @@ def make_convolution(layer: Layer, method: str, weight: Tensor, device: torch.de
 def split_deviations(rows: Tensor, used: Tensor, gradient: Tensor, latent_gradient: Tensor,
                      method: str, channels: int) -> dict[str, float]:
     """Of J, W~ and the gradient; everything is (out, n) in float64, rows are projected."""
-    alpha, beta, mask = METHODS[method].split(rows)
+    alpha, beta, mask = make_method(method, rows).split(rows)
     constant = used.amax(1) == used.amin(1)
     if method == 'dab':
         mask = mask.where(constant[:, None], used == used.amax(1, keepdim=True))
@@ -122,7 +122,7 @@ def split_deviations(rows: Tensor, used: Tensor, gradient: Tensor, latent_gradie
         alpha = (rows * mask).sum(1, keepdim=True) / marked
         beta = (rows * ~mask).sum(1, keepdim=True) / (rows.size(1) - marked)
     expected = torch.where(mask, alpha, beta)
-    factor = METHODS[method].gradient_factor(rows.abs() < 1, alpha, beta, mask)
+    factor = make_method(method, rows).gradient_factor(rows.abs() < 1, alpha, beta, mask)
     factor = factor * (1 - 1 / channels if channels > 1 else 1)
     scale = expected.abs().amax(1, keepdim=True).clamp(min=1e-300)
     error = (latent_gradient - gradient * factor) / (gradient * factor).abs().clamp(min=1e-6)
@@ -139,7 +139,7 @@ def lost(rows: Tensor, used: Tensor, method: str) -> float:
     """
     if method != 'dab':
         return 0.0
-    alpha, beta, mask = METHODS[method].split(rows)
+    alpha, beta, mask = make_method(method, rows).split(rows)
     scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-300)
     rows, used, best = (tensor / scale for tensor in (rows, used, torch.where(mask, alpha, beta)))
     mean = rows.mean(1, keepdim=True)

@@ -16,7 +16,8 @@ def pack(model: nn.Module) -> dict[str, torch.Tensor | Bits]:
     filter whose weights are all equal has that value as both alpha and beta, and a mask of ones.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()
-               if not name.endswith(('parametrizations.weight.original', 'num_batches_tracked'))}
+               if 'parametrizations.weight.' not in name       # latent weights, learned values
+               and not name.endswith('num_batches_tracked')}
     for name, conv in binarize.binarized(model):
         layer = binarize.layer_weights(conv)
         alpha, beta, mask = layer.alpha.cpu(), layer.beta.cpu(), layer.mask.cpu()

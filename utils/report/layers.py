@@ -40,10 +40,13 @@ def measure_layers(model: nn.Module) -> list[Layer]:
     smallest = torch.finfo(torch.float64).tiny
     layers = []
     for number, name, conv in binarize.convolutions(model):
-        if binarize.binarization(conv):
-            projected, _, alpha, beta, mask = binarize.layer_weights(conv)
+        if own := binarize.binarization(conv):
+            projected, weight, alpha, beta, mask = binarize.layer_weights(conv)
             norms = projected.flatten(1).double().square().sum(1).clamp_min(smallest)
             errors = {method: squared_errors(projected, method) for method in binarize.METHODS}
+            if own.method.state_dict():     # learned values, which only this layer has
+                difference = projected.double() - weight
+                errors[own.name] = difference.flatten(1).square().sum(1)
             layers.append(Layer(number, name, projected, alpha, beta, mask, norms, errors))
     return layers
 
