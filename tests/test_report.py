@@ -118,11 +118,11 @@ def test_the_table_of_errors(fbin, fbin_page):
     html = (fbin_page / 'index.html').read_text()
     latent = checkpoint_source(fbin).checkpoint['model']['features.conv3.parametrizations.weight.original'].double()
     projected = (latent - latent.mean(1, keepdim=True)).clamp(-1, 1)
-    (name, filters, n, _, dab, xnor, bnn, ratio, worse), = cells(html, '3')
+    (name, filters, n, _, dab, xnor, bnn, adabin, ratio, worse), = cells(html, '3')
     assert (name, filters, n, worse) == ('features.conv3', '256', '1152', '0')
     total = projected.square().sum().item()
     assert float(bnn) == pytest.approx((projected - projected.sign()).square().sum().item() / total, rel=1e-3)
-    assert 0 < float(dab) <= float(xnor) and float(ratio) == pytest.approx(float(dab) / float(xnor), abs=2e-3)
+    assert 0 < float(dab) <= float(xnor) <= float(adabin) and float(ratio) == pytest.approx(float(dab) / float(xnor), abs=2e-3)
     assert '0 of 1920 filters' in html
 
 
