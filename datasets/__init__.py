@@ -180,23 +180,24 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     steps = spec.steps(inpsize)
     if steps.enough and not plain:
         train.enough, val.enough = steps.enough
-    in_batches = steps.batched is not None and not plain
-    if in_batches:
+    if in_batches := steps.batched is not None and not plain:
         to_square = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
         train, val = (cache.squares(images, to_square, skipBroken) if are_cached
                       else Squares(images, to_square) for images in (train, val))
     measured = 0
     if not spec.is_measured:
-        spec, measured = _measured(spec, train if in_batches else train.decoded_for(val.enough),
-                                   steps)
-    transformed = []
-    for images, is_train in (train, True), (val, False):
-        options = steps, inpsize, spec.mean, spec.std, is_train, tenCrop
-        transformed.append(
-            transforms.TransformedSquares(images, transforms.SquareTransform(*options), seed)
-            if in_batches else
-            transforms.Transformed(images, transforms.compose(*options), seed))
-    return Data(*transformed, classes, spec, in_folders, measured)
+        seen = train if in_batches else train.decoded_for(val.enough)
+        spec, measured = _measured(spec, seen, steps)
+    options = steps, inpsize, spec.mean, spec.std
+    train = _transformed(train, seed, in_batches, *options, True)
+    val = _transformed(val, seed, in_batches, *options, False, tenCrop)
+    return Data(train, val, classes, spec, in_folders, measured)
+
+
+def _transformed(images, seed, in_batches, *options):
+    if in_batches:
+        return transforms.TransformedSquares(images, transforms.SquareTransform(*options), seed)
+    return transforms.Transformed(images, transforms.compose(*options), seed)
 
 
 def _measured(spec, images, steps):

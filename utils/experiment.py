@@ -5,7 +5,6 @@
 
     trained = load('logs/NAME/best.pth.tar')    # in your own script: network, classes, transform
 """
-import argparse
 import copy
 import os
 from collections.abc import Callable, Sequence
@@ -165,7 +164,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
                          given.tenCrop, given.manualSeed, given.skipBroken, given.split or 'val')
         if datasets.is_own(given.dataset):
             vars(given).update(data_flags(data.spec.mean, data.spec.std))
-            notes.append(describe_own(given, data))
+            notes.append(describe_own(given.dataset, data))
         if given.nClasses not in (None, len(data.classes)):
             trained = f'{source.path} was trained with ' if source else ''
             raise InputError(f'{trained}--nClasses={given.nClasses}, but the data has '
@@ -197,12 +196,13 @@ def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
     return data
 
 
-def describe_own(flags: argparse.Namespace, data: datasets.Data) -> str:
+def describe_own(dataset: str, data: datasets.Data) -> str:
     """The sentence of the log about one's own data: its name, kind and normalization."""
+    flags = data_flags(data.spec.mean, data.spec.std)
     origin = (f', measured of {data.measured} of {len(data.train)} training images'
               if data.measured else '')
-    return (f'own images: {datasets.data_name(flags.dataset)}, {datasets.KINDS[data.channels]}; '
-            f'normalized by --mean={flags.mean} --std={flags.std}{origin}')
+    return (f'own images: {datasets.data_name(dataset)}, {datasets.KINDS[data.channels]}; '
+            f'normalized by --mean={flags["mean"]} --std={flags["std"]}{origin}')
 
 
 def check_same_data(source: Source, data: datasets.Data):

@@ -117,9 +117,12 @@ def data_of(flags: argparse.Namespace, collect: bool) -> tuple[str | None, list[
         if collect:
             return None, []
         raise
-    normalization = data_flags(data.spec.mean, data.spec.std) if data.measured else {}
+    measured = {}
+    if data.measured:
+        console.say(experiment.describe_own(flags.dataset, data))
+        measured = data_flags(data.spec.mean, data.spec.std)
     return (datasets.fingerprint(data.val),
-            [f'--{name}={value}' for name, value in normalization.items()])
+            [f'--{name}={value}' for name, value in measured.items()])
 
 
 class Failures:
@@ -163,7 +166,7 @@ def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: ar
     pairs = [statistics.paired(a, b, by_kind) for a, b in same_inputs]
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     text = output.markdown(provenance(device, command), rows, [pair for pair in pairs if pair],
-                           flags.tenCrop)
+                           flags.tenCrop, datasets.data_name(flags.dataset))
     with naming(str(folder), RunError):
         output.write(folder, text, rows, by_kind)
     console.say(f'{text}\n{folder}: compare.md, compare.csv, curves.png, accuracy.png')
