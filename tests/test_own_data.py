@@ -186,7 +186,7 @@ def test_what_was_not_measured_is_not_used():
 def test_a_run_records_what_it_measured(run, birds):
     log, flags = (run / 'log.txt').read_text(), json.loads((run / 'flags.json').read_text())
     mean, std = (text.removeprefix(f'--{name}=') for name, text in zip(('mean', 'std'), log.split('normalized by ')[1].split(', ')[0].split()))
-    assert f'own images: birds, sketches, dark on light; normalized by --mean={mean} --std={std}, measured of 12 of 12 training' in log
+    assert f'own images: birds (sketches, dark on light), normalized by --mean={mean} --std={std}, measured of 12 of 12 training' in log
     assert [flags[name] for name in ('dataset', 'channels', 'mean', 'std')] == ['folder:birds', 1, mean, std]
     assert 'data: 12 training images, 6 validation images, 3 classes' in log
     row = dict(facts(checkpoint_source(run / 'last.pth.tar')))['data']

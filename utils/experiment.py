@@ -201,7 +201,7 @@ def describe_own(dataset: str, data: datasets.Data) -> str:
     flags = data_flags(data.spec.mean, data.spec.std)
     origin = (f', measured of {data.measured} of {len(data.train)} training images'
               if data.measured else '')
-    return (f'own images: {datasets.data_name(dataset)}, {datasets.KINDS[data.channels]}; '
+    return (f'own images: {datasets.data_name(dataset)} ({datasets.KINDS[data.channels]}), '
             f'normalized by --mean={flags["mean"]} --std={flags["std"]}{origin}')
 
 
