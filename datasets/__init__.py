@@ -33,7 +33,7 @@ from utils.errors import InputError
 
 __all__ = ['KINDS', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError', 'as_channels',
            'data_name', 'fingerprint', 'image_files', 'is_own', 'load', 'name_of_folder', 'names',
-           'normalization', 'read_image', 'spec', 'transform', 'unknown']
+           'normalization', 'read_image', 'spec', 'transform']
 
 SPLITS = 'train', 'val', 'test'
 
@@ -104,15 +104,9 @@ def names() -> list[str]:
     return list(DATASETS)
 
 
-def unknown(name: str) -> str:
-    """The sentence about a dataset that does not exist."""
-    return (f"there is no dataset '{name}'; the datasets are {', '.join(DATASETS)}, and {OWN} for "
-            'your own images in train/<class>/ and val/<class>/')
-
-
 def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = None,
          std: Sequence[float] | None = None) -> DatasetSpec:
-    """The DatasetSpec of a dataset; of one's own, 'folder:NAME', the other parameters are needed.
+    """The DatasetSpec of a dataset; only one's own, 'folder:NAME', has the other parameters.
 
     channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
     load is to measure them. Raises InputError.
@@ -132,7 +126,7 @@ def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = 
 
 def normalization(dataset: str | DatasetSpec) -> tuple[list[float], list[float]]:
     """(mean, std) of the dataset: a number per channel each, of pixels in [0, 1]."""
-    spec = _spec(dataset)
+    spec = _measured_spec(dataset)
     return list(spec.mean), list(spec.std)
 
 
@@ -144,9 +138,7 @@ def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False, ten
     ignores. Training draws from PyTorch's random state; with `plain`, all images go through one
     torchvision transform after another.
     """
-    spec = _spec(dataset)
-    if not spec.is_measured:
-        raise InputError('the normalization of these images has not been measured')
+    spec = _measured_spec(dataset)
     steps = spec.steps(inpsize)
     if train and steps.batched and not plain:
         return partial(_augmented, transforms.SquareTransform(steps, inpsize, spec.mean, spec.std,
@@ -187,7 +179,7 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     measured = 0
     if not spec.is_measured:
         seen = train if in_batches else train.decoded_for(val.enough)
-        spec, measured = _measured(spec, seen, steps)
+        spec, measured = _measure(spec, seen, steps)
     options = steps, inpsize, spec.mean, spec.std
     train = _transformed(train, seed, in_batches, *options, True)
     val = _transformed(val, seed, in_batches, *options, False, tenCrop)
@@ -200,7 +192,7 @@ def _transformed(images, seed, in_batches, *options):
     return transforms.Transformed(images, transforms.compose(*options), seed)
 
 
-def _measured(spec, images, steps):
+def _measure(spec, images, steps):
     """The spec with the normalization of the images, squares or PIL images, and of how many."""
     to_square = transforms.before_crop(steps)
 
@@ -228,5 +220,14 @@ def _spec(dataset):
     if isinstance(dataset, DatasetSpec):
         return dataset
     if dataset not in DATASETS:
-        raise InputError(unknown(dataset))
+        raise InputError(f"there is no dataset '{dataset}'; the datasets are "
+                         f'{", ".join(DATASETS)}, and {OWN} for your own images in '
+                         'train/<class>/ and val/<class>/')
     return DATASETS[dataset]
+
+
+def _measured_spec(dataset):
+    spec = _spec(dataset)
+    if not spec.is_measured:
+        raise InputError('the normalization of these images has not been measured')
+    return spec

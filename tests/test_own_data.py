@@ -176,6 +176,8 @@ def test_transforms_are_those_of_the_kind(channels, like):
 def test_what_was_not_measured_is_not_used():
     with pytest.raises(InputError, match='not been measured'):
         datasets.transform(datasets.spec('folder:x', 1), 32)
+    with pytest.raises(InputError, match='not been measured'):
+        datasets.normalization(datasets.spec('folder:x', 1))
     for wrong in (2,), (1, [0.5, 0.5], [1, 1]), (1, [0.5], [0.0]), (3, [0.5], [0.5]):
         with pytest.raises(InputError, match='the dataset folder:x needs'):
             datasets.spec('folder:x', *wrong)

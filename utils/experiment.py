@@ -25,7 +25,7 @@ from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.provenance import provenance
-from utils.source import (Source, checkpoint_source, data_flags, dataset_spec, new_network,
+from utils.source import (Source, checkpoint_source, dataset_spec, new_network, own_data_flags,
                           packed_source, stored_network)
 from utils.training import checkpoint as checkpoints
 from utils.training import loaders, loop, parallel
@@ -163,7 +163,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
         data = load_data(dataset_spec(vars(given)), given.data_dir, given.inpsize, source,
                          given.tenCrop, given.manualSeed, given.skipBroken, given.split or 'val')
         if datasets.is_own(given.dataset):
-            vars(given).update(data_flags(data.spec.mean, data.spec.std))
+            vars(given).update(own_data_flags(data.spec.mean, data.spec.std))
             notes.append(describe_own(given.dataset, data))
         if given.nClasses not in (None, len(data.classes)):
             trained = f'{source.path} was trained with ' if source else ''
@@ -198,7 +198,7 @@ def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
 
 def describe_own(dataset: str, data: datasets.Data) -> str:
     """The sentence of the log about one's own data: its name, kind and normalization."""
-    flags = data_flags(data.spec.mean, data.spec.std)
+    flags = own_data_flags(data.spec.mean, data.spec.std)
     origin = (f', measured of {data.measured} of {len(data.train)} training images'
               if data.measured else '')
     return (f'own images: {datasets.data_name(dataset)} ({datasets.KINDS[data.channels]}), '

@@ -45,7 +45,7 @@ def dataset_spec(flags: dict) -> datasets.DatasetSpec:
     return datasets.spec(flags['dataset'], flags['channels'], mean, std)
 
 
-def data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
+def own_data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
     """The flags of one's own data with this normalization."""
     texts = (','.join(str(float(value)) for value in values) for values in (mean, std))
     return dict(zip(('channels', 'mean', 'std'), (len(mean), *texts)))
@@ -69,7 +69,7 @@ def packed_source(path: str | Path, build: Callable = models.build) -> Source:
     flags['nClasses'] = len(description.classes)
     flags |= dict.fromkeys(('channels', 'mean', 'std'))
     if datasets.is_own(description.dataset):
-        flags |= data_flags(description.mean, description.std)
+        flags |= own_data_flags(description.mean, description.std)
         with naming(str(path)):
             dataset_spec(flags)
     elif description.dataset not in datasets.names():

@@ -40,7 +40,7 @@ from utils.binarize import METHODS
 from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import InUse, claimed
 from utils.provenance import provenance
-from utils.source import data_flags, dataset_spec
+from utils.source import dataset_spec, own_data_flags
 from utils.training.checkpoint import read_checkpoint
 
 from . import PROGRAM, cells, output, statistics
@@ -120,7 +120,7 @@ def data_of(flags: argparse.Namespace, collect: bool) -> tuple[str | None, list[
     measured = {}
     if data.measured:
         console.say(experiment.describe_own(flags.dataset, data))
-        measured = data_flags(data.spec.mean, data.spec.std)
+        measured = own_data_flags(data.spec.mean, data.spec.std)
     return (datasets.fingerprint(data.val),
             [f'--{name}={value}' for name, value in measured.items()])
 
