@@ -52,11 +52,12 @@ def main(arguments: Sequence[str] | None = None):
 
 
 def evaluate(experiment: Experiment) -> torch.nn.Module:
-    """Print loss and accuracies on the validation images."""
+    """Print loss and accuracies on the images of --split."""
     network, (_, loader) = experiment.make_network(), experiment.make_loaders()
-    metrics = epoch.validate(network, loader, experiment.device,
-                             Progress('validation', len(loader)), experiment.flags.amp)
-    parallel.say(epoch.metrics_line('val', metrics))
+    split = experiment.flags.split or 'val'
+    metrics = epoch.validate(network, loader, experiment.device, Progress(split, len(loader)),
+                             experiment.flags.amp)
+    parallel.say(epoch.metrics_line(split, metrics))
     return network
 
 
@@ -73,7 +74,7 @@ def classify(experiment: Experiment):
     An image that cannot be read is named, and the exit code is that of a RunError at the end.
     """
     flags, network = experiment.flags, experiment.make_network().eval()
-    transform = datasets.transform(flags.dataset, flags.inpsize, tenCrop=flags.tenCrop)
+    transform = datasets.transform(experiment.spec, flags.inpsize, tenCrop=flags.tenCrop)
     code = 0
     with parametrize.cached():
         for path in datasets.image_files(flags.classify):
@@ -102,7 +103,7 @@ def export(experiment: Experiment):
             raise InputError(f'{flags.export} exists already: give another name, or --overwrite it')
         if not packed.is_packed(flags.export):
             raise InputError(f'--export: {flags.export} is not a packed model: give another name')
-    mean, std = datasets.normalization(flags.dataset)
+    mean, std = datasets.normalization(experiment.spec)
     if len(mean) != experiment.channels:
         raise InputError(f'{experiment.source.path} was trained on images of {experiment.channels} '
                          f'channels, and those of --dataset={flags.dataset} have {len(mean)}')

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 import datasets
 import models
-from utils.arguments import (SWITCH, Parser, at_least, is_valid, layers, one_of,
-                             run_name)
+from utils.arguments import (SWITCH, Parser, at_least, dataset, is_valid, layers, one_of,
+                             per_channel, run_name)
 from utils.binarize import METHODS
 from utils.errors import InputError
 from utils.training.optim import OPTIMIZERS, SCHEDULES
@@ -44,10 +44,19 @@ def parser() -> Parser:
 
 
 def data_flags(flag):
-    flag('--dataset', default='doodles', type=one_of(datasets.names()), metavar='NAME',
-         help=f'one of {", ".join(datasets.names())} (default: doodles, drawn by the program)')
+    flag('--dataset', default='doodles', type=dataset, metavar='NAME',
+         help=f'one of {", ".join(datasets.names())} (default: doodles, drawn by the program), or '
+              'folder: your own images, whose runs are named after --data_dir, or NAME of '
+              'folder:NAME')
     flag('--data_dir', changes_result=False, default='', metavar='DIR',
          help='folder of the images, with train/ and val/ in it (doodles need none)')
+    flag('--channels', fixed_by='checkpoint packed', type=at_least(1), choices=(1, 3),
+         help='with --dataset=folder: 1 for sketches, dark on light, 3 for photographs')
+    flag('--mean', fixed_by='checkpoint packed', type=per_channel(0), metavar='X[,X,X]',
+         help='with --dataset=folder: what is subtracted from the pixels of each channel, which '
+              'lie in 0..1 (default: measured once of the training images)')
+    flag('--std', fixed_by='checkpoint packed', type=per_channel(0.001), metavar='X[,X,X]',
+         help='and what they are then divided by')
     flag('--nClasses', fixed_by='checkpoint packed', type=at_least(1), metavar='N',
          help='classes; must agree with the data (default: as many as the data has)')
     flag('--workers', changes_result=False, type=at_least(0, most=MAX_WORKERS),
@@ -149,6 +158,9 @@ def run_flags(flag):
          help='replace an earlier run of the same name')
     flag('--evaluate', fixed_by='compare', once=True, changes_result=False, action='store_true',
          help='validate the network of --resume or --packed and exit')
+    flag('--split', fixed_by='compare', once=True, changes_result=False, choices=datasets.SPLITS,
+         help='with --evaluate: the images to measure it on, test being a third folder beside '
+              'train/ and val/, which training never looks at (default: val)')
     flag('--classify', fixed_by='compare', once=True, changes_result=False, nargs='+',
          metavar='IMAGE',
          help='print the five likeliest classes of these images, or of the images in these '

@@ -3,16 +3,20 @@
     data = datasets.load('tuberlin', 'data/tuberlin', inpsize=225)
     image, label = data.train[0]    # float32 (1, 225, 225), int
 
+    birds = datasets.spec('folder:birds', channels=3)       # one's own images, see own.py
+    data = datasets.load(birds, 'data/birds', inpsize=224)
+    data.spec       # birds with the normalization measured of its training images
+
 A new dataset is one more row of DATASETS: its transforms, its normalization and the function that
 finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. Flags
-and help take the names from there. One channel means sketches, black on white.
+and help take the names from there. One channel means sketches, dark on light.
 
 Images are turned upright as their EXIF orientation says, except those in the folders of imagenet12,
 since the published pipeline ignores it; a picture that a network of imagenet12 is to classify
 (--classify, experiment.load) is turned.
 """
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +27,15 @@ from torch import Tensor
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
 from datasets.images import ImageError, as_channels, read_image
+from datasets.own import KINDS, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
 from utils.errors import InputError
 
-__all__ = ['Data', 'ImageError', 'as_channels', 'fingerprint', 'image_files', 'load', 'names',
-           'normalization', 'read_image', 'transform']
+__all__ = ['KINDS', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError', 'as_channels',
+           'data_name', 'fingerprint', 'image_files', 'is_own', 'load', 'name_of_folder', 'names',
+           'normalization', 'read_image', 'spec', 'transform']
+
+SPLITS = 'train', 'val', 'test'
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,9 @@ class DatasetSpec:
     steps: Callable     # inpsize -> transforms.Steps
     mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
-    find: Callable      # (data_dir, channels) -> (train, val, classes); items (PIL image, label)
+    find: Callable      # (data_dir, channels, split=) -> (train, images of the split, classes);
+                        # items (PIL image, label)
+    is_measured: bool = True    # else mean and std are 0 and 1 until load has measured them
 
     @property
     def channels(self) -> int:
@@ -50,10 +60,15 @@ class DatasetSpec:
 @dataclass(frozen=True)
 class Data:
     train: transforms.Transformed   # items (tensor, label); call set_epoch(epoch) before each epoch
-    val: transforms.Transformed
+    val: transforms.Transformed     # of the split that load was asked for
     classes: list[str]  # in the order of the labels
-    channels: int
+    spec: DatasetSpec
     in_folders: bool    # image files in folders, to which skipBroken applies
+    measured: int = 0   # images that the normalization was measured of, 0 where it was known
+
+    @property
+    def channels(self) -> int:
+        return self.spec.channels
 
 
 def from_folders(*names: str, upright: bool = True) -> Callable:
@@ -85,17 +100,37 @@ DATASETS = {
 
 
 def names() -> list[str]:
-    """The names of all datasets."""
+    """The names of all datasets, without that of one's own images, OWN."""
     return list(DATASETS)
 
 
-def normalization(name: str) -> tuple[list[float], list[float]]:
-    """(mean, std) of the dataset `name`: a number per channel each, of pixels in [0, 1]."""
-    spec = _spec(name)
+def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = None,
+         std: Sequence[float] | None = None) -> DatasetSpec:
+    """The DatasetSpec of a dataset; only one's own, 'folder:NAME', has the other parameters.
+
+    channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
+    load is to measure them. Raises InputError.
+    """
+    if not is_own(name):
+        return _spec(name)
+    if channels not in KINDS:
+        kinds = ', '.join(f'{number} for {kind}' for number, kind in KINDS.items())
+        raise InputError(f'the dataset {name} needs a number of channels: {kinds}')
+    steps = transforms.sketches if channels == 1 else transforms.photographs
+    if mean is None or std is None:
+        return DatasetSpec(steps, (0.,) * channels, (1.,) * channels, from_folders(), False)
+    if (len(mean), len(std)) != (channels, channels) or min(std) <= 0:
+        raise InputError(f'the dataset {name} needs a mean, and a std above 0, of each channel')
+    return DatasetSpec(steps, tuple(mean), tuple(std), from_folders())
+
+
+def normalization(dataset: str | DatasetSpec) -> tuple[list[float], list[float]]:
+    """(mean, std) of the dataset: a number per channel each, of pixels in [0, 1]."""
+    spec = _measured_spec(dataset)
     return list(spec.mean), list(spec.std)
 
 
-def transform(name: str, inpsize: int, train: bool = False, tenCrop: bool = False,
+def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False, tenCrop: bool = False,
               plain: bool = False) -> Callable[[Image.Image], Tensor]:
     """The callable from a PIL image, as read_image returns it, to a normalized float32 tensor.
 
@@ -103,7 +138,7 @@ def transform(name: str, inpsize: int, train: bool = False, tenCrop: bool = Fals
     ignores. Training draws from PyTorch's random state; with `plain`, all images go through one
     torchvision transform after another.
     """
-    spec = _spec(name)
+    spec = _measured_spec(dataset)
     steps = spec.steps(inpsize)
     if train and steps.batched and not plain:
         return partial(_augmented, transforms.SquareTransform(steps, inpsize, spec.mean, spec.std,
@@ -116,19 +151,20 @@ def _augmented(transform, image):
     return transform(transform.square(image)[None], drawn)[0]
 
 
-def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, seed: int = 0,
-         plain: bool = False, skipBroken: bool = False) -> Data:
-    """The training and validation images of the dataset `name`, transformed.
+def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop: bool = False,
+         seed: int = 0, plain: bool = False, skipBroken: bool = False, split: str = 'val') -> Data:
+    """The training and validation images of the dataset, transformed.
 
     `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
     cannot be read, ImageError where a sketch is damaged; other images raise it when they are read.
     With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
     names them. With `plain`, the reference of tests and measurements, all images go one by one
-    through torchvision's transforms and no sketches are cached.
+    through torchvision's transforms and no sketches are cached. With another `split`, 'train' or
+    'test', its images, transformed as validation's, take the place of validation's.
     """
-    spec = _spec(name)
-    train, val, classes = spec.find(data_dir, spec.channels)
+    spec = _spec(dataset)
+    train, val, classes = spec.find(data_dir, spec.channels, split=split)
     in_folders = isinstance(train, folders.Folder)
     are_cached = in_folders and spec.is_sketch and not plain
     if in_folders and skipBroken and not are_cached:
@@ -136,17 +172,36 @@ def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, s
     steps = spec.steps(inpsize)
     if steps.enough and not plain:
         train.enough, val.enough = steps.enough
-    transformed = []
-    for images, is_train in (train, True), (val, False):
-        options = steps, inpsize, spec.mean, spec.std, is_train, tenCrop
-        if plain or steps.batched is None:
-            transformed.append(transforms.Transformed(images, transforms.compose(*options), seed))
-            continue
-        batched = transforms.SquareTransform(*options)
-        images = (cache.squares(images, batched, skipBroken) if are_cached
-                  else Squares(images, batched))
-        transformed.append(transforms.TransformedSquares(images, batched, seed))
-    return Data(*transformed, classes, spec.channels, in_folders)
+    if in_batches := steps.batched is not None and not plain:
+        to_square = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
+        train, val = (cache.squares(images, to_square, skipBroken) if are_cached
+                      else Squares(images, to_square) for images in (train, val))
+    measured = 0
+    if not spec.is_measured:
+        seen = train if in_batches else train.decoded_for(val.enough)
+        spec, measured = _measure(spec, seen, steps)
+    options = steps, inpsize, spec.mean, spec.std
+    train = _transformed(train, seed, in_batches, *options, True)
+    val = _transformed(val, seed, in_batches, *options, False, tenCrop)
+    return Data(train, val, classes, spec, in_folders, measured)
+
+
+def _transformed(images, seed, in_batches, *options):
+    if in_batches:
+        return transforms.TransformedSquares(images, transforms.SquareTransform(*options), seed)
+    return transforms.Transformed(images, transforms.compose(*options), seed)
+
+
+def _measure(spec, images, steps):
+    """The spec with the normalization of the images, squares or PIL images, and of how many."""
+    to_square = transforms.before_crop(steps)
+
+    def square(index):
+        if isinstance(images, folders.Folder):
+            return to_square(images[index][0])
+        return images.take([index])[0][0]
+    mean, std, count = measure(square, len(images))
+    return replace(spec, mean=tuple(mean), std=tuple(std), is_measured=True), count
 
 
 def fingerprint(images: transforms.Transformed) -> str:
@@ -161,7 +216,18 @@ def fingerprint(images: transforms.Transformed) -> str:
     return str(len(source))     # the program's drawings, or official files
 
 
-def _spec(name):
-    if name not in DATASETS:
-        raise InputError(f"there is no dataset '{name}'; the datasets are {', '.join(DATASETS)}")
-    return DATASETS[name]
+def _spec(dataset):
+    if isinstance(dataset, DatasetSpec):
+        return dataset
+    if dataset not in DATASETS:
+        raise InputError(f"there is no dataset '{dataset}'; the datasets are "
+                         f'{", ".join(DATASETS)}, and {OWN} for your own images in '
+                         'train/<class>/ and val/<class>/')
+    return DATASETS[dataset]
+
+
+def _measured_spec(dataset):
+    spec = _spec(dataset)
+    if not spec.is_measured:
+        raise InputError('the normalization of these images has not been measured')
+    return spec

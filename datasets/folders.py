@@ -1,4 +1,8 @@
-"""Images in folders: train/<class>/*, val/<class>/* (or test/<class>/*)."""
+"""Images in folders: train/<class>/*, val/<class>/* and, as a third split, test/<class>/*.
+
+Validation takes val/, or test/ where there is no val/. Only the folders of training and of the
+split that is asked for are looked at.
+"""
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -28,6 +32,10 @@ class Folder:
         except ImageError as error:
             raise ImageError(f'{error} (--skipBroken leaves such images out)') from None
 
+    def decoded_for(self, enough: int) -> 'Folder':
+        """The same images with another `enough`."""
+        return Folder(self.root, self.samples, self.channels, self.upright, enough)
+
     def without(self, broken: Collection[int]) -> 'Folder':
         """The Folder without the images of these indices, about which it warns in one line.
 
@@ -45,27 +53,48 @@ class Folder:
         return Folder(self.root, kept, self.channels, self.upright, self.enough)
 
 
-def find(data_dir, channels, names, upright=True):
-    """(train, val, classes) of the images in `data_dir` or in its subfolder of one of `names`.
+def find(data_dir, channels, names=(), upright=True, split='val'):
+    """(train, images of the split, classes) in `data_dir` or in its subfolder of one of `names`.
 
-    Classes are the sorted names of the class folders; train and val are Folders, to which `upright`
-    is passed. Warns of files that are not images. Raises InputError where the folders do not hold
-    the same classes, each with an image.
+    Classes are the sorted names of the class folders; both are Folders, to which `upright` is
+    passed. Warns of files that are not images. Raises InputError where the folders do not hold the
+    same classes, each with an image, and where the split does not exist.
     """
     root = next((f for f in candidates(data_dir, names) if (f / 'train').is_dir()), None)
     if root is None:
-        raise InputError(f'there is no folder train/ in {data_dir}, nor in a subfolder of it named '
-                         f'{" or ".join(names)}')
-    train = root / 'train'
-    val = next((root / name for name in ('val', 'test') if (root / name).is_dir()), None)
-    if val is None:
-        raise InputError(f'{root} has train/, but neither val/ nor test/')
+        nor = f', nor in a subfolder of it named {" or ".join(names)}' if names else ''
+        raise InputError(f'there is no folder train/ in {data_dir}{nor}')
+    train, other = root / 'train', folder_of(root, split)
     classes = _class_names(train)
     if not classes:
         raise InputError(f'{train} contains no class folders')
-    _require_same(train, set(classes), val, set(_class_names(val)))
-    splits = (Folder(split, _samples(split, classes), channels, upright) for split in (train, val))
-    return *splits, classes
+    _require_same(train, set(classes), other, set(_class_names(other)))
+    samples = [_samples(train, classes)]
+    samples.append(samples[0] if other == train else _samples(other, classes))
+    found = (Folder(folder, of_split, channels, upright)
+             for folder, of_split in zip((train, other), samples))
+    return *found, classes
+
+
+def folder_of(root: Path, split: str) -> Path:
+    """The folder of a split in `root`. Raises InputError where it does not exist.
+
+    A test/ without val/ is what validation uses, by which the best checkpoint is chosen: it is not
+    a third split, so that its score is not taken for one on unseen images.
+    """
+    if split == 'train':
+        return root / split
+    of_validation = next((name for name in ('val', 'test') if (root / name).is_dir()), None)
+    if of_validation is None:
+        raise InputError(f'{root} has train/, but neither val/ nor test/')
+    if split == 'val':
+        return root / of_validation
+    if of_validation == 'test':
+        raise InputError(f'{root} has train/ and test/, but no val/: validation uses its test/, on '
+                         'which the best checkpoint was chosen, so measure it as --split=val')
+    if not (root / split).is_dir():
+        raise InputError(f'{root} has no third split, {split}/, beside train/ and val/')
+    return root / split
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -144,11 +173,12 @@ def _class_names(split):
     return sorted(f.name for f in split.iterdir() if f.is_dir() and not is_hidden(f.name))
 
 
-def _require_same(train, train_classes, val, val_classes):
-    only = {train: train_classes - val_classes, val: val_classes - train_classes}
+def _require_same(train, train_classes, other, other_classes):
+    only = {train: train_classes - other_classes, other: other_classes - train_classes}
     found = [f'only {split} has {_summary(names)}' for split, names in only.items() if names]
     if found:
-        raise InputError('train and validation must have the same classes, '
+        what = 'test' if other.name == 'test' else 'validation'
+        raise InputError(f'train and {what} must have the same classes, '
                          f'but {" and ".join(found)}')
 
 

@@ -86,6 +86,12 @@ def compose(steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[flo
     return v2.Compose([*steps.before_crop, v2.CenterCrop(inpsize), *tensor])
 
 
+def before_crop(steps: Steps) -> Callable[[Image.Image], Tensor]:
+    """The callable from a PIL image to uint8 (C, height, width) of which validation takes crops."""
+    from torchvision.transforms import v2
+    return v2.Compose([*steps.before_crop, v2.PILToTensor()])
+
+
 class SquareTransform:
     """What compose does, of a batch and on any device; training is augmented by steps.batched.
 
@@ -94,8 +100,7 @@ class SquareTransform:
 
     def __init__(self, steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[float],
                  train: bool = False, tenCrop: bool = False):
-        from torchvision.transforms import v2
-        self.square = v2.Compose([*steps.before_crop, v2.PILToTensor()])    # of a PIL image
+        self.square = before_crop(steps)
         self.shape = len(mean), steps.batched.side, steps.batched.side      # of a square
         self.inpsize, self.mean, self.std, self.tenCrop = inpsize, mean, std, tenCrop
         self.augmentation = steps.batched if train else None

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import datasets
 from models.blocks import layer_set, layer_string
 from utils.errors import InputError
 
@@ -121,6 +122,36 @@ def layers(text: str) -> str:
         return layer_string(layer_set(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(error) from None
+
+
+def dataset(text: str) -> str:
+    """The type of --dataset: a name of datasets.names(), or 'folder' or 'folder:NAME'."""
+    kind, colon, name = text.partition(':')
+    if kind == datasets.OWN:
+        return kind + colon + (run_name(name) if colon else '')
+    try:
+        return one_of([*datasets.names(), datasets.OWN])(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f'{error} ({datasets.OWN} is for your own images in train/<class>/ and val/<class>/)'
+        ) from None
+
+
+def per_channel(smallest: float) -> Callable[[str], str]:
+    """The type of a flag that takes a number from `smallest` to 1 for each channel: '0.5,0.4,0.5'.
+
+    Its value is the text that numbers() reads, each number in its shortest spelling.
+    """
+    number = at_least(smallest, float, most=1, why='pixels lie in 0..1')
+
+    def texts(text):
+        return ','.join(str(number(part) + 0.0) for part in text.split(','))     # no -0.0
+    return texts
+
+
+def numbers(text: str | None) -> list[float] | None:
+    """The numbers of a flag of type per_channel. Raises ValueError."""
+    return None if text is None else [float(part) for part in text.split(',')]
 
 
 def check_not_empty(flags: argparse.Namespace, *names: str):

@@ -25,8 +25,8 @@ from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.provenance import provenance
-from utils.source import (Source, checkpoint_source, new_network, packed_source,
-                          stored_network)
+from utils.source import (Source, checkpoint_source, dataset_spec, new_network, own_data_flags,
+                          packed_source, stored_network)
 from utils.training import checkpoint as checkpoints
 from utils.training import loaders, loop, parallel
 from utils.training.record import Run, SilentRun
@@ -43,6 +43,11 @@ class Experiment:
     channels: int
     device: torch.device
     notes: list[str]    # sentences for the log: flags without effect, where the weights start
+
+    @property
+    def spec(self) -> datasets.DatasetSpec:
+        """What its images are, with their normalization."""
+        return dataset_spec(vars(self.flags))
 
     def make_network(self) -> nn.Module:
         """A new network as the flags say, on the device, with the weights of the source.
@@ -143,6 +148,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
             source = packed_source(given.packed)
             known = source.flags
     given = opts.parse(arguments, known)
+    if source:
+        resolve.keep_own_data(given, source)
     resolve.check(given)
     given = resolve.complete(given)
     if source:
@@ -151,10 +158,13 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     if given.packed:
         device = torch.device('cpu')
     choose_algorithms(given.deterministic and device.type == 'cuda')
-    data = None
+    data, notes = None, []
     if not (given.classify or given.export):
-        data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
-                         given.manualSeed, given.skipBroken)
+        data = load_data(dataset_spec(vars(given)), given.data_dir, given.inpsize, source,
+                         given.tenCrop, given.manualSeed, given.skipBroken, given.split or 'val')
+        if datasets.is_own(given.dataset):
+            vars(given).update(own_data_flags(data.spec.mean, data.spec.std))
+            notes.append(describe_own(given.dataset, data))
         if given.nClasses not in (None, len(data.classes)):
             trained = f'{source.path} was trained with ' if source else ''
             raise InputError(f'{trained}--nClasses={given.nClasses}, but the data has '
@@ -162,7 +172,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     classes, channels = (data or source).classes, (data or source).channels
     in_folders = data is None or data.in_folders
     flags, ignored = resolve.resolve(given, classes, channels, device, in_folders)
-    return Experiment(flags, source, data, classes, channels, device, list(ignored))
+    return Experiment(flags, source, data, classes, channels, device, [*notes, *ignored])
 
 
 def choose_algorithms(deterministic: bool):
@@ -174,14 +184,25 @@ def choose_algorithms(deterministic: bool):
         os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'   # as PyTorch demands, before cuBLAS runs
 
 
-def load_data(dataset: str, data_dir: str, inpsize: int, source: Source | None = None,
-              tenCrop: bool = False, seed: int = 0, skipBroken: bool = False) -> datasets.Data:
+def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
+              source: Source | None = None, tenCrop: bool = False, seed: int = 0,
+              skipBroken: bool = False, split: str = 'val') -> datasets.Data:
     """What datasets.load returns; it must have the classes and channels of the source."""
     with naming('--data_dir'):
-        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken)
+        data = datasets.load(spec, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken,
+                             split=split)
         if source:
             check_same_data(source, data)
     return data
+
+
+def describe_own(dataset: str, data: datasets.Data) -> str:
+    """The sentence of the log about one's own data: its name, kind and normalization."""
+    flags = own_data_flags(data.spec.mean, data.spec.std)
+    origin = (f', measured of {data.measured} of {len(data.train)} training images'
+              if data.measured else '')
+    return (f'own images: {datasets.data_name(dataset)} ({datasets.KINDS[data.channels]}), '
+            f'normalized by --mean={flags["mean"]} --std={flags["std"]}{origin}')
 
 
 def check_same_data(source: Source, data: datasets.Data):
@@ -215,7 +236,7 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     is_packed = packed.is_packed(path)
     source = packed_source(path, build) if is_packed else checkpoint_source(path)
     transform = partial(prepared, channels=source.channels, transform=datasets.transform(
-        source.flags['dataset'], source.flags['inpsize']))
+        source.spec, source.flags['inpsize']))
     return Trained(stored_network(source, build).eval(), source.classes, transform)
 
 

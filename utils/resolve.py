@@ -5,14 +5,16 @@ flags), check_source (what a checkpoint or a packed model fixes), and resolve (d
 on data, network and device).
 """
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+import datasets
 import models
 import opts
 from utils import binarize
-from utils.arguments import Flags, check_not_empty
+from utils.arguments import Flags, check_not_empty, numbers
 from utils.errors import InputError
 from utils.source import Source
 from utils.training import parallel
@@ -29,7 +31,35 @@ def check(flags: argparse.Namespace):
     check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export')
     if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
         raise InputError('--nesterov needs a --momentum above 0')
+    check_data(flags)
     check_action(flags)
+
+
+def check_data(flags: argparse.Namespace):
+    """Raise InputError where the flags contradict the dataset, or do not describe one's own."""
+    normalization = [name for name in ('mean', 'std') if getattr(flags, name) is not None]
+    if not datasets.is_own(flags.dataset):
+        if normalization:
+            raise InputError(f'--{normalization[0]} goes with --dataset=folder: {flags.dataset} '
+                             'has its own')
+        channels = datasets.spec(flags.dataset).channels
+        if flags.channels not in (None, channels):
+            raise InputError(f'--channels={flags.channels}: the images of {flags.dataset} have '
+                             f'{channels}')
+        return
+    if flags.channels is None:
+        kinds = ', '.join(f'{number} for {kind}' for number, kind in datasets.KINDS.items())
+        raise InputError(f'--dataset=folder needs --channels: {kinds}, each with transforms of '
+                         'their own')
+    if flags.dataset == datasets.OWN and not flags.data_dir:
+        raise InputError('--dataset=folder needs --data_dir, the folder with your train/ and val/')
+    if len(normalization) == 1:
+        raise InputError('--mean and --std go together: without both they are measured')
+    for name in normalization:
+        text = getattr(flags, name)
+        if len(numbers(text)) != flags.channels:
+            raise InputError(f'--{name}={text} must have as many numbers as --channels='
+                             f'{flags.channels} says')
 
 
 def check_action(flags: argparse.Namespace):
@@ -45,6 +75,8 @@ def check_action(flags: argparse.Namespace):
         if getattr(flags, name) and not (flags.resume or flags.packed):
             raise InputError(f'--{name} needs a checkpoint, --resume=FILE, or a packed model, '
                              '--packed=FILE')
+    if flags.split and not flags.evaluate:
+        raise InputError('--split goes with --evaluate: training never looks at a third split')
     if flags.packed and not (flags.evaluate or flags.classify):
         raise InputError('--packed cannot be trained, only used: with --evaluate or --classify')
     if flags.packed and flags.calculateBinarizationLosses:
@@ -64,10 +96,15 @@ def complete(flags: argparse.Namespace) -> argparse.Namespace:
     own = models.default_inpsize(flags.model_def)
     inpsize = flags.inpsize or (min(own, 97) if flags.dataset == 'doodles' else own)
     suffix = f'-{binarizer}' if flags.binaryWeight else ''
+    dataset, channels = flags.dataset, flags.channels
+    if dataset == datasets.OWN:
+        dataset = datasets.name_of_folder(flags.data_dir)
+    elif not datasets.is_own(dataset):
+        channels = None     # those of the dataset
     return argparse.Namespace(**vars(flags) | {
-        'binarizer': binarizer, 'inpsize': inpsize,
+        'binarizer': binarizer, 'inpsize': inpsize, 'dataset': dataset, 'channels': channels,
         'amp': None if flags.amp == 'off' else flags.amp,
-        'name': flags.name or f'{flags.dataset}-{flags.model_def}{suffix}'})
+        'name': flags.name or f'{datasets.data_name(dataset)}-{flags.model_def}{suffix}'})
 
 
 def where_it_lies(checkpoint: str) -> dict[str, str]:
@@ -83,13 +120,35 @@ def where_it_lies(checkpoint: str) -> dict[str, str]:
     return {'logdir': str(folder.parent), 'name': folder.name}
 
 
-def check_source(flags: argparse.Namespace, source: Source):
-    """Raise InputError where the flags differ in what their source fixes."""
-    for name in source.fixes:       # a checkpoint older than a flag has its default
+def keep_own_data(flags: argparse.Namespace, source: Source):
+    """Give --dataset=folder the name that its source recorded, wherever the data lies by now.
+
+    Raises InputError where one of the two is one's own data and the other is not, and where the
+    flags describe the data in another way.
+    """
+    recorded = source.flags['dataset']
+    if datasets.is_own(recorded) != datasets.is_own(flags.dataset):
+        raise InputError(f'{source.path} was trained with --dataset={recorded}, not with '
+                         f'--dataset={flags.dataset}, which normalizes images in another way: '
+                         'leave --dataset out')
+    if datasets.is_own(recorded):
+        refuse_other(flags, source, ('channels', 'mean', 'std'))
+    if flags.dataset == datasets.OWN:
+        flags.dataset = recorded
+
+
+def refuse_other(flags: argparse.Namespace, source: Source, names: Sequence[str]):
+    """Raise InputError where one of these flags has another value than its source had."""
+    for name in names:      # a checkpoint older than a flag has its default
         fixed, given = source.flags.get(name, opts.default(name)), getattr(flags, name)
         if fixed != given:
             raise InputError(f'{source.path} was trained {opts.spelled(name, fixed)}, not '
                              f'{opts.spelled(name, given)}')
+
+
+def check_source(flags: argparse.Namespace, source: Source):
+    """Raise InputError where the flags differ in what their source fixes."""
+    refuse_other(flags, source, source.fixes)
     if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
         raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
 

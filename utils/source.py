@@ -1,5 +1,5 @@
 """What a network comes from: a checkpoint, a packed model, or nothing but its name."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import datasets
 import models
 import opts
 from utils import binarize, packed
+from utils.arguments import numbers
 from utils.errors import InputError, naming
 from utils.training import checkpoint as checkpoints
 
@@ -25,9 +26,29 @@ class Source:
     network: nn.Module | None = None    # of a packed model
 
     @property
+    def spec(self) -> datasets.DatasetSpec:
+        """What its images are, with the normalization that it was trained with."""
+        return dataset_spec(self.flags)
+
+    @property
     def fixes(self) -> list[str]:
         """The names of the flags in which an experiment cannot differ from it."""
         return opts.fixed_by('checkpoint' if self.checkpoint else 'packed')
+
+
+def dataset_spec(flags: dict) -> datasets.DatasetSpec:
+    """The DatasetSpec that the data flags describe. Raises InputError."""
+    try:
+        mean, std = numbers(flags['mean']), numbers(flags['std'])
+    except ValueError as error:
+        raise InputError(f'--mean and --std: {error}') from None
+    return datasets.spec(flags['dataset'], flags['channels'], mean, std)
+
+
+def own_data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
+    """The flags of one's own data with this normalization."""
+    texts = (','.join(str(float(value)) for value in values) for values in (mean, std))
+    return dict(zip(('channels', 'mean', 'std'), (len(mean), *texts)))
 
 
 def checkpoint_source(path: str | Path) -> Source:
@@ -43,15 +64,20 @@ def checkpoint_source(path: str | Path) -> Source:
 def packed_source(path: str | Path, build: Callable = models.build) -> Source:
     """The Source of a packed model; build is that of packed.load. Raises InputError."""
     description, network = packed.load(path, build)
-    if description.dataset not in datasets.names():
-        raise InputError(f'{path} was made for the dataset {description.dataset}, which this '
-                         'program does not have')
-    if datasets.normalization(description.dataset) != (description.mean, description.std):
-        raise InputError(f'{path} normalizes images in another way than the dataset '
-                         f'{description.dataset} does here')
     flags = {name: getattr(description, name)
              for name in ('model_def', 'signLayers', 'inpsize', 'dataset', 'tenCrop')}
     flags['nClasses'] = len(description.classes)
+    flags |= dict.fromkeys(('channels', 'mean', 'std'))
+    if datasets.is_own(description.dataset):
+        flags |= own_data_flags(description.mean, description.std)
+        with naming(str(path)):
+            dataset_spec(flags)
+    elif description.dataset not in datasets.names():
+        raise InputError(f'{path} was made for the dataset {description.dataset}, which this '
+                         'program does not have')
+    elif datasets.normalization(description.dataset) != (description.mean, description.std):
+        raise InputError(f'{path} normalizes images in another way than the dataset '
+                         f'{description.dataset} does here')
     return Source(str(path), flags, description.classes, description.channels, network=network)
 
 

@@ -1,6 +1,8 @@
 """Doodles: sketches that the program draws itself, so that a fresh machine can train at once."""
 from PIL import Image
 
+from utils.errors import InputError
+
 from .drawings import DOODLES
 from .pen import Hand, draw
 
@@ -27,6 +29,9 @@ class Doodles:
         return draw(DOODLES[CLASSES[label]](hand), hand, self.side), label
 
 
-def find(data_dir, channels):
-    """(train, val, classes); they lie in no folder, so both parameters are ignored."""
-    return Doodles('train'), Doodles('val'), CLASSES
+def find(data_dir, channels, split='val'):
+    """(train, images of the split, classes); no folder is needed, and both first parameters are
+    ignored. Raises InputError for a third split."""
+    if split not in PER_CLASS:
+        raise InputError(f'doodles have {" and ".join(PER_CLASS)}, but no {split}')
+    return Doodles('train'), Doodles(split), CLASSES

@@ -40,6 +40,7 @@ from utils.binarize import METHODS
 from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import InUse, claimed
 from utils.provenance import provenance
+from utils.source import dataset_spec, own_data_flags
 from utils.training.checkpoint import read_checkpoint
 
 from . import PROGRAM, cells, output, statistics
@@ -49,11 +50,12 @@ def main(arguments: Sequence[str] | None = None):
     """Train what is missing of the comparison that the arguments describe, and write its tables."""
     with reported(PROGRAM, '; run the same command again to resume'):
         options, common = parse(arguments)
-        flags = resolve.complete(opts.parse(common))
+        flags = complete_flags(common)
         if flags.epochs == 0:
             raise InputError('--epochs=0: there is nothing to compare without training')
         family = models.family(options.model_def)[0]
-        folder = Path(options.logdir) / (options.name or f'compare-{flags.dataset}-{family}')
+        name = options.name or f'compare-{datasets.data_name(flags.dataset)}-{family}'
+        folder = Path(options.logdir) / name
         given = sys.argv[1:] if arguments is None else arguments
         command = shlex.join(['python3', '-m', PROGRAM, *given])
         plan = cells.plan(options.model_def, options.methods, options.inputs, options.seeds,
@@ -69,7 +71,8 @@ def main(arguments: Sequence[str] | None = None):
 def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: str,
             flags: argparse.Namespace):
     """Write the tables of the finished cells and, unless `collect`, train the others."""
-    images = validation_images(flags, collect)
+    images, measured = data_of(flags, collect)
+    common = [*common, *measured]
     failures, done, results = Failures(), {}, {}
 
     def evaluate(cell, stored):
@@ -77,7 +80,7 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
                                             flags.workers, images)
     for cell in plan:
         with failures.of(cell):
-            stored = cells.stored_checkpoint(cell, flags_of(cell, common))
+            stored = cells.stored_checkpoint(cell, complete_flags(cell.arguments(common)))
             done[cell] = stored['epoch'] if stored else 0
             if done[cell] == flags.epochs:
                 evaluate(cell, stored)
@@ -101,19 +104,25 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
         raise RunError(f'{", ".join(failures.names)} failed, as reported above')
 
 
-def validation_images(flags: argparse.Namespace, collect: bool) -> str | None:
-    """The fingerprint of the images that all cells are counted on.
+def data_of(flags: argparse.Namespace, collect: bool) -> tuple[str | None, list[str]]:
+    """The fingerprint of the images that all cells are counted on, and the flags of one's own data.
 
-    None where they are missing and results of before are collected.
+    The flags are what is measured of it once for all cells. None and [] where the data is missing
+    and results of before are collected.
     """
     try:
-        data = experiment.load_data(flags.dataset, flags.data_dir, flags.inpsize,
+        data = experiment.load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
                                     skipBroken=flags.skipBroken)
     except InputError:
         if collect:
-            return None
+            return None, []
         raise
-    return datasets.fingerprint(data.val)
+    measured = {}
+    if data.measured:
+        console.say(experiment.describe_own(flags.dataset, data))
+        measured = own_data_flags(data.spec.mean, data.spec.std)
+    return (datasets.fingerprint(data.val),
+            [f'--{name}={value}' for name, value in measured.items()])
 
 
 class Failures:
@@ -141,8 +150,8 @@ def report_failure(cell, error):
     console.complain(console.one_line(f'{PROGRAM}: error: {cell.name} failed: {error}'))
 
 
-def flags_of(cell, common):
-    flags = opts.parse(cell.arguments(common))
+def complete_flags(arguments):
+    flags = opts.parse(arguments)
     resolve.check(flags)
     return resolve.complete(flags)
 
@@ -157,7 +166,7 @@ def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: ar
     pairs = [statistics.paired(a, b, by_kind) for a, b in same_inputs]
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     text = output.markdown(provenance(device, command), rows, [pair for pair in pairs if pair],
-                           flags.tenCrop)
+                           flags.tenCrop, datasets.data_name(flags.dataset))
     with naming(str(folder), RunError):
         output.write(folder, text, rows, by_kind)
     console.say(f'{text}\n{folder}: compare.md, compare.csv, curves.png, accuracy.png')

@@ -90,6 +90,7 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace) -> dict | None:
     """The checkpoint of the cell's last epoch, None before the first.
 
     Raises InputError where other flags than these trained it, RunError for a damaged checkpoint.
+    Where the data is missing, so that nothing was measured of it, any normalization agrees.
     """
     if not cell.last.exists():
         return None
@@ -101,6 +102,8 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace) -> dict | None:
     asked, _ = resolve.resolve(flags, source.classes, source.channels, device)
     for name, value in source.flags.items():
         given, rule = getattr(asked, name, None), opts.RULES.get(name)
+        if given is None and name in ('mean', 'std'):
+            continue
         if given != value and (rule is None or rule.changes_result):
             raise InputError(f'{cell.last.parent} was trained {opts.spelled(name, value)}, not '
                              f'{opts.spelled(name, given)}: give this comparison another --name')

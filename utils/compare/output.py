@@ -26,8 +26,12 @@ def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[in
         write_atomically(folder / name, lambda path: figure.savefig(path, dpi=150, format='png'))
 
 
-def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCrop: bool) -> str:
-    """The text of compare.md: where it comes from, the rows of summarize, the tests of paired."""
+def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCrop: bool,
+             data: str) -> str:
+    """The text of compare.md: where it comes from, the rows of summarize, the tests of paired.
+
+    data: the name of the images.
+    """
     crops = 'ten crops of every image' if tenCrop else 'the centre crop of every image'
     images = max(row['images'] for row in rows)
     accuracies = markdown_table(
@@ -42,10 +46,10 @@ def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCro
 
 {versions}
 
-Accuracy in percent on {images} validation images after the last epoch, on {crops}: mean ± standard
-deviation over seeds, and the standard error (SE) that the choice of the images leaves. Minutes of
-training per run; bits per weight in the binarized range; size of the model with its binarized
-weights packed.
+Accuracy in percent on {images} validation images of {data} after the last epoch, on
+{crops}: mean ± standard deviation over seeds, and the standard error (SE)
+that the choice of the images leaves. Minutes of training per run; bits per weight in the binarized
+range; size of the model with its binarized weights packed.
 
 {accuracies}
 

@@ -17,7 +17,9 @@ The header has exactly these keys:
     classes      names, in the order of the network's outputs
     inpsize      side of an input image in pixels
     mean, std    normalization of pixels in [0, 1], one number per channel of an image
-    dataset      the kind of images (datasets.names())
+    dataset      the kind of images: a name of datasets.names(), or 'folder:NAME' for a user's own
+                 data NAME, whose images are transformed as sketches (1 channel) or as photographs
+                 (3 channels; the length of mean) and normalized by mean and std
     tenCrop      whether the network was validated on ten crops of an image
     tensors      table: [name, encoding, shape, offset in the payload], sorted by name
 

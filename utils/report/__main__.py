@@ -92,7 +92,7 @@ def prepare(options: argparse.Namespace) -> Subject:
     if is_sketch or has_signs(model):
         try:
             flags = source.flags
-            data = load_data(flags['dataset'], options.data_dir or flags['data_dir'],
+            data = load_data(source.spec, options.data_dir or flags['data_dir'],
                              flags['inpsize'], source,
                              skipBroken=flags.get('skipBroken', False))
         except InputError as error:
@@ -116,8 +116,8 @@ def binarized_network(source: Source) -> nn.Module:
 def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
                   file: str | None) -> tuple[Tensor, str]:
     """A sketch for the network, (1, side, side), and its title."""
-    dataset = source.flags['dataset']
-    transform = datasets.transform(dataset, source.flags['inpsize'])
+    name = datasets.data_name(source.flags['dataset'])
+    transform = datasets.transform(source.spec, source.flags['inpsize'])
     if file:
         try:
             return transform(datasets.read_image(file, 1)), f'The image {file}'
@@ -125,7 +125,7 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
             raise InputError(f'--image: {error}') from error
     if data:
         image, label = data.val[0]
-        return image, f'The first validation image of {dataset} ({data.classes[label]})'
+        return image, f'The first validation image of {name} ({data.classes[label]})'
     doodle, label = Doodles('val')[0]
     return transform(doodle), (f'A doodle that the program drew ({CLASSES[label]}), as the '
                                f'validation images are missing ({why_no_data})')

@@ -4,6 +4,7 @@ import math
 import torch
 from torch import nn
 
+import datasets
 from utils.binarize import METHODS
 from utils.describe import describe
 from utils.source import Source
@@ -37,7 +38,7 @@ def facts(source: Source) -> list[tuple[str, str]]:
         ('checkpoint', f'{source.path}, after {epoch} epochs'),
         ('network', f'{flags["model_def"]}, for images of {side} × {side} pixels and '
                     f'{channels} channel{"s" if channels > 1 else ""}'),
-        ('data', f'{flags["dataset"]}, {len(source.classes)} classes'),
+        ('data', data(source)),
         ('accuracy', accuracy(source.checkpoint['metrics'], flags['tenCrop'])),
         ('binarizer', f'{flags["binarizer"]}, '
                       f'convolutions {flags["binStart"]} to {flags["binEnd"]}'),
@@ -45,6 +46,13 @@ def facts(source: Source) -> list[tuple[str, str]]:
                      f'{flags["decaylevel"]:g} every {flags["decayinterval"]} epochs down to '
                      f'{flags["minlr"]:g}, batches of {flags["batch_size"]}, weight decay '
                      f'{flags["weightDecay"]:g}, seed {flags["manualSeed"]}')]
+
+
+def data(source: Source) -> str:
+    name = datasets.data_name(source.flags['dataset'])
+    own = (f', own images normalized by mean {source.flags["mean"]} and std {source.flags["std"]}'
+           if datasets.is_own(source.flags['dataset']) else '')
+    return f'{name}, {len(source.classes)} classes{own}'
 
 
 def accuracy(metrics: dict, tenCrop: bool) -> str:
