@@ -32,7 +32,7 @@ __all__ = ['Data', 'ImageError', 'as_channels', 'fingerprint', 'image_files', 'l
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    steps: Callable     # inpsize -> transforms.Steps
+    steps: Callable     # inpsize -> transforms.Steps; see steps_for
     mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     find: Callable      # (data_dir, channels) -> (train, val, classes); items (PIL image, label)
@@ -45,6 +45,10 @@ class DatasetSpec:
     def is_sketch(self) -> bool:
         """Sketches in folders are cached."""
         return self.channels == 1
+
+    def steps_for(self, inpsize: int, ink: str) -> transforms.Steps:
+        """ink: how sketches are drawn, see --ink; of no effect on other images."""
+        return self.steps(inpsize, ink=ink) if self.is_sketch else self.steps(inpsize)
 
 
 @dataclass(frozen=True)
@@ -96,15 +100,15 @@ def normalization(name: str) -> tuple[list[float], list[float]]:
 
 
 def transform(name: str, inpsize: int, train: bool = False, tenCrop: bool = False,
-              plain: bool = False) -> Callable[[Image.Image], Tensor]:
+              plain: bool = False, ink: str = 'dark') -> Callable[[Image.Image], Tensor]:
     """The callable from a PIL image, as read_image returns it, to a normalized float32 tensor.
 
     The tensor is (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which training
     ignores. Training draws from PyTorch's random state; with `plain`, all images go through one
-    torchvision transform after another.
+    torchvision transform after another. ink: see images.INK.
     """
     spec = _spec(name)
-    steps = spec.steps(inpsize)
+    steps = spec.steps_for(inpsize, ink)
     if train and steps.batched and not plain:
         return partial(_augmented, transforms.SquareTransform(steps, inpsize, spec.mean, spec.std,
                                                               train))
@@ -117,15 +121,16 @@ def _augmented(transform, image):
 
 
 def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, seed: int = 0,
-         plain: bool = False, skipBroken: bool = False) -> Data:
+         plain: bool = False, skipBroken: bool = False, ink: str = 'dark') -> Data:
     """The training and validation images of the dataset `name`, transformed.
 
     `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
     cannot be read, ImageError where a sketch is damaged; other images raise it when they are read.
     With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
-    names them. With `plain`, the reference of tests and measurements, all images go one by one
-    through torchvision's transforms and no sketches are cached.
+    names them. ink: of sketches, see images.INK. With `plain`, the reference of tests and
+    measurements, all images go one by one through torchvision's transforms and no sketches are
+    cached.
     """
     spec = _spec(name)
     train, val, classes = spec.find(data_dir, spec.channels)
@@ -133,7 +138,7 @@ def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, s
     are_cached = in_folders and spec.is_sketch and not plain
     if in_folders and skipBroken and not are_cached:
         train, val = (cache.readable(images) for images in (train, val))
-    steps = spec.steps(inpsize)
+    steps = spec.steps_for(inpsize, ink)
     if steps.enough and not plain:
         train.enough, val.enough = steps.enough
     transformed = []
@@ -143,7 +148,7 @@ def load(name: str, data_dir: str | Path, inpsize: int, tenCrop: bool = False, s
             transformed.append(transforms.Transformed(images, transforms.compose(*options), seed))
             continue
         batched = transforms.SquareTransform(*options)
-        images = (cache.squares(images, batched, skipBroken) if are_cached
+        images = (cache.squares(images, batched, skipBroken, ink) if are_cached
                   else Squares(images, batched))
         transformed.append(transforms.TransformedSquares(images, batched, seed))
     return Data(*transformed, classes, spec.channels, in_folders)

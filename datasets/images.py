@@ -13,6 +13,7 @@ from utils.errors import RunError
 SUFFIXES = tuple('.apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx '
                  '.pfm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp'.split())
 LONGEST = 2 ** 15   # pixels of a side: a sketch is padded to a square
+WHITE = 230     # from this gray value on it is white paper, below 128 it is dark
 
 
 class ImageError(RunError):
@@ -96,6 +97,29 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True) -> Imag
     image = _on_white(image).convert('L' if channels == 1 else 'RGB')
     image.info = {}     # neither an orientation nor a transparent color holds for it any more
     return image
+
+
+def is_dark(sketch: Image.Image) -> bool:
+    """Whether most of the sketch (mode 'L') is dark: light strokes on a dark ground."""
+    return share_from(sketch, 128) < 0.5
+
+
+def dark_on_light(sketch: Image.Image) -> Image.Image:
+    """The sketch (mode 'L'), inverted if most of it is dark."""
+    return ImageOps.invert(sketch) if is_dark(sketch) else sketch
+
+
+def share_from(sketch: Image.Image, value: int) -> float:
+    """The share of the pixels of a sketch (mode 'L') that are at least this bright."""
+    counts = sketch.histogram()
+    return sum(counts[value:]) / sum(counts)
+
+
+INK = {     # what is done to a sketch (mode 'L') first, by the value of --ink
+    'auto': dark_on_light,
+    'dark': None,   # dark on light, as published
+    'light': ImageOps.invert,
+}
 
 
 def _turned_upright(image):

@@ -154,7 +154,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     data = None
     if not (given.classify or given.export):
         data = load_data(given.dataset, given.data_dir, given.inpsize, source, given.tenCrop,
-                         given.manualSeed, given.skipBroken)
+                         given.manualSeed, given.skipBroken, given.ink)
         if given.nClasses not in (None, len(data.classes)):
             trained = f'{source.path} was trained with ' if source else ''
             raise InputError(f'{trained}--nClasses={given.nClasses}, but the data has '
@@ -175,10 +175,12 @@ def choose_algorithms(deterministic: bool):
 
 
 def load_data(dataset: str, data_dir: str, inpsize: int, source: Source | None = None,
-              tenCrop: bool = False, seed: int = 0, skipBroken: bool = False) -> datasets.Data:
+              tenCrop: bool = False, seed: int = 0, skipBroken: bool = False,
+              ink: str = 'dark') -> datasets.Data:
     """What datasets.load returns; it must have the classes and channels of the source."""
     with naming('--data_dir'):
-        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken)
+        data = datasets.load(dataset, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken,
+                             ink=ink)
         if source:
             check_same_data(source, data)
     return data
@@ -210,12 +212,13 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     """The trained network in a checkpoint or a packed model (.dab).
 
     build makes networks that --model_def does not know: build(model_def, nClasses, channels,
-    inpsize, signLayers) -> nn.Module. Raises InputError for any other file.
+    inpsize, signLayers) -> nn.Module. Sketches are read with the checkpoint's --ink; a packed
+    model does not record it and takes dark ones. Raises InputError for any other file.
     """
     is_packed = packed.is_packed(path)
     source = packed_source(path, build) if is_packed else checkpoint_source(path)
     transform = partial(prepared, channels=source.channels, transform=datasets.transform(
-        source.flags['dataset'], source.flags['inpsize']))
+        source.flags['dataset'], source.flags['inpsize'], ink=source.flags.get('ink', 'dark')))
     return Trained(stored_network(source, build).eval(), source.classes, transform)
 
 

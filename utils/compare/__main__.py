@@ -108,7 +108,7 @@ def validation_images(flags: argparse.Namespace, collect: bool) -> str | None:
     """
     try:
         data = experiment.load_data(flags.dataset, flags.data_dir, flags.inpsize,
-                                    skipBroken=flags.skipBroken)
+                                    skipBroken=flags.skipBroken, ink=flags.ink)
     except InputError:
         if collect:
             return None

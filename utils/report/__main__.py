@@ -13,6 +13,7 @@ if __name__ == '__main__':
 import argparse
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +95,8 @@ def prepare(options: argparse.Namespace) -> Subject:
             flags = source.flags
             data = load_data(flags['dataset'], options.data_dir or flags['data_dir'],
                              flags['inpsize'], source,
-                             skipBroken=flags.get('skipBroken', False))
+                             skipBroken=flags.get('skipBroken', False),
+                             ink=flags.get('ink', 'dark'))
         except InputError as error:
             if options.data_dir or options.activations:
                 raise
@@ -117,17 +119,18 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
                   file: str | None) -> tuple[Tensor, str]:
     """A sketch for the network, (1, side, side), and its title."""
     dataset = source.flags['dataset']
-    transform = datasets.transform(dataset, source.flags['inpsize'])
+    transform = partial(datasets.transform, dataset, source.flags['inpsize'])
     if file:
         try:
-            return transform(datasets.read_image(file, 1)), f'The image {file}'
+            of_file = transform(ink=source.flags.get('ink', 'dark'))
+            return of_file(datasets.read_image(file, 1)), f'The image {file}'
         except datasets.ImageError as error:
             raise InputError(f'--image: {error}') from error
     if data:
         image, label = data.val[0]
         return image, f'The first validation image of {dataset} ({data.classes[label]})'
     doodle, label = Doodles('val')[0]
-    return transform(doodle), (f'A doodle that the program drew ({CLASSES[label]}), as the '
+    return transform()(doodle), (f'A doodle that the program drew ({CLASSES[label]}), as the '
                                f'validation images are missing ({why_no_data})')
 
 
