@@ -22,12 +22,12 @@ from torch import Tensor
 
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
-from datasets.images import ImageError, as_channels, read_image
+from datasets.images import ImageError, as_channels, paper_fault, read_image
 from datasets.squares import Squares
 from utils.errors import InputError
 
 __all__ = ['Data', 'ImageError', 'as_channels', 'fingerprint', 'image_files', 'load', 'names',
-           'normalization', 'read_image', 'transform']
+           'normalization', 'paper_fault', 'read_image', 'transform']
 
 
 @dataclass(frozen=True)
