@@ -32,7 +32,7 @@ __all__ = ['Data', 'ImageError', 'as_channels', 'fingerprint', 'image_files', 'l
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    steps: Callable     # inpsize -> transforms.Steps; see steps_for
+    steps: Callable     # inpsize -> transforms.Steps; of sketches (inpsize, ink=) -> Steps
     mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     find: Callable      # (data_dir, channels) -> (train, val, classes); items (PIL image, label)

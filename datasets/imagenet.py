@@ -24,22 +24,23 @@ def find_images(source: Path, val_labels: str | None) -> tuple[Iterator[Archived
     Raises InputError where files are missing.
     """
     tars = source / TRAIN_TAR, source / VAL_TAR
-    if any(tar.is_file() for tar in tars):
-        for tar in tars:
-            if not tar.is_file():
-                raise InputError(f'--source: there is no file {tar}')
-        wnids = read_val_labels(labels_file(val_labels, [source]))
-        return in_tars(*tars, wnids), IMAGES_IN_TARS
-    for start in reversed(range(len(KAGGLE) + 1)):
-        folder = source.joinpath(*KAGGLE[start:])
-        if all((folder / split).is_dir() for split in ('train', 'val')):
-            with naming('--source'):
-                places = in_folders(folder, val_labels)
-            images = (ArchivedImage(target, path, Path(path).read_bytes)
-                      for path, target in places.items())
-            return images, len(places)
-    raise InputError(f'--source: {source} holds neither {TRAIN_TAR} and {VAL_TAR}, nor the folders '
-                     f'train/ and val/, nor {"/".join(KAGGLE)} with them')
+    with naming('--source'):
+        missing = [tar for tar in tars if not tar.is_file()]
+        folders = [source.joinpath(*KAGGLE[start:]) for start in reversed(range(len(KAGGLE) + 1))]
+        folder = next((folder for folder in folders if all(
+            (folder / split).is_dir() for split in ('train', 'val'))), None)
+    if missing == list(tars) and folder:
+        places = in_folders(folder, val_labels)
+        images = (ArchivedImage(target, path, Path(path).read_bytes)
+                  for path, target in places.items())
+        return images, len(places)
+    if missing == list(tars):
+        raise InputError(f'--source: {source} holds neither {TRAIN_TAR} and {VAL_TAR}, nor the '
+                         f'folders train/ and val/, nor {"/".join(KAGGLE)} with them')
+    if missing:
+        raise InputError(f'--source: there is no file {missing[0]}')
+    wnids = read_val_labels(labels_file(val_labels, [source]))
+    return in_tars(*tars, wnids), IMAGES_IN_TARS
 
 
 def in_tars(train: Path, val: Path, wnids: dict[str, str]) -> Iterator[ArchivedImage]:
@@ -74,11 +75,12 @@ def in_folders(folder: Path, val_labels: str | None) -> dict[str, str]:
 
     Those that lie in val/ itself get their classes from the labels.
     """
-    train, val = (sorted(entry.path for entry in files_below(folder / split)
-                         if is_image_file(entry)) for split in ('train', 'val'))
+    with naming('--source'):
+        train, val = (sorted(entry.path for entry in files_below(folder / split)
+                             if is_image_file(entry)) for split in ('train', 'val'))
     for split, paths in ('train', train), ('val', val):
         if not paths:
-            raise InputError(f'there are no images in {folder / split}')
+            raise InputError(f'--source: there are no images in {folder / split}')
     if any(os.path.dirname(path) != str(folder / 'val') for path in val):
         if val_labels:
             raise InputError(f'--val_labels: the images in {folder}/val lie in class folders '
@@ -89,12 +91,13 @@ def in_folders(folder: Path, val_labels: str | None) -> dict[str, str]:
         val_places = by_labels(folder / 'val', val, wnids)
     places = in_class_folders(folder, train) | val_places
     if len(set(places.values())) < len(places):
-        raise InputError(f'{folder} holds images of one name twice, with different suffixes')
+        raise InputError(f'--source: {folder} holds images of one name twice, with different '
+                         'suffixes')
     classes = [{target.split('/')[1] for target in places.values() if target.startswith(split)}
                for split in ('train/', 'val/')]
     for wnid in sorted(classes[0] ^ classes[1]):
         split = 'train' if wnid in classes[0] else 'val'
-        raise InputError(f'only {folder}/{split} has images of class {wnid}')
+        raise InputError(f'--source: only {folder}/{split} has images of class {wnid}')
     return places
 
 
@@ -104,7 +107,7 @@ def in_class_folders(folder: Path, paths: list[str]) -> dict[str, str]:
     for path in paths:
         target = os.path.splitext(path)[0].removeprefix(f'{folder}{os.sep}')
         if target.count('/') < 2:
-            raise InputError(f'{path} lies in no class folder')
+            raise InputError(f'--source: {path} lies in no class folder')
         places[path] = target
     return places
 
@@ -116,7 +119,7 @@ def by_labels(folder: Path, paths: list[str], wnids: dict[str, str]) -> dict[str
         if name not in wnids:
             raise InputError(f'--val_labels: the class of {path} is missing')
     if missing := wnids.keys() - names:
-        raise InputError(f'{folder} lacks {len(missing)} images that --val_labels names')
+        raise InputError(f'--source: {folder} lacks {len(missing)} images that --val_labels names')
     return {path: f'val/{wnids[name]}/{name}' for name, path in names.items()}
 
 

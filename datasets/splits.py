@@ -78,8 +78,8 @@ def drawn(sketches: Sequence[ArchivedSketch], split: Split, source: Path) -> dic
     needed = (split.folds or 2) + (split.test_fraction > 0)
     for label, photographs in classes.items():
         if len(photographs) < needed:
-            raise InputError(f'class {label} in {source} is too small to be split: it needs '
-                             f'{needed} sketches of different photographs and has '
+            raise InputError(f'--source: class {label} in {source} is too small to be split: it '
+                             f'needs {needed} sketches of different photographs and has '
                              f'{len(photographs)}')
         place = draw_class(label, list(photographs), split, in_folds)
         in_folds += sum(name != 'test' for name in place.values())

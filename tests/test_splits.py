@@ -85,7 +85,7 @@ def test_a_third_split():
 @pytest.mark.parametrize('photographs, choices, needed', [
     (1, {}, 2), (2, {'test_fraction': 0.1}, 3), (2, {'folds': 3, 'fold': 1}, 3), (3, {'folds': 3, 'fold': 1, 'test_fraction': 0.1}, 4)])
 def test_a_class_too_small(photographs, choices, needed):
-    with pytest.raises(InputError, match=f'class bee in archive.zip .*needs {needed} .* has {photographs}'):
+    with pytest.raises(InputError, match=f'^--source: class bee in archive.zip .*needs {needed} .* has {photographs}'):
         split(sketches(ant=9, bee=photographs), **choices)
     assert split(sketches(ant=9, bee=needed), **choices)
 
@@ -244,11 +244,10 @@ def test_wrong_labels_of_kaggles_folders(kaggle, tmp_path, run):
                           (text.replace(WNIDS[0], 'n00000001'), f'only {kaggle}/ILSVRC/Data/CLS-LOC/val has images of class n00000001')]:
         labels.write_text(changed)
         code, error = run('imagenet12', source=kaggle)
-        assert code == 2 and says in error
+        assert code == 2 and says in error and error.count('--') == 1 + ('that --val_labels' in says)
     labels.rename(tmp_path / 'elsewhere')
     code, error = run('imagenet12', source=kaggle)
     assert code == 2 and 'imagenet12 needs --val_labels' in error
-    labels.with_name('elsewhere').parent.mkdir(exist_ok=True)
     (tmp_path / 'elsewhere').write_text(text)
     assert run('imagenet12', source=kaggle, val_labels=tmp_path / 'elsewhere')[0] == 0
 
