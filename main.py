@@ -71,7 +71,8 @@ def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):
 def classify(experiment: Experiment):
     """Print the five likeliest classes of every image of --classify, without the data.
 
-    An image that cannot be read is named, and the exit code is that of a RunError at the end.
+    A warning names a sketch that is not dark on white paper. An image that cannot be read is named,
+    and the exit code is that of a RunError at the end.
     """
     flags, network = experiment.flags, experiment.make_network().eval()
     transform = datasets.transform(experiment.spec, flags.inpsize, tenCrop=flags.tenCrop)
@@ -79,12 +80,14 @@ def classify(experiment: Experiment):
     with parametrize.cached():
         for path in datasets.image_files(flags.classify):
             try:
-                image = transform(datasets.read_image(path, experiment.channels))
+                image = datasets.read_image(path, experiment.channels)
             except datasets.ImageError as error:
                 console.complain(console.one_line(f'{PROGRAM}: error: {error}'))
                 code = error.exit_code
                 continue
-            log_probs = epoch.predict(network, image[None].to(experiment.device))[0]
+            if experiment.channels == 1 and (fault := datasets.paper_fault(image, flags.ink)):
+                console.complain(console.one_line(f'{PROGRAM}: warning: {path} {fault}'))
+            log_probs = epoch.predict(network, transform(image)[None].to(experiment.device))[0]
             top = log_probs.softmax(0).topk(min(5, len(experiment.classes)))
             likeliest = [f'{experiment.classes[label]} {100 * probability:.1f} %'
                          for probability, label in zip(top.values.tolist(), top.indices.tolist())]
@@ -114,6 +117,8 @@ def export(experiment: Experiment):
         rows = packed.write(flags.export, description, packed.pack(network), flags.exportHalf,
                             flags.overwrite)
     parallel.say(packed.size_table(rows, network, os.path.getsize(flags.export)))
+    if flags.ink != 'dark' and experiment.channels == 1:
+        parallel.say(f'{flags.export} does not record --ink={flags.ink}: give it with --packed')
 
 
 if __name__ == '__main__':

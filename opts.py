@@ -71,6 +71,9 @@ def data_flags(flag):
     flag('--skipBroken', action=SWITCH, default=False,
          help='leave out images in folders that cannot be read, and name them; without it the '
               'first one ends the run')
+    flag('--ink', choices=('auto', 'dark', 'light'), default='dark',
+         help='sketches are dark on light, or light on dark and are inverted; auto inverts those '
+              'that are mostly dark (default: %(default)s)')
 
 
 def model_flags(flag):

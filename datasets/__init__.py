@@ -26,26 +26,27 @@ from torch import Tensor
 
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
-from datasets.images import ImageError, as_channels, read_image
+from datasets.images import INK, ImageError, as_channels, paper_fault, read_image
 from datasets.own import KINDS, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
 from utils.errors import InputError
 
-__all__ = ['KINDS', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError', 'as_channels',
+__all__ = ['INK', 'KINDS', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError', 'as_channels',
            'data_name', 'fingerprint', 'image_files', 'is_own', 'load', 'name_of_folder', 'names',
-           'normalization', 'read_image', 'spec', 'transform']
+           'normalization', 'paper_fault', 'read_image', 'spec', 'transform']
 
 SPLITS = 'train', 'val', 'test'
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    steps: Callable     # inpsize -> transforms.Steps
+    steps: Callable     # inpsize -> transforms.Steps; of sketches (inpsize, ink=) -> Steps
     mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     find: Callable      # (data_dir, channels, split=) -> (train, images of the split, classes);
                         # items (PIL image, label)
     is_measured: bool = True    # else mean and std are 0 and 1 until load has measured them
+    ink: str = 'dark'           # of INK, how sketches are drawn
 
     @property
     def channels(self) -> int:
@@ -55,6 +56,9 @@ class DatasetSpec:
     def is_sketch(self) -> bool:
         """Sketches in folders are cached."""
         return self.channels == 1
+
+    def steps_of(self, inpsize: int) -> transforms.Steps:
+        return self.steps(inpsize, ink=self.ink) if self.is_sketch else self.steps(inpsize)
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,16 @@ def names() -> list[str]:
 
 
 def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = None,
-         std: Sequence[float] | None = None) -> DatasetSpec:
-    """The DatasetSpec of a dataset; only one's own, 'folder:NAME', has the other parameters.
+         std: Sequence[float] | None = None, ink: str = 'dark') -> DatasetSpec:
+    """The DatasetSpec of a dataset; channels, mean and std are those of one's own, 'folder:NAME'.
 
     channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
-    load is to measure them. Raises InputError.
+    load is to measure them. ink: how sketches are drawn, one of INK. Raises InputError.
     """
+    return replace(_spec_of(name, channels, mean, std), ink=ink)
+
+
+def _spec_of(name, channels, mean, std):
     if not is_own(name):
         return _spec(name)
     if channels not in KINDS:
@@ -139,7 +147,7 @@ def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False, ten
     torchvision transform after another.
     """
     spec = _measured_spec(dataset)
-    steps = spec.steps(inpsize)
+    steps = spec.steps_of(inpsize)
     if train and steps.batched and not plain:
         return partial(_augmented, transforms.SquareTransform(steps, inpsize, spec.mean, spec.std,
                                                               train))
@@ -169,12 +177,12 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     are_cached = in_folders and spec.is_sketch and not plain
     if in_folders and skipBroken and not are_cached:
         train, val = (cache.readable(images) for images in (train, val))
-    steps = spec.steps(inpsize)
+    steps = spec.steps_of(inpsize)
     if steps.enough and not plain:
         train.enough, val.enough = steps.enough
     if in_batches := steps.batched is not None and not plain:
         to_square = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
-        train, val = (cache.squares(images, to_square, skipBroken) if are_cached
+        train, val = (cache.squares(images, to_square, skipBroken, spec.ink) if are_cached
                       else Squares(images, to_square) for images in (train, val))
     measured = 0
     if not spec.is_measured:

@@ -62,16 +62,20 @@ class CachedSquares:
 
 
 def squares(images: Folder, transform: SquareTransform,
-            skipBroken: bool) -> CachedSquares | Squares:
+            skipBroken: bool, ink: str = 'dark') -> CachedSquares | Squares:
     """The squares of the Folder `images`, from its cache file, which is made where it is absent.
 
-    Broken images raise ImageError; with skipBroken they are left out. Where no file can be made,
-    warns and returns Squares.
+    ink: what the transform makes dark on light sketches of, one of images.INK. Broken images raise
+    ImageError; with skipBroken they are left out. Where no file can be made, warns and returns
+    Squares.
     """
     labels = [label for _, label in images.samples]
     try:
         side = transform.shape[-1]
-        key = hashlib.sha256(f'{content(images)} {side} {skipBroken}'.encode()).digest()
+        made_from = f'{content(images)} {side} {skipBroken}'
+        if ink != 'dark':   # whose files of before there was --ink are still good
+            made_from += f' {ink}'
+        key = hashlib.sha256(made_from.encode()).digest()
         path = cache_folder() / f'{key.hex()[:32]}.sketches'
         cached = made_once(path, lambda path: CachedSquares(path, key, labels, transform.shape),
                            partial(write_squares, images, transform, skipBroken, key))

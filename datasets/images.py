@@ -1,6 +1,7 @@
 """What counts as an image file, and reading one, whatever its format and mode."""
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ from utils.errors import RunError
 SUFFIXES = tuple('.apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx '
                  '.pfm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp'.split())
 LONGEST = 2 ** 15   # pixels of a side: a sketch is padded to a square
+DARK, BLACK, WHITE = 128, 64, 240   # gray values: below the first two, from the last on
 
 
 class ImageError(RunError):
@@ -96,6 +98,47 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True) -> Imag
     image = _on_white(image).convert('L' if channels == 1 else 'RGB')
     image.info = {}     # neither an orientation nor a transparent color holds for it any more
     return image
+
+
+def is_dark(sketch: Image.Image) -> bool:
+    """Whether more than half of the pixels of a sketch (mode 'L') are dark."""
+    counts = sketch.histogram()
+    return sum(counts[:DARK]) > sum(counts) / 2
+
+
+def dark_on_light(sketch: Image.Image) -> Image.Image:
+    """The sketch (mode 'L'), inverted if most of it is dark."""
+    return ImageOps.invert(sketch) if is_dark(sketch) else sketch
+
+
+INK: dict[str, Callable | None] = {     # from a sketch (mode 'L') to dark on light, by --ink
+    'auto': dark_on_light,
+    'dark': None,       # as published
+    'light': ImageOps.invert,
+}
+
+
+def paper_fault(sketch: Image.Image, ink: str = 'dark') -> str | None:
+    """Why a sketch (mode 'L'), read by --ink, is not dark on white paper; None where it is.
+
+    Paper is the brightest tenth of each of 8 x 8 fields. It counts as gray where it is neither
+    white nor black, as in a field that is filled with ink. More than a quarter of gray fields is a
+    fault: a pen of 5 pixels on 150 leaves fewer, and a shadow on half of the sheet more.
+    """
+    if make_dark_on_light := INK[ink]:
+        sketch = make_dark_on_light(sketch)
+    if is_dark(sketch):
+        if ink == 'light':
+            return 'is mostly dark once --ink=light has inverted it'
+        return ('is mostly dark: networks of sketches expect dark strokes on white paper; '
+                'light strokes on a dark ground need --ink=light')
+    pixels = np.asarray(sketch.resize((64, 64), Image.BOX))
+    fields = pixels.reshape(8, 8, 8, 8).swapaxes(1, 2).reshape(64, 64)
+    paper = np.quantile(fields, 0.9, axis=1)
+    if ((BLACK <= paper) & (paper < WHITE)).mean() > 0.25:
+        return ('is not on white paper: networks of sketches expect it; '
+                'make the background of a photograph white first')
+    return None
 
 
 def _turned_upright(image):

@@ -4,10 +4,12 @@
     python3 -m datasets.prepare sketchyrecognition --source rendered_256x256 --out data/sketchy
     python3 -m datasets.prepare imagenet12 --source tars --val_labels val.csv --out data/imagenet
 
-Images are shrunk once, so that training does not spend its time on decoding large files. Sketches
-are turned upright by their EXIF orientation; ImageNet, as published, ignores it. The work
-is done in <out>.part, which is renamed to <out> when all images are there. To resume after an
-interruption, run the same command again; once finished, it does nothing.
+Sketches are split by chance within each class, with --folds for cross-validation, or as
+--split_list says; --test_fraction makes a third folder, test/. Images are shrunk once, so that
+training does not spend its time on decoding large files. Sketches are turned upright by their EXIF
+orientation; ImageNet, as published, ignores it. The work is done in <out>.part, which is renamed to
+<out> when all images are there. To resume after an interruption, run the same command again; once
+finished, it does nothing.
 """
 from utils import interrupt     # before torch
 
@@ -29,8 +31,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from datasets import archives
+from datasets import archives, imagenet
 from datasets.images import ImageError, decode, reason
+from datasets.splits import VAL_FRACTION, Split, split_sketches
 from utils.arguments import Parser, at_least, check_not_empty
 from utils.errors import InputError, RunError, naming, reported
 from utils.files import write_atomically
@@ -40,8 +43,8 @@ MARKER = 'prepared.json'
 READ_ERRORS = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
-def prepare(dataset: str, source: str, out: str, val_fraction: float, seed: int, size: int,
-            val_labels: str | None) -> None:
+def prepare(dataset: str, source: str, out: str, size: int, split: Split,
+            val_labels: str | None = None) -> None:
     """Make the folder `out`; the parameters are the flags of the command.
 
     Raises InputError where a flag is wrong, RunError where the work cannot go on; it is an
@@ -54,15 +57,16 @@ def prepare(dataset: str, source: str, out: str, val_fraction: float, seed: int,
             raise InputError(f'there is no {archive}')
     if archive in (folder, *folder.parents):
         raise InputError(f'--out: {folder} lies in --source; choose a folder elsewhere')
-    settings = {'dataset': dataset, 'source': str(archive), 'size': size}
+    settings, not_named = {'dataset': dataset, 'source': str(archive), 'size': size}, 0
     if dataset == 'imagenet12':
-        images, total = archives.imagenet(archive, val_labels), archives.IMAGENET_IMAGES
+        images, total = imagenet.find_images(archive, val_labels)
         channels, suffix = 3, '.jpg'
     else:
         with naming('--source'):
-            images = archives.split_sketches(dataset, archive, val_fraction, seed)
+            sketches = archives.find_sketches(dataset, archive)
+        images = split_sketches(sketches, split, archive)
         channels, suffix, total = 1, '.png', len(images)
-        settings |= {'val_fraction': val_fraction, 'seed': seed, 'images': total}
+        settings, not_named = settings | split.settings(images), len(sketches) - total
 
     with naming('--out'):
         if is_prepared(folder, settings):
@@ -74,7 +78,14 @@ def prepare(dataset: str, source: str, out: str, val_fraction: float, seed: int,
         counts = shrink_all(bar, part, suffix, channels, size)
     with naming('--out', RunError):
         os.replace(part, folder)
-    print(f'{folder}: {counts["train"]} images in train/, {counts["val"]} in val/')
+    print(f'{folder}: {summary(counts, not_named)}')
+
+
+def summary(counts, not_named):
+    """What was made, of {'train', 'val', 'test': number of images}."""
+    others = [f', {counts[name]} in {name}/' for name in ('val', 'test') if counts[name]]
+    left_out = f'; {not_named} that --split_list does not name left out' if not_named else ''
+    return f'{counts["train"]} images in train/{"".join(others)}{left_out}'
 
 
 def is_prepared(folder, settings):
@@ -91,14 +102,14 @@ def is_prepared(folder, settings):
         raise InputError(f'{folder} was not made by this command; choose a new folder')
     if made != settings:
         differ = [key for key in made | settings if made.get(key) != settings.get(key)]
-        made, wanted = ({key: s.get(key) for key in differ} for s in (made, settings))
+        made, wanted = ({key: s[key] for key in differ if key in s} for s in (made, settings))
         raise InputError(f'{folder} was prepared with {made}, not {wanted}; choose a new folder or '
                          'remove that one')
     return True
 
 
 def shrink_all(images, folder, suffix, channels, size):
-    """Shrink the images that `folder` lacks; how many there are in {'train', 'val'} in all."""
+    """Shrink the images that `folder` lacks; how many there are of each split in all."""
     counts, pending = Counter(), deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:    # threads, since Pillow releases the GIL
         for image in images:
@@ -143,42 +154,68 @@ def write_bytes(target, data):
                      temporary=target.with_name(f'{target.name}.tmp'))
 
 
-def fraction(text):
-    value = at_least(0, float, above=True)(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f'must be less than 1, not {text}')
-    return value
+def fraction(above):
+    """The type of a flag that takes a number from 0 (above: more than it) to less than 1."""
+    def number(text):
+        value = at_least(0, float, above=above)(text)
+        if value >= 1:
+            raise argparse.ArgumentTypeError(f'must be less than 1, not {text}')
+        return value
+    return number
 
 
 def parse():
+    """The parameters of prepare, from the flags of this command."""
     parser = Parser(f'python3 -m {PROGRAM}', description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('dataset', choices=[*archives.SKETCH_PATH, 'imagenet12'])
     parser.add_argument('--source', required=True,
                         help='sketches: the archive (zip) or the folder it unpacks to; imagenet12: '
-                             f'the folder of {archives.IMAGENET_TRAIN} and {archives.IMAGENET_VAL}')
+                             f'the folder of {imagenet.TRAIN_TAR} and {imagenet.VAL_TAR}, what '
+                             "Kaggle's archive unpacks to, or a folder with train/ and val/")
     parser.add_argument('--out', required=True, help='the folder to make')
     parser.add_argument('--size', type=at_least(1), default=256,
                         help='pixels of the shorter side; smaller images stay (default 256)')
-    parser.add_argument('--val_fraction', type=fraction, default=0.2,
-                        help='sketches: the share of each class that goes to val/ (default 0.2)')
-    parser.add_argument('--seed', type=at_least(0), default=0,
-                        help='sketches: which images go to val/ (default 0)')
-    parser.add_argument('--val_labels',
+    sketches = parser.add_argument_group('the split of sketches')
+    sketches.add_argument('--val_fraction', type=fraction(above=True), metavar='X',
+                          help=f'the share of each class for val/ (default {VAL_FRACTION})')
+    sketches.add_argument('--test_fraction', type=fraction(above=False), default=0,
+                          metavar='X',
+                          help='the share of each class for test/ (default: none)')
+    sketches.add_argument('--folds', type=at_least(2), metavar='K',
+                          help='cross-validation: each class in K parts, one of them for val/')
+    sketches.add_argument('--fold', type=at_least(1), metavar='I',
+                          help='with --folds: which part goes to val/, from 1 to K')
+    sketches.add_argument('--seed', type=at_least(0), default=0,
+                          help='which images go where (default 0)')
+    sketches.add_argument('--split_list', metavar='FILE',
+                          help='a text file with the path of an image in the archive, and train, '
+                               'val or test, on each line; other images are left out')
+    parser.add_argument('--val_labels', metavar='FILE',
                         help='imagenet12: a text file with the class (such as n01440764) of each '
                              'validation image: one a line in the order of the image numbers, or '
-                             "beside the image's name, as in Kaggle's LOC_val_solution.csv")
+                             "beside the image's name, as in Kaggle's LOC_val_solution.csv, or "
+                             "the devkit's numbers, with meta.mat beside them")
     options = parser.parse_args()
-    check_not_empty(options, 'source', 'out')
-    if options.dataset == 'imagenet12' and not options.val_labels:
-        parser.error('imagenet12 needs --val_labels, a text file with the class of each validation '
-                     'image: the archives do not contain it')
-    return options
+    check_not_empty(options, 'source', 'out', 'split_list', 'val_labels')
+    flags = vars(options)
+    split = Split(**{name: flags.pop(name) for name in Split._fields})
+    if options.dataset == 'imagenet12':
+        check_published(split)
+    split.check()
+    return {**flags, 'split': split}
+
+
+def check_published(split):
+    """Raise InputError where ImageNet should be split in another way than it is."""
+    for name, value in split._asdict().items():
+        if value and name != 'seed':
+            raise InputError(f'--{name} is for sketches: the split of imagenet12 is published')
 
 
 def main():
     with reported(PROGRAM, '; run the same command again to resume'):
-        prepare(**vars(parse()))
+        prepare(**parse())
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
 """From a PIL image, or from a batch of squares, to what a network sees.
 
-Each kind of image is a function inpsize -> Steps. Validation takes the center crop or ten crops of
-what before_crop makes; of sketches and thumbnails that is a square of uint8 of the same side for
-all images, from which training batches are augmented too (augmentation.py). Photographs go one by
-one through torchvision's transforms, which are imported where they are used, since that takes as
-long as importing PyTorch.
+Each kind of image is a function inpsize -> Steps, of sketches also of --ink. Validation takes the
+center crop or ten crops of what before_crop makes; of sketches and thumbnails that is a square of
+uint8 of the same side for all images, from which training batches are augmented too
+(augmentation.py). Photographs go one by one through torchvision's transforms, which are imported
+where they are used, since that takes as long as importing PyTorch.
 """
 import math
 import random
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.augmentation import RATIO, SCALE, SketchAugmentation, ThumbnailAugmentation
+from datasets.images import INK
 
 
 class Steps(NamedTuple):
@@ -27,11 +28,16 @@ class Steps(NamedTuple):
     enough: tuple[int, int] | None = None   # see read_image: for training and for validation
 
 
-def sketches(inpsize, flip=True):
-    """Black on white; inverted first, so that the zeros a rotation uncovers are paper."""
+def sketches(inpsize, flip=True, ink='dark'):
+    """Black on white; inverted first, so that the zeros a rotation uncovers are paper.
+
+    ink: one of datasets.images.INK, which makes black on white of other sketches before that.
+    """
     from torchvision.transforms import v2
     side = side_before_crop(inpsize)
     before_crop = [partial(fit_in_square, side=side), ImageOps.invert, v2.Resize(side)]
+    if INK[ink]:
+        before_crop.insert(0, INK[ink])
     mirror = [v2.RandomHorizontalFlip()] if flip else []
     rotate = v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)
     return Steps([*before_crop, v2.RandomResizedCrop(inpsize), *mirror, rotate], before_crop,

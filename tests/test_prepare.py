@@ -13,7 +13,8 @@ import pytest
 from PIL import ExifTags, Image
 
 import datasets
-from datasets import archives, prepare
+from datasets import imagenet as archives_of_imagenet
+from datasets import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -351,7 +352,7 @@ def test_members_never_leave_the_folder(tmp_path, run):
     assert [path.name for path in (tmp_path / 'a' / 'b').iterdir()] == ['out']
 
 
-@pytest.mark.parametrize('missing', [archives.IMAGENET_TRAIN, archives.IMAGENET_VAL, 'labels'])
+@pytest.mark.parametrize('missing', [archives_of_imagenet.TRAIN_TAR, archives_of_imagenet.VAL_TAR, 'labels'])
 def test_missing_files_of_imagenet(tmp_path, run, missing):
     flags = imagenet(tmp_path / 'tars')
     (tmp_path / 'tars' / missing).unlink()
@@ -424,7 +425,12 @@ def test_folders_without_permission(tmp_path, run, flag, monkeypatch):
 
 def test_wrong_commands(tmp_path, run):
     check(run('mnist', source=tmp_path), 'tuberlin', 'sketchyrecognition', 'imagenet12')
-    check(run('imagenet12', source=tmp_path), 'imagenet12 needs --val_labels')
+    source = tmp_path / 'tars'
+    source.mkdir()
+    check(run('imagenet12', source=source), '--source: ', 'ILSVRC2012_img_train.tar', 'train/ and val/', 'ILSVRC/Data/CLS-LOC')
+    (source / 'ILSVRC2012_img_train.tar').touch()
+    (source / 'ILSVRC2012_img_val.tar').touch()
+    check(run('imagenet12', source=source), 'imagenet12 needs --val_labels')
 
 
 def test_as_a_command(tmp_path):

@@ -231,7 +231,8 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     """The trained network in a checkpoint or a packed model (.dab).
 
     build makes networks that --model_def does not know: build(model_def, nClasses, channels,
-    inpsize, signLayers) -> nn.Module. Raises InputError for any other file.
+    inpsize, signLayers) -> nn.Module. Sketches are read with the checkpoint's --ink; a packed
+    model does not record it and takes dark ones. Raises InputError for any other file.
     """
     is_packed = packed.is_packed(path)
     source = packed_source(path, build) if is_packed else checkpoint_source(path)

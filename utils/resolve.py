@@ -175,10 +175,10 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
     if flags.channelsLast is None:      # where it was measured to win, or PyTorch recommends it
         has_avx512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
         values['channelsLast'] = has_avx512 if device.type == 'cpu' else bool(flags.amp)
-    return Flags(**values), without_effect(flags, device, in_folders)
+    return Flags(**values), without_effect(flags, channels, device, in_folders)
 
 
-def without_effect(flags: argparse.Namespace, device: torch.device,
+def without_effect(flags: argparse.Namespace, channels: int, device: torch.device,
                    in_folders: bool) -> tuple[str, ...]:
     """A sentence about each flag that was given and has little or no effect."""
     own = opts.not_default(flags, 'binStart', 'binSearch', 'bnnModel')
@@ -199,5 +199,7 @@ def without_effect(flags: argparse.Namespace, device: torch.device,
             flags.deterministic and device.type == 'cpu',
         f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
             flags.skipBroken and not in_folders,
+        f'--ink is ignored: the images of {flags.dataset} are photographs ({channels} channels)':
+            flags.ink != 'dark' and channels != 1,
     }
     return tuple(sentence for sentence, applies in sentences.items() if applies)

@@ -42,7 +42,7 @@ def dataset_spec(flags: dict) -> datasets.DatasetSpec:
         mean, std = numbers(flags['mean']), numbers(flags['std'])
     except ValueError as error:
         raise InputError(f'--mean and --std: {error}') from None
-    return datasets.spec(flags['dataset'], flags['channels'], mean, std)
+    return datasets.spec(flags['dataset'], flags['channels'], mean, std, flags['ink'])
 
 
 def own_data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
@@ -67,7 +67,7 @@ def packed_source(path: str | Path, build: Callable = models.build) -> Source:
     flags = {name: getattr(description, name)
              for name in ('model_def', 'signLayers', 'inpsize', 'dataset', 'tenCrop')}
     flags['nClasses'] = len(description.classes)
-    flags |= dict.fromkeys(('channels', 'mean', 'std'))
+    flags |= {'channels': None, 'mean': None, 'std': None, 'ink': 'dark'}   # not in the file
     if datasets.is_own(description.dataset):
         flags |= own_data_flags(description.mean, description.std)
         with naming(str(path)):

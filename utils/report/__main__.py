@@ -13,6 +13,8 @@ if __name__ == '__main__':
 import argparse
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,18 +119,19 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
                   file: str | None) -> tuple[Tensor, str]:
     """A sketch for the network, (1, side, side), and its title."""
     name = datasets.data_name(source.flags['dataset'])
-    transform = datasets.transform(source.spec, source.flags['inpsize'])
+    transform = partial(datasets.transform, inpsize=source.flags['inpsize'])
     if file:
         try:
-            return transform(datasets.read_image(file, 1)), f'The image {file}'
+            return transform(source.spec)(datasets.read_image(file, 1)), f'The image {file}'
         except datasets.ImageError as error:
             raise InputError(f'--image: {error}') from error
     if data:
         image, label = data.val[0]
         return image, f'The first validation image of {name} ({data.classes[label]})'
     doodle, label = Doodles('val')[0]
-    return transform(doodle), (f'A doodle that the program drew ({CLASSES[label]}), as the '
-                               f'validation images are missing ({why_no_data})')
+    title = (f'A doodle that the program drew ({CLASSES[label]}), as the validation images are '
+             f'missing ({why_no_data})')
+    return transform(replace(source.spec, ink='dark'))(doodle), title
 
 
 def write(options: argparse.Namespace, subject: Subject) -> Path:
