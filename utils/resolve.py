@@ -158,8 +158,8 @@ def without_effect_on_steps(flags: argparse.Namespace) -> dict[str, object]:
         '--noDecay=latent without --binaryWeight: the network has no latent weights':
             'latent' in flags.noDecay and not flags.binaryWeight,
         f'{" and ".join(unused)} without effect on --learningratescheduler={schedule}': unused,
-        f'--warmup={flags.warmup} has no end in --epochs={flags.epochs}: the learning rate does '
-        'not reach --maxlr': 0 < flags.epochs <= flags.warmup,
+        f'--warmup={flags.warmup} leaves nothing of --epochs={flags.epochs}: the learning rate '
+        'does not reach --maxlr': 0 < flags.epochs <= flags.warmup,
     }
 
 
