@@ -20,10 +20,10 @@ from collections.abc import Sequence
 import datasets
 import models
 from utils.arguments import (SWITCH, Parser, at_least, dataset, is_valid, layers, one_of,
-                             per_channel, run_name)
+                             per_channel, run_name, some_of)
 from utils.binarize import METHODS
 from utils.errors import InputError
-from utils.training.optim import OPTIMIZERS, SCHEDULES
+from utils.training.optim import NO_DECAY, OPTIMIZERS, SCHEDULES
 
 MAX_WORKERS = 256
 
@@ -35,11 +35,13 @@ def parser() -> Parser:
         description='Train a convolutional network with distribution-aware binarized weights.',
         epilog='Without flags: a small Sketch-A-Net on doodles that the program draws; '
                '--binaryWeight binarizes it.')
-    for title, add_flags in (('data', data_flags), ('model', model_flags),
-                             ('binarization', binarization_flags), ('training', training_flags),
-                             ('run', run_flags)):
+    for title, *functions in (
+            ('data', data_flags), ('model', model_flags), ('binarization', binarization_flags),
+            ('training', training_flags, learning_rate_flags, arithmetic_flags),
+            ('run', run_flags)):
         group = parser.add_argument_group(title)
-        add_flags(lambda name, group=group, **options: parser.add_flag(group, name, **options))
+        for add_flags in functions:
+            add_flags(lambda name, group=group, **options: parser.add_flag(group, name, **options))
     return parser
 
 
@@ -123,18 +125,40 @@ def training_flags(flag):
          help='momentum of sgd (default: %(default)s)')
     flag('--nesterov', action=SWITCH, default=False, help='Nesterov momentum of sgd')
     flag('--weightDecay', type=at_least(0, float), default=0.0, metavar='X',
-         help='L2 penalty on all parameters (default: %(default)s)')
+         help='L2 penalty on all parameters; of adamw, decoupled decay (default: %(default)s)')
+    flag('--noDecay', type=some_of(NO_DECAY), default='', metavar='KINDS',
+         help='what --weightDecay spares, like norm,bias: norm (scales and biases of BatchNorm), '
+              'bias (all others), latent (latent weights) (default: nothing)')
+    flag('--clipGrad', type=at_least(0, float), default=0.0, metavar='NORM',
+         help='scale the gradient of all parameters down to this norm where it is longer '
+              '(default: 0, never)')
+    flag('--accumulate', type=at_least(1), default=1, metavar='BATCHES',
+         help='batches in a step of the optimizer, on the mean of their gradients; BatchNorm sees '
+              'one batch (default: %(default)s)')
+    flag('--labelSmoothing', type=at_least(0, float, below=1), default=0.0, metavar='X',
+         help='share of the target spread over all classes, in the loss of training, also as '
+              'printed (default: 0)')
+
+
+def learning_rate_flags(flag):
     flag('--learningratescheduler', type=one_of(list(SCHEDULES)), default='decayschedular',
          metavar='NAME',
-         help='decayschedular: max(minlr, maxlr / decaylevel^floor(epoch / decayinterval))')
+         help='decayschedular: max(minlr, maxlr / decaylevel^floor(epoch / decayinterval)); cosine '
+              'and linear: from maxlr to minlr in the last of --epochs; constant: maxlr')
+    flag('--warmup', type=at_least(0), default=0, metavar='EPOCHS',
+         help='first epochs, in which the learning rate rises linearly to maxlr; the schedule '
+              'follows (default: %(default)s)')
     flag('--maxlr', type=at_least(0, float, above=True), default=0.001, metavar='RATE',
-         help='first learning rate (default: %(default)s)')
+         help='highest learning rate (default: %(default)s)')
     flag('--minlr', type=at_least(0, float), default=0.00001, metavar='RATE',
-         help='lower bound of the learning rate (default: %(default)s)')
+         help='lowest learning rate after the warm-up (default: %(default)s)')
     flag('--decayinterval', type=at_least(1), default=50, metavar='EPOCHS',
          help='epochs between two decays of the learning rate (default: %(default)s)')
     flag('--decaylevel', type=at_least(1, float, above=True), default=2.0, metavar='X',
          help='what a decay divides the learning rate by (default: %(default)s)')
+
+
+def arithmetic_flags(flag):
     flag('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
          help='compute under autocast in this type; latent weights stay float32 (default: off)')
     flag('--channelsLast', action=SWITCH,

@@ -228,7 +228,7 @@ def test_binarization_losses(train, tmp_path, capsys, refused):
     ('--dataset=tuberlinn', 'did you mean tuberlin'),
     ('--model_def=sketchanetwbinn', 'did you mean sketchanetwbin'),
     ('--optimType=adams', 'did you mean adam'),
-    ('--learningratescheduler=cosine', 'decayschedular'),
+    ('--learningratescheduler=steps', 'decayschedular'),
     ('--binarizer=naive', 'dab'),
     ('--data_dir=/nowhere', '/nowhere'),
     ('--data_dir=', '--data_dir'),

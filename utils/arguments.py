@@ -76,11 +76,25 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
     return choose
 
 
+def some_of(names: Sequence[str]) -> Callable[[str], str]:
+    """The type of a flag that takes some of the names, or none, separated by commas.
+
+    Its value has them once each, in the order of `names`.
+    """
+    choose_one = one_of(names)
+
+    def choose(text):
+        chosen = {choose_one(name) for name in text.split(',') if text}
+        return ','.join(name for name in names if name in chosen)
+    return choose
+
+
 def at_least(smallest: float, kind: type = int, above: bool = False, most: float | None = None,
-             why: str = '') -> Callable[[str], float]:
+             why: str = '', below: float | None = None) -> Callable[[str], float]:
     """The type of a flag that takes a finite number from `smallest` on (above: more than it).
 
-    most: the largest, by default that of MOST; why: the reason for it, which the refusal gives.
+    most: the largest, by default that of MOST; why: the reason for it, which the refusal gives;
+    below: what the number must be less than.
     """
     largest = MOST[kind] if most is None else most
 
@@ -93,6 +107,8 @@ def at_least(smallest: float, kind: type = int, above: bool = False, most: float
         if not value >= smallest or (above and value == smallest):     # so is NaN
             bound = 'more than' if above else 'at least'
             raise argparse.ArgumentTypeError(f'must be {bound} {smallest}, not {text}')
+        if below is not None and value >= below:
+            raise argparse.ArgumentTypeError(f'must be less than {below}, not {text}')
         if value > largest:
             reason = f': {why}' if why else ''
             raise argparse.ArgumentTypeError(f'must be at most {largest}, not {text}{reason}')

@@ -172,7 +172,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     classes, channels = (data or source).classes, (data or source).channels
     in_folders = data is None or data.in_folders
     flags, ignored = resolve.resolve(given, classes, channels, device, in_folders)
-    return Experiment(flags, source, data, classes, channels, device, [*notes, *ignored])
+    notes += [*ignored, *resolve.changed_schedule(flags, source)]
+    return Experiment(flags, source, data, classes, channels, device, notes)
 
 
 def choose_algorithms(deterministic: bool):

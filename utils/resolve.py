@@ -17,12 +17,13 @@ from utils import binarize
 from utils.arguments import Flags, check_not_empty, numbers
 from utils.errors import InputError
 from utils.source import Source
-from utils.training import parallel
+from utils.training import optim, parallel
 
 
 def check(flags: argparse.Namespace):
     """Raise InputError for flags that contradict each other."""
-    if flags.minlr > flags.maxlr:
+    uses_minlr = 'minlr' in optim.SCHEDULES[flags.learningratescheduler].flags
+    if uses_minlr and flags.minlr > flags.maxlr:
         raise InputError(f'--minlr={flags.minlr} must not be above --maxlr={flags.maxlr}')
     if flags.binEnd is not None and flags.binStart > flags.binEnd:
         raise InputError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
@@ -175,20 +176,18 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
     if flags.channelsLast is None:      # where it was measured to win, or PyTorch recommends it
         has_avx512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
         values['channelsLast'] = has_avx512 if device.type == 'cpu' else bool(flags.amp)
-    return Flags(**values), without_effect(flags, channels, device, in_folders)
+    sentences = (without_effect(flags, channels, device, in_folders)
+                 | without_effect_on_steps(flags))
+    return Flags(**values), tuple(text for text, applies in sentences.items() if applies)
 
 
 def without_effect(flags: argparse.Namespace, channels: int, device: torch.device,
-                   in_folders: bool) -> tuple[str, ...]:
-    """A sentence about each flag that was given and has little or no effect."""
+                   in_folders: bool) -> dict[str, object]:
+    """Sentences about flags with little or no effect, and whether each is true of these flags."""
     own = opts.not_default(flags, 'binStart', 'binSearch', 'bnnModel')
     if flags.binarizer not in ('dab', 'bnn'):
         own.append('--binarizer')
-    sentences = {
-        f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum':
-            flags.nesterov and flags.optimType != 'sgd',
-        f'--momentum is ignored: {flags.optimType} has its own':
-            flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'),
+    return {
         f'{" and ".join(own)} without --binaryWeight: all weights stay real':
             own and not flags.binaryWeight,
         f'--binSearch is ignored: {flags.binarizer} has nothing to search':
@@ -202,4 +201,46 @@ def without_effect(flags: argparse.Namespace, channels: int, device: torch.devic
         f'--ink is ignored: the images of {flags.dataset} are photographs ({channels} channels)':
             flags.ink != 'dark' and channels != 1,
     }
-    return tuple(sentence for sentence, applies in sentences.items() if applies)
+
+
+def without_effect_on_steps(flags: argparse.Namespace) -> dict[str, object]:
+    """without_effect of the flags of optimizer and learning rate."""
+    schedule = flags.learningratescheduler
+    unused = opts.not_default(flags, *sorted(
+        {'minlr', 'decayinterval', 'decaylevel'} - {*optim.SCHEDULES[schedule].flags}))
+    return {
+        f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum':
+            flags.nesterov and flags.optimType != 'sgd',
+        f'--momentum is ignored: {flags.optimType} has its own':
+            flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'),
+        '--optimType=adamw without --weightDecay computes what adam does':
+            flags.optimType == 'adamw' and flags.weightDecay == 0,
+        '--noDecay without --weightDecay: nothing decays':
+            flags.noDecay and flags.weightDecay == 0,
+        '--noDecay=latent without --binaryWeight: the network has no latent weights':
+            'latent' in flags.noDecay and not flags.binaryWeight,
+        f'{" and ".join(unused)} without effect on --learningratescheduler={schedule}': unused,
+        f'--warmup={flags.warmup} leaves nothing of --epochs={flags.epochs}: the learning rate '
+        'does not reach --maxlr': 0 < flags.epochs <= flags.warmup,
+    }
+
+
+def changes_result(name: str, flags: argparse.Namespace) -> bool:
+    """Whether another value of a flag can make these flags train to another result."""
+    if name == 'epochs':    # a run of fewer can be continued, unless its schedule ends with them
+        return name in optim.SCHEDULES[flags.learningratescheduler].flags
+    return name not in opts.RULES or opts.RULES[name].changes_result
+
+
+def changed_schedule(flags: argparse.Namespace, source: Source | None) -> tuple[str, ...]:
+    """A sentence where a resumed run follows its schedule to another last epoch than before."""
+    if not source or not source.checkpoint or not changes_result('epochs', flags):
+        return ()
+    before, done = argparse.Namespace(**source.flags), source.checkpoint['epoch']
+    is_same = before.learningratescheduler == flags.learningratescheduler
+    if not is_same or before.epochs == flags.epochs or not 0 < done < flags.epochs:
+        return ()
+    last, following = optim.learning_rate(before, done - 1), optim.learning_rate(flags, done)
+    return (f'the {flags.learningratescheduler} schedule now ends with --epochs={flags.epochs}, '
+            f'not {before.epochs}: the learning rate goes on at {following:g} after {last:g}, '
+            'and the run differs from an unbroken one',)

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils import binarize
@@ -20,6 +20,7 @@ FLAGS: dict[str, dict] = {      # and what make_step takes for them
     '--amp=bfloat16': {'amp': 'bfloat16'},
     '--compile': {'compiled': True},
     '--channelsLast': {'memory_format': channels_last},
+    '--clipGrad=1': {'clipGrad': 1.0},
 }
 
 
@@ -68,7 +69,7 @@ def compare_flag(case: Case, device: torch.device, flag: str, search: str,
 
 def make_step(case: Case, device: torch.device, search: str | None, amp: str | None = None,
               memory_format: Callable[[Tensor], Tensor] = Tensor.contiguous,
-              compiled: bool = False) -> Callable[[], None]:
+              compiled: bool = False, clipGrad: float = 0.0) -> Callable[[], None]:
     """A function that does one training step of the network that case.network(search) returns."""
     model = case.network(search, device).train()
     images = memory_format(case.images(device, case.batch))
@@ -81,6 +82,8 @@ def make_step(case: Case, device: torch.device, search: str | None, amp: str | N
         with autocast(device, amp):
             log_probs = forward(images).float()
         F.nll_loss(log_probs, target).backward()
+        if clipGrad:
+            nn.utils.clip_grad_norm_(model.parameters(), clipGrad)
         optimizer.step()
     return step
 

@@ -101,10 +101,10 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace) -> dict | None:
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     asked, _ = resolve.resolve(flags, source.classes, source.channels, device)
     for name, value in source.flags.items():
-        given, rule = getattr(asked, name, None), opts.RULES.get(name)
+        given = getattr(asked, name, None)
         if given is None and name in ('mean', 'std'):
             continue
-        if given != value and (rule is None or rule.changes_result):
+        if given != value and resolve.changes_result(name, asked):
             raise InputError(f'{cell.last.parent} was trained {opts.spelled(name, value)}, not '
                              f'{opts.spelled(name, given)}: give this comparison another --name')
     done = source.checkpoint['epoch']

@@ -11,6 +11,13 @@ from utils.source import Source
 
 from .page import Page
 
+SCHEDULES = {       # what becomes of the learning rate
+    'decayschedular': 'divided by {decaylevel:g} every {decayinterval} epochs down to {minlr:g}',
+    'cosine': 'falling as a cosine to {minlr:g} in epoch {epochs}',
+    'linear': 'falling linearly to {minlr:g} in epoch {epochs}',
+    'constant': 'constant',
+}
+
 
 def add_network(page: Page, source: Source, model: nn.Module):
     flags = source.flags
@@ -42,10 +49,24 @@ def facts(source: Source) -> list[tuple[str, str]]:
         ('accuracy', accuracy(source.checkpoint['metrics'], flags['tenCrop'])),
         ('binarizer', f'{flags["binarizer"]}, '
                       f'convolutions {flags["binStart"]} to {flags["binEnd"]}'),
-        ('training', f'{flags["optimType"]}, learning rate {flags["maxlr"]:g} divided by '
-                     f'{flags["decaylevel"]:g} every {flags["decayinterval"]} epochs down to '
-                     f'{flags["minlr"]:g}, batches of {flags["batch_size"]}, weight decay '
-                     f'{flags["weightDecay"]:g}, seed {flags["manualSeed"]}')]
+        ('training', training(flags))]
+
+
+def training(flags: dict) -> str:
+    """Optimizer, learning rate and what else decides the steps, as far as it is in use."""
+    parts = {
+        '{optimType}, learning rate {maxlr:g}': True,
+        'reached after a warm-up of {warmup} epochs': flags['warmup'] > 0,
+        SCHEDULES[flags['learningratescheduler']]: True,
+        'batches of {batch_size}': True,
+        '{accumulate} of them in a step': flags['accumulate'] > 1,
+        'weight decay {weightDecay:g}': True,
+        'but none of {noDecay}': flags['weightDecay'] > 0 and flags['noDecay'],
+        'gradients clipped at the norm {clipGrad:g}': flags['clipGrad'] > 0,
+        'label smoothing {labelSmoothing:g}': flags['labelSmoothing'] > 0,
+        'seed {manualSeed}': True,
+    }
+    return ', '.join(part.format_map(flags) for part, is_used in parts.items() if is_used)
 
 
 def data(source: Source) -> str:

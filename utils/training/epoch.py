@@ -17,6 +17,7 @@ from utils.errors import RunError
 from utils.processes import out_of_reach
 
 from . import parallel
+from .updates import Updates
 
 
 class Diverged(RunError, FloatingPointError):
@@ -79,26 +80,27 @@ def autocast(device: torch.device, amp: str | None):
 
 
 def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progress, printfreq: int,
-                amp: str | None = None, scaler=None) -> dict[str, float]:
+                amp: str | None = None, scaler=None, accumulate: int = 1, clipGrad: float = 0.0,
+                labelSmoothing: float = 0.0) -> dict[str, float]:
     """Train one epoch; returns Meter.read().
 
     loader yields (images (N, C, H, W), class numbers (N,)); progress is a Progress. amp: the name
-    of autocast's dtype or None; scaler: a GradScaler, which float16 needs. Raises Diverged for a
-    loss or a weight that is not finite.
+    of autocast's dtype or None; scaler: a GradScaler, which float16 needs. accumulate, clipGrad:
+    see Updates; labelSmoothing: see smoothed_loss, which is the loss that is measured. Raises
+    Diverged for a loss or a weight that is not finite.
     """
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
+    updates = Updates(model, optimizer, scaler, loader, accumulate, clipGrad)
     model.train()
     meter = Meter(device)
-    for step, (images, target) in enumerate(progress(batches_on(device, loader, meter)), start=1):
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, amp):
-            log_probs = model(images).float()
-        loss = F.nll_loss(log_probs, target)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
+    for number, (images, target) in enumerate(progress(batches_on(device, loader, meter))):
+        with updates.batch(number) as backward:
+            with autocast(device, amp):
+                log_probs = model(images).float()
+            loss = smoothed_loss(log_probs, target, labelSmoothing)
+            backward(loss)
         meter.update(log_probs, loss, target)
-        if step % printfreq == 0:
+        if (number + 1) % printfreq == 0:
             metrics = meter.read()
             check_finite(metrics['loss'])
             progress.show(metrics)
@@ -108,6 +110,18 @@ def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progr
     if not torch.stack(finite).all():
         raise Diverged('a weight became NaN or infinite, which sign layers can hide from the loss')
     return metrics
+
+
+def smoothed_loss(log_probs: Tensor, target: Tensor, labelSmoothing: float) -> Tensor:
+    """Mean of −(1 − s)·log p(target) − s·mean of log p over all classes, in nats, for s >= 0.
+
+    log_probs: (N, classes); target: (N,). Source: Szegedy et al., "Rethinking the Inception
+    Architecture for Computer Vision", CVPR 2016, §7.
+    """
+    loss = F.nll_loss(log_probs, target)
+    if labelSmoothing == 0:
+        return loss
+    return (1 - labelSmoothing) * loss - labelSmoothing * log_probs.mean()
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:

@@ -22,26 +22,26 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
     read or the record cannot be written.
     """
     train_loader, val_loader = loaders
-    optimizer = optim.build_optimizer(flags.optimType, model.parameters(), flags.maxlr,
-                                      flags.weightDecay, flags.momentum, flags.nesterov)
+    optimizer = optim.build_optimizer(flags.optimType, model, flags.maxlr, flags.weightDecay,
+                                      flags.momentum, flags.nesterov, flags.noDecay)
     scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
     run.remember_masks(model)
     if checkpoint:
         with naming(flags.resume):
-            restore(checkpoint, optimizer, scaler)
+            restore(checkpoint, model, optimizer, scaler)
     first, best = checkpoint['epoch'] if checkpoint else 0, run.best
     replica = parallel.replicate(model, device, flags.syncBN)
     if flags.compile:
         replica = torch.compile(replica)
-    schedule = optim.SCHEDULES[flags.learningratescheduler]
     try:
         for epoch in range(first, flags.epochs):
-            lr = schedule(epoch, flags.maxlr, flags.minlr, flags.decayinterval, flags.decaylevel)
+            lr = optim.learning_rate(flags, epoch)
             optim.set_learning_rate(optimizer, lr)
             start_epoch(train_loader, epoch, flags.manualSeed)
             progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(train_loader))
             metrics = one_epoch.train_epoch(replica, train_loader, optimizer, device, progress,
-                                      flags.printfreq, flags.amp, scaler)
+                                            flags.printfreq, flags.amp, scaler, flags.accumulate,
+                                            flags.clipGrad, flags.labelSmoothing)
             run.record_epoch('train', epoch, metrics, lr)
             parallel.broadcast_buffers(model)
             progress = Progress('validation', len(val_loader))
@@ -79,13 +79,13 @@ def start_epoch(train_loader, epoch, seed):
 
 def state(model, optimizer, scaler) -> dict:
     """What training continues from."""
-    return {'model': model.state_dict(), 'optimizer': optimizer.state_dict(),
+    return {'model': model.state_dict(), 'optimizer': optim.optimizer_state(optimizer, model),
             'scaler': scaler.state_dict(), 'rng': checkpoints.random_state()}
 
 
-def restore(checkpoint, optimizer, scaler):
+def restore(checkpoint, model, optimizer, scaler):
     """Restore the state of training; the optimizer's other settings are those of the flags."""
-    optim.restore_optimizer(optimizer, checkpoint['optimizer']['state'])
+    optim.restore_optimizer(optimizer, model, checkpoint['optimizer']['state'])
     checkpoints.restore_random_state(checkpoint['rng'])
     if checkpoint.get('scaler'):     # empty where training was not in float16
         scaler.load_state_dict(checkpoint['scaler'])

@@ -1,62 +1,173 @@
-"""--optimType and --learningratescheduler: one table each."""
-from collections.abc import Iterable
+"""--optimType and --learningratescheduler: one table each; which parameters decay."""
+import math
+from argparse import Namespace
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
 
+from utils.binarize import binarized
 from utils.errors import InputError
-
-
-def decay_schedular(epoch: int, maxlr: float, minlr: float, decayinterval: int,
-                    decaylevel: float) -> float:
-    """Learning rate of an epoch from 0: max(minlr, maxlr / decaylevel^⌊epoch / decayinterval⌋)."""
-    return max(minlr, maxlr * decaylevel ** -(epoch // decayinterval))     # cannot overflow
-
-
-SCHEDULES = {'decayschedular': decay_schedular}
 
 OPTIMIZERS = {
     'sgd': optim.SGD,
     'adam': optim.Adam,
+    'adamw': optim.AdamW,
     'adagrad': optim.Adagrad,
     'adamax': optim.Adamax,
     'adadelta': optim.Adadelta,
 }
 
 
-def build_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, weightDecay: float,
-                    momentum: float, nesterov: bool) -> optim.Optimizer:
-    """The optimizer `name`; momentum and nesterov go to sgd, which alone has them."""
-    own = {'momentum': momentum, 'nesterov': nesterov} if name == 'sgd' else {}
-    return OPTIMIZERS[name](parameters, lr=lr, weight_decay=weightDecay, **own)
+def decay_schedular(epoch: int, maxlr: float, minlr: float, decayinterval: int,
+                    decaylevel: float) -> float:
+    """max(minlr, maxlr / decaylevel^⌊epoch / decayinterval⌋)"""
+    return max(minlr, maxlr * decaylevel ** -(epoch // decayinterval))     # cannot overflow
 
 
-def restore_optimizer(optimizer: optim.Optimizer, state: dict[int, dict]):
-    """Continue from the `state` of a state_dict; the settings stay as they are.
+def cosine(epoch: int, maxlr: float, minlr: float, epochs: int) -> float:
+    """minlr + (maxlr − minlr)·(1 + cos(π·epoch / (epochs − 1))) / 2, minlr in the last epoch.
 
-    Raises InputError where it is not the state of such an optimizer of these parameters.
+    Source: Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts.
     """
-    probe = nn.Parameter(torch.zeros(2))    # shows which tensors a parameter needs
-    probe.grad = torch.zeros(2)
-    probed = type(optimizer)([probe], **optimizer.defaults | {'lr': 0.1})
-    probed.step()
-    sample = probed.state[probe]
-    parameters = [p for group in optimizer.param_groups for p in group['params']]
+    share = (1 + math.cos(math.pi * _progress(epoch, epochs))) / 2
+    return maxlr * share + minlr * (1 - share)
+
+
+def linear(epoch: int, maxlr: float, minlr: float, epochs: int) -> float:
+    """maxlr + (minlr − maxlr)·epoch / (epochs − 1), minlr in the last epoch."""
+    progress = _progress(epoch, epochs)
+    return maxlr * (1 - progress) + minlr * progress
+
+
+def _progress(epoch, epochs):
+    """0 in the first of so many epochs, 1 in the last; 0 in a single one."""
+    return epoch / max(1, epochs - 1)
+
+
+def constant(epoch: int, maxlr: float) -> float:
+    """maxlr"""
+    return maxlr
+
+
+class Schedule(NamedTuple):
+    """The learning rate of an epoch from 0, counted without the warm-up."""
+
+    rate: Callable[..., float]
+    flags: tuple[str, ...]      # that it depends on beside maxlr, in the order of its arguments
+
+
+SCHEDULES = {
+    'decayschedular': Schedule(decay_schedular, ('minlr', 'decayinterval', 'decaylevel')),
+    'cosine': Schedule(cosine, ('minlr', 'epochs')),
+    'linear': Schedule(linear, ('minlr', 'epochs')),
+    'constant': Schedule(constant, ()),
+}
+
+
+def learning_rate(flags: Namespace, epoch: int) -> float:
+    """The learning rate of an epoch, from 0, of a run with these flags.
+
+    maxlr·(epoch + 1) / (warmup + 1) in the `warmup` first epochs; the schedule runs over the rest.
+    """
+    if epoch < flags.warmup:
+        return flags.maxlr * (epoch + 1) / (flags.warmup + 1)
+    schedule = SCHEDULES[flags.learningratescheduler]
+    values = vars(flags) | {'epochs': flags.epochs - flags.warmup}
+    return schedule.rate(epoch - flags.warmup, flags.maxlr,
+                         *(values[name] for name in schedule.flags))
+
+
+def set_learning_rate(optimizer: optim.Optimizer, lr: float):
+    for group in optimizer.param_groups:
+        group['lr'] = lr
+
+
+# What --noDecay names, and whether a parameter is of that kind; see spared.
+NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm
+NO_DECAY = 'norm', 'bias', 'latent'
+
+
+def latent_weights(model: nn.Module) -> list[nn.Parameter]:
+    return [conv.parametrizations.weight.original for _, conv in binarized(model)]
+
+
+def spared(model: nn.Module, noDecay: str) -> set[nn.Parameter]:
+    """The parameters that weight decay spares, by names of NO_DECAY separated by commas.
+
+    norm: scales and biases of normalizations; bias: the other biases; latent: latent weights.
+    """
+    kinds: dict[str, set] = {name: set() for name in NO_DECAY}
+    kinds['latent'] = set(latent_weights(model))
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, NORMS):
+                kinds['norm'].add(parameter)
+            elif name == 'bias':
+                kinds['bias'].add(parameter)
+    return set().union(*(kinds[name] for name in noDecay.split(',') if name))
+
+
+def build_optimizer(name: str, model: nn.Module, lr: float, weightDecay: float, momentum: float,
+                    nesterov: bool, noDecay: str = '') -> optim.Optimizer:
+    """The optimizer `name` of all parameters of the model.
+
+    momentum and nesterov go to sgd, which alone has them; noDecay: see spared.
+    """
+    own = {'momentum': momentum, 'nesterov': nesterov} if name == 'sgd' else {}
+    without_decay = spared(model, noDecay)
+    groups: list[dict] = [{'params': [], 'weight_decay': decay} for decay in (weightDecay, 0.0)]
+    for parameter in model.parameters():
+        groups[parameter in without_decay]['params'].append(parameter)
+    return OPTIMIZERS[name]([group for group in groups if group['params']], lr=lr,
+                            weight_decay=weightDecay, **own)
+
+
+def optimizer_state(optimizer: optim.Optimizer, model: nn.Module) -> dict:
+    """Its state_dict, with the parameters numbered as the model has them, not by groups."""
+    stored, numbers = optimizer.state_dict(), _numbers(optimizer, model)
+    groups = [group | {'params': [numbers[place] for place in group['params']]}
+              for group in stored['param_groups']]
+    return {'state': {numbers[place]: values for place, values in stored['state'].items()},
+            'param_groups': groups}
+
+
+def restore_optimizer(optimizer: optim.Optimizer, model: nn.Module, state: dict[int, dict]):
+    """Continue from the `state` of optimizer_state; the settings stay as they are.
+
+    The groups of parameters may be others than those of the optimizer that it comes from. Raises
+    InputError where it is not the state of such an optimizer of these parameters.
+    """
+    sample, parameters = _sample_state(optimizer), list(model.parameters())
     for number, values in state.items():
         fits = 0 <= number < len(parameters) and all(
             is_like(values.get(key), tensor, parameters[number]) for key, tensor in sample.items()
             if key in values or key != 'momentum_buffer')   # absent after --momentum=0
         if not fits:
             raise InputError('the checkpoint has a state of the optimizer that does not fit it')
+    places = {number: place for place, number in enumerate(_numbers(optimizer, model))}
+    state = {places[number]: values for number, values in state.items()}
     optimizer.load_state_dict(optimizer.state_dict() | {'state': state})
+
+
+def _numbers(optimizer, model):
+    """Of each parameter, in the order of the optimizer's groups, its number in the model."""
+    number = {parameter: number for number, parameter in enumerate(model.parameters())}
+    return [number[parameter] for group in optimizer.param_groups for parameter in group['params']]
+
+
+def _sample_state(optimizer):
+    """The state of a parameter after a step: which tensors it needs."""
+    probe = nn.Parameter(torch.zeros(2))
+    probe.grad = torch.zeros(2)
+    probed = type(optimizer)([probe])
+    probed.param_groups[0].update(optimizer.defaults | {'lr': 0.1})
+    probed.step()
+    return probed.state[probe]
 
 
 def is_like(value, sample: Tensor, parameter: nn.Parameter) -> bool:
     """Whether value is a number as a tensor, or as large as the parameter, as the sample is."""
     return (isinstance(value, Tensor) and value.is_floating_point()
             and value.shape == (parameter.shape if sample.dim() else sample.shape))
-
-
-def set_learning_rate(optimizer: optim.Optimizer, lr: float):
-    for group in optimizer.param_groups:
-        group['lr'] = lr

@@ -1,4 +1,5 @@
 """Training under torchrun: one process per device, NCCL on GPUs, Gloo on CPUs."""
+import contextlib
 import os
 
 import torch
@@ -66,6 +67,11 @@ def replicate(model: nn.Module, device: torch.device, syncBN: bool = False) -> n
         model = SyncBatchNorm.convert_sync_batchnorm(model)
     device_ids = [device.index] if device.type == 'cuda' else None
     return DistributedDataParallel(model, device_ids=device_ids)
+
+
+def no_sync(replica: nn.Module) -> contextlib.AbstractContextManager:
+    """The context of a forward and a backward pass whose gradients no process averages yet."""
+    return replica.no_sync() if distributed.is_initialized() else contextlib.nullcontext()
 
 
 def broadcast_buffers(model: nn.Module):
