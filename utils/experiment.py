@@ -21,12 +21,12 @@ import opts
 from models.blocks import has_signs
 from utils import packed, resolve
 from utils.arguments import Flags
+from utils.config import with_config
 from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.provenance import provenance
-from utils.source import (Source, checkpoint_source, new_network, packed_source,
-                          stored_network)
+from utils.source import Source, checkpoint_source, new_network, packed_source, stored_network
 from utils.training import checkpoint as checkpoints
 from utils.training import loaders, loop, parallel
 from utils.training.record import Run, SilentRun
@@ -130,24 +130,10 @@ class Experiment:
 
 def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     """The experiment of a command line (None: that of this process). Raises InputError."""
-    given = opts.parse(arguments)
-    if given.resume and given.packed:
-        raise InputError('--resume and --packed both name a network: give one of them')
-    source, known = None, {}
-    if given.resume:
-        with naming('--resume'):
-            source = checkpoint_source(given.resume)
-            known = source.flags | resolve.where_it_lies(given.resume)
-    elif given.packed:
-        with naming('--packed'):
-            source = packed_source(given.packed)
-            known = source.flags
-    given = opts.parse(arguments, known)
-    resolve.check(given)
-    given = resolve.complete(given)
-    if source:
-        resolve.check_source(given, source)
+    words, notes = with_config(arguments, opts.parser())
+    given, source = resolve.flags_and_source(words)
     device = parallel.start()
+    resolve.check_same_start(source, device)
     if given.packed:
         device = torch.device('cpu')
     choose_algorithms(given.deterministic and device.type == 'cuda')
@@ -162,7 +148,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     classes, channels = (data or source).classes, (data or source).channels
     in_folders = data is None or data.in_folders
     flags, ignored = resolve.resolve(given, classes, channels, device, in_folders)
-    return Experiment(flags, source, data, classes, channels, device, list(ignored))
+    return Experiment(flags, source, data, classes, channels, device, [*notes, *ignored])
 
 
 def choose_algorithms(deterministic: bool):
