@@ -88,7 +88,7 @@ def model_flags(flag):
     flag('--inpsize', fixed_by='checkpoint packed', type=at_least(1, most=models.MAX_INPSIZE),
          metavar='PIXELS',
          help="side of the network's square input (default: the model's own, 97 for doodles)")
-    flag('--pretrained_file', once=True, metavar='FILE',
+    flag('--pretrained_file', metavar='FILE',
          help='start from the weights in this checkpoint, where names and shapes agree')
 
 
@@ -179,8 +179,11 @@ def run_flags(flag):
          help='name of the experiment (default: data, model and binarizer)')
     flag('--logdir', changes_result=False, default='logs', metavar='DIR',
          help='the run is recorded in DIR/NAME (default: %(default)s)')
+    flag('--config', once=True, changes_result=False, metavar='FILE',
+         help="flags from a JSON file, such as a run's flags.json; those of the command win")
     flag('--resume', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
-         help='continue from this checkpoint; flags not given are taken from it')
+         help='continue from this checkpoint; flags not given are taken from it. auto: from '
+              'DIR/NAME/last.pth.tar if it exists, else start')
     flag('--overwrite', fixed_by='compare', once=True, changes_result=False, action='store_true',
          help='replace an earlier run of the same name')
     flag('--evaluate', fixed_by='compare', once=True, changes_result=False, action='store_true',

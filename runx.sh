@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # bash runx.sh [help]                       this help, and the experiments
-# bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about a minute on 2 cores
+# bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about 2 minutes on 2 cores
 # bash runx.sh test [flags of pytest]       the tests and the linter; -m soak: thousands of damaged files
 # bash runx.sh compare [flags]              real, dab, xnor and bnn networks side by side (utils/compare)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
+#     --resume=auto                         goes on with it where it stopped, or starts it
 #
 # DATA (default: data) is the folder with one folder per dataset, as datasets.prepare makes them.
 # Python is python3 where that has what requirements.txt asks for, or else .venv, made from it.

@@ -15,7 +15,7 @@ LAYERS = [
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
     ['utils.binarize', 'utils.hooks', 'utils.arguments'],
-    ['utils.describe', 'utils.style', 'utils.packed'],
+    ['utils.describe', 'utils.style', 'utils.packed', 'utils.config'],
     ['utils.training'],
     ['utils.activations', 'opts'],
     ['utils.source'],

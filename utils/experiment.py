@@ -21,6 +21,7 @@ import opts
 from models.blocks import has_signs
 from utils import packed, resolve
 from utils.arguments import Flags
+from utils.config import with_config
 from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
@@ -135,30 +136,14 @@ class Experiment:
 
 def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     """The experiment of a command line (None: that of this process). Raises InputError."""
-    given = opts.parse(arguments)
-    if given.resume and given.packed:
-        raise InputError('--resume and --packed both name a network: give one of them')
-    source, known = None, {}
-    if given.resume:
-        with naming('--resume'):
-            source = checkpoint_source(given.resume)
-            known = source.flags | resolve.where_it_lies(given.resume)
-    elif given.packed:
-        with naming('--packed'):
-            source = packed_source(given.packed)
-            known = source.flags
-    given = opts.parse(arguments, known)
-    if source:
-        resolve.keep_own_data(given, source)
-    resolve.check(given)
-    given = resolve.complete(given)
-    if source:
-        resolve.check_source(given, source)
+    words, notes = with_config(arguments, opts.parser())
+    given, source = resolve.flags_and_source(words)
     device = parallel.start()
+    resolve.check_same_start(source, device)
     if given.packed:
         device = torch.device('cpu')
     choose_algorithms(given.deterministic and device.type == 'cuda')
-    data, notes = None, []
+    data = None
     if not (given.classify or given.export):
         data = load_data(dataset_spec(vars(given)), given.data_dir, given.inpsize, source,
                          given.tenCrop, given.manualSeed, given.skipBroken, given.split or 'val')

@@ -1,10 +1,11 @@
 """From the flags of a command to those that everything is built from: check, complete, resolve.
 
-A flag's way: opts.parse, then here check (contradictions), complete (defaults that depend on other
-flags), check_source (what a checkpoint or a packed model fixes), and resolve (defaults that depend
-on data, network and device).
+A flag's way: utils/config.py and opts.parse, then here check (contradictions), complete (defaults
+that depend on other flags), check_source (what a checkpoint or a packed model fixes), and resolve
+(defaults that depend on data, network and device).
 """
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,40 @@ import models
 import opts
 from utils import binarize
 from utils.arguments import Flags, check_not_empty, numbers
-from utils.errors import InputError
-from utils.source import Source
+from utils.errors import InputError, naming
+from utils.source import Source, checkpoint_source, packed_source
 from utils.training import optim, parallel
+
+ACTIONS = 'export', 'classify', 'evaluate'      # flags that name another work than training
+
+
+def flags_and_source(words: list[str]) -> tuple[argparse.Namespace, Source | None]:
+    """The flags of a command, as complete returns them, and the network that they name."""
+    given = opts.parse(words)
+    if given.resume and given.packed:
+        raise InputError('--resume and --packed both name a network: give one of them')
+    auto, resume, source, known = given.resume == 'auto', given.resume, None, {}
+    if auto:
+        given = complete(given)
+        resume = last_checkpoint(given)
+    if resume:
+        with naming('--resume'):
+            source = checkpoint_source(resume)
+        place = {'logdir': given.logdir, 'name': given.name} if auto else where_it_lies(resume)
+        known = source.flags | place
+    elif given.packed:
+        with naming('--packed'):
+            source = packed_source(given.packed)
+            known = source.flags
+    given = opts.parse(words, known)
+    given.resume = resume
+    if source:
+        keep_own_data(given, source)
+    check(given)
+    given = complete(given)
+    if source:
+        check_source(given, source)
+    return given, source
 
 
 def check(flags: argparse.Namespace):
@@ -29,6 +61,10 @@ def check(flags: argparse.Namespace):
         raise InputError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
     if flags.bnnModel and flags.binarizer not in (None, 'bnn'):
         raise InputError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
+    if (flags.binarizer or flags.bnnModel) and not (
+            flags.binaryWeight or flags.resume or flags.packed):
+        method = '--bnnModel' if flags.bnnModel else f'--binarizer={flags.binarizer}'
+        raise InputError(f'{method} needs --binaryWeight: without it all weights stay real')
     check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export')
     if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
         raise InputError('--nesterov needs a --momentum above 0')
@@ -65,7 +101,7 @@ def check_data(flags: argparse.Namespace):
 
 def check_action(flags: argparse.Namespace):
     """Raise InputError where the flags do not name one thing to do, and all that it needs."""
-    actions = [name for name in ('export', 'classify', 'evaluate') if getattr(flags, name)]
+    actions = [name for name in ACTIONS if getattr(flags, name)]
     if len(actions) > 1:
         raise InputError(f'--{actions[0]} and --{actions[1]} are two things to do: '
                          'give one of them')
@@ -106,6 +142,24 @@ def complete(flags: argparse.Namespace) -> argparse.Namespace:
         'binarizer': binarizer, 'inpsize': inpsize, 'dataset': dataset, 'channels': channels,
         'amp': None if flags.amp == 'off' else flags.amp,
         'name': flags.name or f'{datasets.data_name(dataset)}-{flags.model_def}{suffix}'})
+
+
+def last_checkpoint(flags: argparse.Namespace) -> str | None:
+    """What --resume=auto resumes: the last.pth.tar of --logdir and --name, or None.
+
+    Raises InputError where it is missing and the flags need it.
+    """
+    if flags.overwrite:
+        raise InputError('--resume=auto continues a run, and --overwrite replaces it: give one of '
+                         'them')
+    folder = Path(flags.logdir, flags.name)
+    last = str(folder / 'last.pth.tar')
+    if os.path.lexists(last):
+        return last
+    action = next((name for name in ACTIONS if getattr(flags, name)), None)
+    if action:
+        raise InputError(f'--resume=auto: {folder} has no last.pth.tar, which --{action} needs')
+    return None
 
 
 def where_it_lies(checkpoint: str) -> dict[str, str]:
@@ -154,6 +208,18 @@ def check_source(flags: argparse.Namespace, source: Source):
         raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
 
 
+def check_same_start(source: Source | None, device: torch.device):
+    """Raise InputError where the processes of torchrun found checkpoints of different epochs.
+
+    Each looks before the first of them can write, since they wait for each other in between.
+    """
+    done = source.checkpoint['epoch'] + 1 if source and source.checkpoint else 0
+    everywhere = parallel.sum_(torch.tensor(done, device=device)).item()
+    if everywhere != done * parallel.processes():
+        raise InputError('--resume: the processes of torchrun found different checkpoints: all '
+                         'machines need the same files')
+
+
 def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
             device: torch.device, in_folders: bool = True) -> tuple[Flags, tuple[str, ...]]:
     """The flags of complete, all resolved, and a sentence about each that has no effect.
@@ -184,9 +250,7 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
 def without_effect(flags: argparse.Namespace, channels: int, device: torch.device,
                    in_folders: bool) -> dict[str, object]:
     """Sentences about flags with little or no effect, and whether each is true of these flags."""
-    own = opts.not_default(flags, 'binStart', 'binSearch', 'bnnModel')
-    if flags.binarizer not in ('dab', 'bnn'):
-        own.append('--binarizer')
+    own = opts.not_default(flags, 'binStart', 'binSearch')
     return {
         f'{" and ".join(own)} without --binaryWeight: all weights stay real':
             own and not flags.binaryWeight,
@@ -209,8 +273,6 @@ def without_effect_on_steps(flags: argparse.Namespace) -> dict[str, object]:
     unused = opts.not_default(flags, *sorted(
         {'minlr', 'decayinterval', 'decaylevel'} - {*optim.SCHEDULES[schedule].flags}))
     return {
-        f'--nesterov is ignored: {flags.optimType} has no Nesterov momentum':
-            flags.nesterov and flags.optimType != 'sgd',
         f'--momentum is ignored: {flags.optimType} has its own':
             flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'),
         '--optimType=adamw without --weightDecay computes what adam does':

@@ -37,6 +37,7 @@ import opts
 from utils import console, experiment, processes, resolve
 from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
 from utils.binarize import METHODS
+from utils.config import config_words
 from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import InUse, claimed
 from utils.provenance import provenance
@@ -44,6 +45,8 @@ from utils.source import dataset_spec, own_data_flags
 from utils.training.checkpoint import read_checkpoint
 
 from . import PROGRAM, cells, output, statistics
+
+MODEL_DEF = 'sketchanet'
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -184,9 +187,9 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     """(the comparison's own flags, those of main.py that all cells share)"""
     parser = Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model_def', default='sketchanet', type=one_of(models.names()),
-                        metavar='NAME', help='a network of the family to compare '
-                        '(default: %(default)s)')
+    parser.add_argument('--model_def', type=one_of(models.names()),
+                        metavar='NAME', help='a network of the family to compare (default: that of '
+                        f'--config, or {MODEL_DEF})')
     parser.add_argument('--methods', default=','.join(['real', *METHODS]), metavar='A,B,…',
                         type=names_among('real', *METHODS), help='of %(default)s (default: all)')
     parser.add_argument('--inputs', default='real,sign', type=names_among('real', 'sign'),
@@ -196,15 +199,23 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument('--name', type=run_name,
                         help='name of the comparison (default: compare-DATA-FAMILY)')
     parser.add_argument('--logdir', default='logs', metavar='DIR', help='(default: %(default)s)')
+    parser.add_argument('--config', metavar='FILE',
+                        help="flags from a JSON file, like a run's flags.json, but for its name, "
+                        'its folder and what the comparison decides; those of the command win')
     parser.add_argument('--collect', action='store_true',
                         help='train nothing; write what the finished cells give')
     options, common = parser.parse_known_args(arguments)
-    check_not_empty(options, 'logdir')
+    check_not_empty(options, 'logdir', 'config')
     decided = opts.fixed_by('compare')
     for flag in common:
         name = flag.split('=')[0]
         if name.removeprefix('--').removeprefix('no-') in decided:
             raise InputError(f'{name} is decided by the comparison for each of its runs')
+    if options.config:
+        words, _ = config_words(options.config, opts.parser(), {'name', 'logdir', *decided})
+        options.model_def = options.model_def or opts.parse(words).model_def
+        common = words + common
+    options.model_def = options.model_def or MODEL_DEF
     return options, common
 
 

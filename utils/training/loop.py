@@ -8,7 +8,7 @@ from utils.errors import naming
 from . import checkpoint as checkpoints
 from . import epoch as one_epoch
 from . import optim, parallel
-from .progress import Progress
+from .progress import Progress, TimeLeft
 from .record import Run, SilentRun
 
 
@@ -33,23 +33,24 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
     replica = parallel.replicate(model, device, flags.syncBN)
     if flags.compile:
         replica = torch.compile(replica)
+    time_left = TimeLeft(flags.epochs - first)
     try:
         for epoch in range(first, flags.epochs):
             lr = optim.learning_rate(flags, epoch)
             optim.set_learning_rate(optimizer, lr)
             start_epoch(train_loader, epoch, flags.manualSeed)
-            progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(train_loader))
+            progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(train_loader), time_left)
             metrics = one_epoch.train_epoch(replica, train_loader, optimizer, device, progress,
                                             flags.printfreq, flags.amp, scaler, flags.accumulate,
                                             flags.clipGrad, flags.labelSmoothing)
             run.record_epoch('train', epoch, metrics, lr)
             parallel.broadcast_buffers(model)
-            progress = Progress('validation', len(val_loader))
+            progress = Progress('validation', len(val_loader), time_left)
             metrics = one_epoch.validate(model, val_loader, device, progress, flags.amp)
             run.record_epoch('val', epoch, metrics, lr)
             run.record_weights(model, epoch)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
-            run.say(f'best top-1 so far {best:.2f}')
+            run.say(f'best top-1 so far {best:.2f}{time_left.after_epoch()}')
             with interrupt.deferred():
                 run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, **facts,
                           **state(model, optimizer, scaler)}, is_best)

@@ -25,12 +25,26 @@ def start() -> torch.device:
         torch.cuda.set_device(device)
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
         try:
-            distributed.init_process_group('nccl' if cuda else 'gloo')
+            distributed.init_process_group('nccl' if cuda else 'gloo', **fresh_store())
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise InputError(f'the processes of torchrun cannot be joined (without torchrun, unset '
                              f'WORLD_SIZE): {first_line}') from error
     return device
+
+
+def fresh_store() -> dict:
+    """The arguments of init_process_group after a restart by torchrun on one machine, else {}.
+
+    The processes find each other in a store that torchrun keeps, where the addresses of those
+    before the restart still stand.
+    """
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if restarts == '0' or os.environ.get('GROUP_WORLD_SIZE') != '1':   # machines count differently
+        return {}
+    store, rank_, world_size = next(distributed.rendezvous('env://'))
+    store = distributed.PrefixStore(f'restart {restarts}', store)
+    return {'store': store, 'rank': rank_, 'world_size': world_size}
 
 
 def stop():

@@ -1,0 +1,284 @@
+"""Starting a run, going on with it, and what it says of the time left: --config, --resume=auto, progress."""
+import json
+import signal
+
+import pytest
+import torch
+
+import main
+import opts
+from utils import experiment, resolve
+from utils.compare.__main__ import parse as parse_comparison
+from utils.config import with_config
+from utils.errors import InputError
+from utils.training import parallel, progress
+from utils.training.checkpoint import read_checkpoint
+
+TINY = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=sketchanetwbin', '--inpsize=81', '--binaryWeight', '--dataOn=device']
+
+
+@pytest.fixture
+def command(sketch_folder, tmp_path):
+    """Runs main with TINY and more flags; the runs are in tmp_path."""
+    def run(*flags):
+        main.main([*TINY, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', *flags])
+    return run
+
+
+@pytest.fixture(scope='module')
+def trained(sketch_folder, tmp_path_factory):
+    """The folder of a run of one epoch with xnor."""
+    logs = tmp_path_factory.mktemp('trained')
+    main.main([*TINY, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=1', '--binarizer=xnor', '--maxlr=0.01'])
+    return logs / 'run'
+
+
+def weights(folder):
+    return read_checkpoint(folder / 'last.pth.tar')['model']
+
+
+def flags_of(*arguments):
+    return resolve.flags_and_source(with_config(arguments, opts.parser())[0])[0]
+
+
+def config(tmp_path, text):
+    path = tmp_path / 'config.json'
+    path.write_bytes(text if isinstance(text, bytes) else json.dumps(text).encode())
+    return f'--config={path}'
+
+
+# --config
+
+def test_the_command_wins_over_the_file_in_any_order(tmp_path):
+    file = config(tmp_path, {'maxlr': 1, 'batch-size': 7, 'epochs': 3, 'tenCrop': True, 'amp': None, 'signLayers': None, 'data_dir': 'a b'})
+    for arguments in ([file, '--epochs=4', '--no-tenCrop'], ['--epochs=4', '--no-tenCrop', file]):
+        flags = flags_of(*arguments)
+        assert (flags.maxlr, flags.batch_size, flags.epochs, flags.tenCrop, flags.amp, flags.data_dir) == (1.0, 7, 4, False, None, 'a b')
+        assert type(flags.maxlr) is float
+
+
+@pytest.mark.parametrize('text, says', [
+    (b'{"epochs": 3', 'not a JSON object of flags: '), (b'\x80', 'not a JSON object'), (b'[' * 100000, 'not a JSON object'), ([1], 'not a JSON object'),
+    ({'epohs': 3}, '--epohs is not a flag of this program: did you mean --epochs?'), ({'help': True}, '--help is not a flag'),
+    ({'epochs': 'x'}, "argument --epochs: 'x' is not a whole number"), ({'epochs': True}, '--epochs cannot be true'), ({'maxlr': [1]}, '--maxlr cannot be'),
+    ({'tenCrop': 'yes'}, '--tenCrop must be true or false, not "yes"'), ({'model_def': 'x'}, "argument --model_def: unknown name 'x'"),
+    ({'amp': 'int8'}, 'argument --amp: invalid choice')])
+def test_a_file_that_is_wrong(tmp_path, text, says):
+    with pytest.raises(InputError) as error:
+        flags_of(config(tmp_path, text))
+    assert str(error.value).startswith(f'--config: {tmp_path}/config.json: {says}') and '\n' not in str(error.value)
+
+
+def test_a_file_that_is_missing_or_a_folder(tmp_path):
+    for path, says in ((tmp_path / 'x', 'No such file'), (tmp_path, 'Is a directory'), ('', 'must not be empty')):
+        with pytest.raises(InputError, match=f'^--config:? ?.*{says}') as error:
+            flags_of(f'--config={path}')
+        assert str(error.value).count(str(tmp_path)) <= 1
+
+
+def test_a_run_again_from_its_flags(trained, tmp_path, capsys):
+    again = [f'--config={trained}/flags.json', f'--logdir={tmp_path}']
+    with pytest.raises(SystemExit):
+        main.main(again[:1])
+    assert 'already holds a run: give another --name' in capsys.readouterr().err
+    main.main([*again, '--name=same'])
+    a, b = weights(trained), weights(tmp_path / 'same')
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    first, second = (json.loads((folder / 'flags.json').read_text()) for folder in (trained, tmp_path / 'same'))
+    assert {key for key in first if first[key] != second[key]} == {'name', 'logdir', 'config'}
+
+
+def test_other_weights_than_those_of_the_file(tmp_path):
+    binary = config(tmp_path, {'binaryWeight': True, 'binarizer': 'xnor', 'bnnModel': False})
+    assert flags_of(binary, '--no-binaryWeight').binaryWeight is False
+    assert flags_of(binary, '--bnnModel').binarizer == 'bnn' and flags_of(binary).binarizer == 'xnor'
+    bnn = config(tmp_path, {'binaryWeight': True, 'binarizer': 'bnn', 'bnnModel': True})
+    assert flags_of(bnn, '--binarizer=dab').binarizer == 'dab'
+    real = config(tmp_path, {'binaryWeight': False, 'binarizer': 'dab'})       # as a run of real weights records it
+    assert flags_of(real).binaryWeight is False and flags_of(real, '--binaryWeight', '--binarizer=xnor').binarizer == 'xnor'
+
+
+def test_what_concerns_one_command_is_not_taken_from_a_file(tmp_path):
+    file = config(tmp_path, {'resume': 'x', 'overwrite': True, 'evaluate': False, 'config': 'y', 'pretrained_file': 'z'})
+    words, notes = with_config([file], opts.parser())
+    assert words == ['--pretrained_file=z', file]
+    assert notes == [f'{tmp_path}/config.json: ignored --resume and --overwrite, which only the command line gives']
+
+
+def test_the_file_wins_over_a_checkpoint_but_for_what_that_fixes(trained, tmp_path):
+    resume = f'--resume={trained}/last.pth.tar'
+    assert flags_of(resume).maxlr == 0.01
+    assert flags_of(resume, config(tmp_path, {'maxlr': 0.5})).maxlr == 0.5
+    with pytest.raises(InputError, match='was trained with --binarizer=xnor, not with --binarizer=dab'):
+        flags_of(resume, config(tmp_path, {'binarizer': 'dab'}))
+
+
+def test_a_comparison_from_the_flags_of_a_run(trained):
+    options, common = parse_comparison([f'--config={trained}/flags.json', '--epochs=5', '--name=compared'])
+    flags = opts.parse(common)
+    assert (options.model_def, options.name, options.logdir) == ('sketchanetwbin', 'compared', 'logs')
+    assert (flags.maxlr, flags.epochs, flags.inpsize, flags.binarizer, flags.name, flags.config) == (0.01, 5, 81, None, None, None)
+    assert parse_comparison([f'--config={trained}/flags.json', '--model_def=nin'])[0].model_def == 'nin'
+    assert parse_comparison([])[0].model_def == 'sketchanet'
+
+
+# --binarizer without --binaryWeight
+
+@pytest.mark.parametrize('flags', [['--binarizer=dab'], ['--bnnModel'], ['--binarizer=xnor', '--no-binaryWeight']])
+def test_a_binarizer_needs_binary_weights(flags, tmp_path):
+    with pytest.raises(InputError, match=f'^{flags[0]} needs --binaryWeight'):
+        flags_of(*flags)
+    with pytest.raises(InputError, match='needs --binaryWeight'):
+        flags_of(config(tmp_path, {'binarizer': 'xnor'}))
+
+
+def test_a_run_of_real_weights_goes_on(command, tmp_path):
+    command('--no-binaryWeight', '--name=real', '--epochs=1')
+    command(f'--resume={tmp_path}/real/last.pth.tar', '--no-binaryWeight', '--evaluate')
+    command(f'--resume={tmp_path}/real/last.pth.tar', '--no-binaryWeight', '--binarizer=dab', '--epochs=1')
+
+
+# --resume=auto
+
+def test_one_command_starts_a_run_and_goes_on_after_sigterm(sketch_folder, tmp_path, start, capsys):
+    flags = [*TINY, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=4', '--resume=auto']
+    broken = tmp_path / 'tuberlin-sketchanetwbin-dab'
+    main.main([*flags, '--epochs=0'])       # as one that is stopped before the first checkpoint
+    assert (broken / 'history.jsonl').exists() and not (broken / 'last.pth.tar').exists()
+    first = start(main.main, flags)
+    first.wait_for((broken / 'last.pth.tar').exists)
+    first.send(signal.SIGTERM)
+    code, _, err = first.wait()
+    assert (code, err) == (143, 'main.py: stopped by SIGTERM\n') and read_checkpoint(broken / 'last.pth.tar')['epoch'] < 4
+    capsys.readouterr()
+    main.main(flags)
+    out = capsys.readouterr().out
+    assert '4 of 4 epochs done' in out and 'Train: epoch 1 ' not in out
+    main.main([*flags, '--name=whole'])
+    a, b = weights(broken), weights(tmp_path / 'whole')
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_finished_run_and_one_that_was_moved(command, tmp_path, capsys):
+    auto = ['--name=group/run', '--resume=auto', '--nClasses=3']
+    command(*auto, '--epochs=1')
+    capsys.readouterr()
+    command(*auto, '--epochs=1')
+    assert '1 of 1 epochs done' in capsys.readouterr().out
+    folder = tmp_path / 'group/run'
+    assert len((folder / 'history.jsonl').read_text().splitlines()) == 2 and not (tmp_path / 'group/group').exists()
+    (folder / 'flags.json').unlink()        # the folder is that of the command, whatever lies in it
+    folder.rename(tmp_path / 'moved')
+    command('--name=moved', '--resume=auto', '--epochs=2')
+    assert read_checkpoint(tmp_path / 'moved/last.pth.tar')['epoch'] == 2 and not folder.exists()
+
+
+@pytest.mark.parametrize('flags, says', [
+    (['--evaluate'], 'none has no last.pth.tar, which --evaluate needs'), (['--export=x.dab'], 'which --export needs'),
+    (['--classify', 'x.png'], 'which --classify needs'), (['--overwrite'], 'give one of them'), (['--packed=x.dab'], 'give one of them')])
+def test_what_needs_a_checkpoint(tmp_path, flags, says):
+    with pytest.raises(InputError, match=says):
+        flags_of(f'--logdir={tmp_path}', '--name=none', '--resume=auto', *flags)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_does_not_fit_or_is_damaged(trained, tmp_path):
+    auto = [f'--logdir={trained.parent}', '--name=run', '--resume=auto']
+    assert flags_of(*auto).resume == f'{trained}/last.pth.tar' and flags_of(*auto, '--evaluate').binarizer == 'xnor'
+    with pytest.raises(InputError, match='was trained with --binarizer=xnor, not with --binarizer=dab'):
+        flags_of(*auto, '--binarizer=dab')
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/last.pth.tar').write_bytes((trained / 'last.pth.tar').read_bytes()[:-100])
+    with pytest.raises(InputError, match='^--resume: .*run/last.pth.tar is truncated, damaged'):
+        flags_of(f'--logdir={tmp_path}', '--name=run', '--resume=auto')
+    with pytest.raises(InputError, match="no checkpoint './auto'"):
+        flags_of('--resume=./auto')
+
+
+def test_processes_that_found_different_checkpoints(trained, monkeypatch):
+    monkeypatch.setattr(parallel, 'processes', lambda: 2)
+    for others, fits in ((2, True), (0, False), (3, False)):      # what the other has done, plus one
+        monkeypatch.setattr(parallel, 'sum_', lambda tensor, others=others: tensor + others)
+        command = [f'--resume={trained}/last.pth.tar', '--classify', 'x.png']
+        if fits:
+            experiment.from_command(command)
+        else:
+            with pytest.raises(InputError, match='different checkpoints'):
+                experiment.from_command(command)
+
+
+def test_a_restart_by_torchrun_does_not_read_what_the_one_before_left(monkeypatch):
+    store = torch.distributed.HashStore()
+    store.set('address', 'old')
+    monkeypatch.setattr(parallel.distributed, 'rendezvous', lambda _: iter([(store, 1, 2)]))
+    for restarts, machines, fresh in (('0', '1', False), ('1', '2', False), ('2', '1', True)):
+        monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', restarts)
+        monkeypatch.setenv('GROUP_WORLD_SIZE', machines)
+        assert bool(parallel.fresh_store()) is fresh
+    found = parallel.fresh_store()
+    assert (found['rank'], found['world_size']) == (1, 2) and not found['store'].check(['address'])
+
+
+def test_where_the_weights_came_from_is_known_after_resuming(trained, command, tmp_path):
+    command('--name=run', '--epochs=1', f'--pretrained_file={trained}/best.pth.tar')
+    command(f'--resume={tmp_path}/run/last.pth.tar', '--epochs=1')
+    assert json.loads((tmp_path / 'run/flags.json').read_text())['pretrained_file'] == f'{trained}/best.pth.tar'
+
+
+# Progress
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(progress.time, 'monotonic', lambda: self.now)
+
+
+@pytest.mark.parametrize('seconds, text', [
+    (0.4, '0 s'), (59.4, '59 s'), (59.6, '1 min'), (3569, '59 min'), (3599, '1 h'), (12000, '3 h 20 min'), (35990, '10 h'), (72000, '20 h'),
+    (172000, '2 d'), (370000, '4 d 7 h')])
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_the_time_left_of_a_run(monkeypatch):
+    clock = Clock(monkeypatch)
+    left = progress.TimeLeft(4)
+    clock.now = 100
+    assert left.within_epoch(50) == 50 + 3 * 150
+    clock.now = 400
+    assert left.after_epoch() == ', about 20 min left'
+    clock.now = 500
+    assert left.within_epoch(10) == 300 + 2 * 400       # of the only epoch so far, 400 s
+    assert left.after_epoch() == ', about 3 min left'   # without the first one
+    clock.now = 600
+    left.after_epoch()
+    assert left.after_epoch() == ''
+
+
+def test_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr('sys.stderr.isatty', lambda: False, raising=False)
+    bar = progress.Progress('epoch 1/2', 10, progress.TimeLeft(2))
+    for number in bar(range(10)):
+        clock.now += 100
+        if number == 4:
+            bar.show({'loss': 1.2345, 'top1': 41.2})
+    assert capsys.readouterr().out.splitlines() == [
+        'epoch 1/2, batch 3/10, about 28 min left', 'epoch 1/2, batch 6/10, loss 1.2345, top-1 41.20, about 23 min left',
+        'epoch 1/2, batch 9/10, loss 1.2345, top-1 41.20, about 18 min left']
+    list(progress.Progress('validation', 10)(range(10)))
+    monkeypatch.setattr(parallel, 'rank', lambda: 1)
+    for _ in bar(range(10)):
+        clock.now += 1000
+    assert capsys.readouterr() == ('', '')
+
+
+def test_a_batch_job_says_where_it_is(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(progress, 'INTERVAL', 0)
+    monkeypatch.setattr('sys.stderr.isatty', lambda: False, raising=False)
+    command('--name=run', '--epochs=2', '--testbatchsize=6', '--printfreq=1')
+    out = capsys.readouterr().out
+    assert 'epoch 2/2, batch 2/3, loss ' in out and 'validation, batch 1/2, about ' in out
+    first, last = (line for line in out.splitlines() if line.startswith('best'))
+    assert first.endswith(' left') and 'left' not in last
+    assert 'batch 2/3' not in (tmp_path / 'run/log.txt').read_text()
