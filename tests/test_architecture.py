@@ -21,6 +21,7 @@ LAYERS = [
     ['utils.source', 'utils.pretrained'],
     ['utils.resolve'],
     ['utils.experiment'],
+    ['utils.export'],
     ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],
 ]
 LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
