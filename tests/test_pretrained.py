@@ -193,6 +193,16 @@ def test_files_that_are_refused(content, part, saved):
         assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('name, tensor', [('features.conv2.bias', torch.ones(4, 4)), ('features.conv2.bias', torch.ones(0)),
+                                          ('features.bn2.running_mean', torch.ones(())), ('features.bn2.weight', torch.ones(3))])
+def test_a_layer_with_a_tensor_of_another_shape_is_not_taken(name, tensor, saved):
+    state = models.build('bincifar', 3, 1, 8).state_dict() | {name: tensor}
+    for content in state, {'state_dict': state, 'arch': 'bincifar'}:
+        model = models.build('bincifar', 3, 1, 8)
+        _, initial = loaded(model, saved(content))
+        assert name in initial and 'features.conv3.weight' not in initial
+
+
 def test_numbers_that_are_not_finite(saved):
     state = models.build('bincifar', 3, 1, 8).state_dict()
     state['features.conv2.weight'][0, 0, 0, 0] = torch.nan

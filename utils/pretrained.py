@@ -76,13 +76,13 @@ def fitting(pairs: Pairs, own: Layers) -> Pairs:
 
 
 def fits(theirs: Layer, ours: Layer) -> bool:
-    """Whether the weight of a layer, or the width of a BatchNorm, is that of the network's."""
+    """Whether the tensors that both layers have are of the same shapes."""
     if theirs.is_norm != ours.is_norm or theirs.has_weights != ours.has_weights:
         return False
-    if theirs.has_weights:
-        return have_same_weight(theirs, ours)
+    if theirs.has_weights and not have_same_weight(theirs, ours):
+        return False
     return all(theirs.tensors[key].shape == tensor.shape for key, tensor in ours.tensors.items()
-               if key in theirs.tensors)
+               if key in theirs.tensors and not (key == 'weight' and theirs.has_weights))
 
 
 def have_same_weight(theirs: Layer, ours: Layer) -> bool:

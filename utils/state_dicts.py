@@ -22,7 +22,7 @@ class Layer(NamedTuple):
 
     @property
     def is_norm(self) -> bool:
-        return 'running_mean' in self.tensors
+        return 'running_mean' in self.tensors and self.tensors['running_mean'].dim() == 1
 
     @property
     def has_weights(self) -> bool:
