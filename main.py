@@ -5,13 +5,12 @@
     python3 main.py --resume=logs/NAME/last.pth.tar               continue where a run stopped
     python3 main.py --resume=logs/NAME/best.pth.tar --evaluate    validate a checkpoint
     python3 main.py --resume=logs/NAME/best.pth.tar --classify drawing.png more/
-    python3 main.py --resume=logs/NAME/best.pth.tar --export model.dab
+    python3 main.py --resume=logs/NAME/best.pth.tar --export model.dab       or .pt, or .onnx
     python3 main.py --packed model.dab --classify drawing.png     from one bit per binarized weight
 
 utils/experiment.py makes data, network and loaders of a command, utils/training/loop.py runs the
 epochs, utils/binarize.py is the binarization.
 """
-import os
 import sys
 from collections.abc import Sequence
 
@@ -24,10 +23,11 @@ import torch
 from torch.nn.utils import parametrize
 
 import datasets
-from utils import console, packed
+from utils import console
 from utils.activations import binarization_losses, loss_table
-from utils.errors import InputError, naming, reported
+from utils.errors import reported
 from utils.experiment import Experiment, from_command
+from utils.export import export
 from utils.training import epoch, parallel
 from utils.training.progress import Progress
 
@@ -94,31 +94,6 @@ def classify(experiment: Experiment):
             parallel.say(f'{path}: {", ".join(likeliest)}')
     if code:
         sys.exit(code)
-
-
-def export(experiment: Experiment):
-    """Write the network of the checkpoint to the packed model --export; print its size table."""
-    flags = experiment.flags
-    if os.path.exists(flags.export):
-        if os.path.samefile(flags.export, flags.resume):
-            raise InputError(f'--export: {flags.export} is the checkpoint that is exported')
-        if not flags.overwrite:
-            raise InputError(f'{flags.export} exists already: give another name, or --overwrite it')
-        if not packed.is_packed(flags.export):
-            raise InputError(f'--export: {flags.export} is not a packed model: give another name')
-    mean, std = datasets.normalization(experiment.spec)
-    if len(mean) != experiment.channels:
-        raise InputError(f'{experiment.source.path} was trained on images of {experiment.channels} '
-                         f'channels, and those of --dataset={flags.dataset} have {len(mean)}')
-    network = experiment.make_network()
-    description = packed.Description(flags.model_def, flags.signLayers, experiment.classes,
-                                     flags.inpsize, mean, std, flags.dataset, flags.tenCrop)
-    with naming('--export'):
-        rows = packed.write(flags.export, description, packed.pack(network), flags.exportHalf,
-                            flags.overwrite)
-    parallel.say(packed.size_table(rows, network, os.path.getsize(flags.export)))
-    if flags.ink != 'dark' and experiment.channels == 1:
-        parallel.say(f'{flags.export} does not record --ink={flags.ink}: give it with --packed')
 
 
 if __name__ == '__main__':

@@ -89,7 +89,8 @@ def model_flags(flag):
          metavar='PIXELS',
          help="side of the network's square input (default: the model's own, 97 for doodles)")
     flag('--pretrained_file', metavar='FILE',
-         help='start from the weights in this checkpoint, where names and shapes agree')
+         help='start from the weights in this checkpoint or state_dict, of this program or of '
+              'another whose layers have the same names or the same order and shapes')
 
 
 def binarization_flags(flag):
@@ -196,10 +197,10 @@ def run_flags(flag):
          help='print the five likeliest classes of these images, or of the images in these '
               'folders, by the network of --resume or --packed, and exit')
     flag('--export', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
-         help='write the checkpoint of --resume as a packed model, one bit per binarized weight, '
-              'and exit')
+         help='write the network of --resume as model.dab (packed, one bit per binarized weight), '
+              'model.pt (a state_dict) or model.onnx, and exit')
     flag('--exportHalf', fixed_by='compare', once=True, changes_result=False, action='store_true',
-         help='with --export: what is not binarized in float16')
+         help='with --export=model.dab: what is not binarized in float16')
     flag('--packed', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
          help='--evaluate or --classify by this packed model, on the CPU, instead of a checkpoint')
     flag('--printfreq', changes_result=False, type=at_least(1), default=10, metavar='STEPS',

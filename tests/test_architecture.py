@@ -17,10 +17,11 @@ LAYERS = [
     ['utils.binarize', 'utils.hooks', 'utils.arguments'],
     ['utils.describe', 'utils.style', 'utils.packed', 'utils.config'],
     ['utils.training'],
-    ['utils.activations', 'opts'],
-    ['utils.source'],
+    ['utils.activations', 'utils.state_dicts', 'opts'],
+    ['utils.source', 'utils.pretrained'],
     ['utils.resolve'],
     ['utils.experiment'],
+    ['utils.export'],
     ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],
 ]
 LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

@@ -463,12 +463,12 @@ def test_names_that_are_no_text(flags, tmp_path):
 
 
 def test_an_export_replaces_packed_models_only(trained, tmp_path, capsys):
-    (tmp_path / 'other.pth.tar').write_bytes(b'mine')
+    (tmp_path / 'other.dab').write_bytes(b'mine')
     for _ in range(2):
         main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model.dab', '--overwrite'])
     with pytest.raises(SystemExit):
-        main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/other.pth.tar', '--overwrite'])
-    assert 'is not a packed model' in capsys.readouterr().err and (tmp_path / 'other.pth.tar').read_bytes() == b'mine'
+        main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/other.dab', '--overwrite'])
+    assert 'is not a packed model' in capsys.readouterr().err and (tmp_path / 'other.dab').read_bytes() == b'mine'
 
 
 def test_more_processes_than_gpus(flags, monkeypatch, capsys):
@@ -506,7 +506,7 @@ def test_files_beside_an_output_stay(trained, tmp_path):
     for name in 'model.dab.tmp', 'model.tmp', 'model.dab.part':
         (tmp_path / name).write_text('mine')
     main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model.dab'])
-    main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model'])
+    main.main([f'--resume={trained}/last.pth.tar', f'--export={tmp_path}/model.pt'])
     assert {path.name for path in tmp_path.iterdir() if path.read_bytes() == b'mine'} == {
         'model.dab.tmp', 'model.tmp', 'model.dab.part'}
 

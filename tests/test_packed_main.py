@@ -78,7 +78,7 @@ def test_an_existing_file_is_kept_unless_told(trained, packed, refused, said):
     assert packed.read_bytes() == before
     said(f'--resume={trained}', f'--export={packed}', '--overwrite')
     assert packed.read_bytes() == before
-    assert 'checkpoint' in refused(f'--resume={trained}', f'--export={trained}', '--overwrite')
+    assert 'must end in .dab' in refused(f'--resume={trained}', f'--export={trained}', '--overwrite')
 
 
 @pytest.mark.parametrize('flags, part', [

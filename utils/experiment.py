@@ -25,6 +25,7 @@ from utils.config import with_config
 from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
+from utils.pretrained import load_pretrained
 from utils.provenance import provenance
 from utils.source import (Source, checkpoint_source, dataset_spec, new_network, own_data_flags,
                           packed_source, stored_network)
@@ -76,9 +77,7 @@ class Experiment:
         path = self.flags.pretrained_file
         if path:
             with naming('--pretrained_file'):
-                initial = checkpoints.load_pretrained(model, path)
-            rest = f', except for {", ".join(initial)}' if initial else ''
-            self.notes.append(f'starts from {path}{rest}')
+                self.notes.extend(load_pretrained(model, path))
 
     def make_loaders(self) -> tuple:
         """Of training and of validation, see utils.training.loaders; notes where images lie."""

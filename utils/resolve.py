@@ -51,6 +51,8 @@ def flags_and_source(words: list[str]) -> tuple[argparse.Namespace, Source | Non
         check_source(given, source)
     return given, source
 
+EXPORT_ENDINGS = '.dab', '.pt', '.onnx'     # see utils.export
+
 
 def check(flags: argparse.Namespace):
     """Raise InputError for flags that contradict each other."""
@@ -122,9 +124,13 @@ def check_action(flags: argparse.Namespace):
     if flags.packed and flags.amp not in (None, 'off'):
         raise InputError(f'--amp={flags.amp}: a packed model computes in bits and float32')
     if flags.export and not flags.resume:
-        raise InputError('--export=FILE needs the checkpoint to pack: --resume=FILE')
-    if flags.exportHalf and not flags.export:
-        raise InputError('--exportHalf needs --export=FILE')
+        raise InputError('--export=FILE needs the checkpoint to export: --resume=FILE')
+    ending = Path(flags.export or '').suffix
+    if flags.export and ending not in EXPORT_ENDINGS:
+        raise InputError(f'--export={flags.export} must end in .dab (packed, one bit per binarized '
+                         'weight), .pt (a state_dict) or .onnx')
+    if flags.exportHalf and ending != '.dab':
+        raise InputError('--exportHalf needs --export=FILE.dab')
 
 
 def complete(flags: argparse.Namespace) -> argparse.Namespace:

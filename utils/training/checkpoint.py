@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read without running code from the file."""
 import copy
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -46,26 +47,40 @@ def write_checkpoint(path: Path, checkpoint: dict):
         write_atomically(path, save)
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """The checkpoint at path as a dict, on the CPU. Raises InputError for any other file."""
+def read_file(path: str | Path, only_zip: bool = True) -> object:
+    """What torch.save wrote to the file at path, on the CPU, read without running code from it.
+
+    only_zip: refuse what PyTorch wrote before version 1.6, without checksums. Raises InputError.
+    """
     if os.path.isdir(path):
         raise InputError(f'{str(path)!r} is a folder: name the checkpoint in it, such as '
                          f'{os.path.join(path, "last.pth.tar")}')
     if not os.path.exists(path):
         raise InputError(f'there is no checkpoint {str(path)!r}')
+    damaged = None
     try:
-        with zipfile.ZipFile(path) as archive:      # as torch.save writes it, with checksums that
-            damaged = archive.testzip()             # torch.load does not check
-        checkpoint = None if damaged else torch.load(path, map_location='cpu', weights_only=True)
+        if only_zip or zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:      # as torch.save writes it, with checksums
+                damaged = archive.testzip()             # that torch.load does not check
+        content = None if damaged else torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path} cannot be read: {error.strerror or error}') from error
     except Exception as error:   # a damaged file makes both raise almost anything
         if explained(error) is not error:       # memory ran out
             raise
+        if found := re.search(r'Unsupported global: GLOBAL ([\w.]+) ', str(error)):
+            raise InputError(f'{path} holds an object of {found[1]}, which is not read because '
+                             'that could run code: save a state_dict instead') from error
         raise InputError(f'{path} is truncated, damaged or not a checkpoint') from error
     if damaged:
         raise InputError(f'{path} is damaged: its {damaged} has another checksum than when it was '
                          'written')
+    return content
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The checkpoint at path as a dict, on the CPU. Raises InputError for any other file."""
+    checkpoint = read_file(path)
     wrong = [key for key, valid in SCHEMA.items()
              if not isinstance(checkpoint, dict) or not valid(checkpoint.get(key))]
     if wrong:
@@ -136,25 +151,6 @@ def load_model(model: nn.Module, checkpoint: dict, path: str | Path):
         model.load_state_dict(checkpoint['model'])
     except RuntimeError:
         raise InputError(f'the weights in {path} do not fit this network') from None
-
-
-def load_pretrained(model: nn.Module, path: str | Path) -> list[str]:
-    """Copy the tensors of the checkpoint at path whose names and shapes agree.
-
-    Real and latent weights count as the same. Returns the names of the tensors that keep their
-    initial values. Raises InputError if that is all weights.
-    """
-    def plain(name):
-        return name.replace('parametrizations.weight.original', 'weight')
-
-    stored = {plain(name): tensor for name, tensor in read_checkpoint(path)['model'].items()}
-    own = model.state_dict()
-    taken = {name: stored[plain(name)] for name, tensor in own.items()
-             if plain(name) in stored and stored[plain(name)].shape == tensor.shape}
-    if not any(tensor.dim() for tensor in taken.values()):     # but for the counters of BatchNorm
-        raise InputError(f'no tensor of {path} fits this network')
-    model.load_state_dict(taken, strict=False)
-    return sorted(own.keys() - taken.keys())
 
 
 def random_state() -> dict:

@@ -1,0 +1,109 @@
+"""The network of a checkpoint as a file that other programs read, of a kind chosen by its ending.
+
+    .dab     a packed model, one bit per binarized weight; see utils.packed
+    .pt      a state_dict of plain tensors, with two values in a filter where it is binarized
+    .onnx    the network for ONNX Runtime and others; see to_onnx.py
+"""
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+import datasets
+from utils import binarize, packed
+from utils.errors import InputError, naming
+from utils.experiment import Experiment
+from utils.training import checkpoint as checkpoints
+from utils.training import parallel
+
+from . import to_onnx
+
+
+class Kind(NamedTuple):
+    """A kind of files, with its functions of a path."""
+
+    title: str
+    recognizes: Callable[[Path], bool]
+    write: Callable[[Path, Experiment, nn.Module, packed.Description], str]   # returns what to say
+
+
+def export(experiment: Experiment):
+    """Write the network of the checkpoint to the file --export, and print what it holds."""
+    flags = experiment.flags
+    path, kind = Path(flags.export), KINDS[Path(flags.export).suffix]
+    check_place(path, kind, flags)
+    mean, std = datasets.normalization(experiment.spec)
+    if len(mean) != experiment.channels:
+        raise InputError(f'{experiment.source.path} was trained on images of {experiment.channels} '
+                         f'channels, and those of --dataset={flags.dataset} have {len(mean)}')
+    if kind is KINDS['.onnx']:
+        to_onnx.check_packages(path)
+    network = experiment.make_network().eval()
+    description = packed.Description(flags.model_def, flags.signLayers, experiment.classes,
+                                     flags.inpsize, mean, std, flags.dataset, flags.tenCrop)
+    with naming('--export'):
+        parallel.say(kind.write(path, experiment, network, description))
+
+
+def check_place(path: Path, kind: Kind, flags):
+    """Raise InputError where a file of this kind must not be written to `path`."""
+    if not path.parent.is_dir():
+        raise InputError(f'--export: there is no folder {path.parent} to write {path.name} to')
+    if not path.exists():
+        return
+    if path.samefile(flags.resume):
+        raise InputError(f'--export: {path} is the checkpoint that is exported')
+    if not flags.overwrite:
+        raise InputError(f'{path} exists already: give another name, or --overwrite it')
+    if not (path.is_file() and kind.recognizes(path)):
+        raise InputError(f'--export: {path} is not {kind.title}: give another name')
+
+
+def write_packed(path, experiment, network, description):
+    flags = experiment.flags
+    rows = packed.write(path, description, packed.pack(network), flags.exportHalf, flags.overwrite)
+    table = packed.size_table(rows, network, os.path.getsize(path))
+    if flags.ink == 'dark' or experiment.channels != 1:
+        return table
+    return f'{table}\n{path} does not record --ink={flags.ink}: give it with --packed'
+
+
+def write_state_dict(path, experiment, network, description):
+    state = binarize.bake(network.cpu()).state_dict()
+    checkpoints.write_checkpoint(path, state)
+    arguments = [description.model_def, len(description.classes), description.channels,
+                 description.inpsize]
+    if description.signLayers is not None:
+        arguments.append(description.signLayers)
+    return (f'{path}: {os.path.getsize(path):,} bytes, a state_dict of {len(state)} tensors; load '
+            f'it into models.build({", ".join(map(repr, arguments))})')
+
+
+def write_onnx(path, experiment, network, description):
+    to_onnx.write(path, network.cpu(), description)
+    shape = f'(N, {description.channels}, {description.inpsize}, {description.inpsize})'
+    text = (f'{path}: {os.path.getsize(path):,} bytes, from {to_onnx.INPUT} {shape} to '
+            f'{to_onnx.OUTPUT} (N, {len(description.classes)})')
+    difference = to_onnx.difference(path, network, description)
+    if difference is not None:
+        text += ('\nONNX Runtime gives the same log-probabilities within '
+                 f'{difference:.1e} on three random images')
+    return text
+
+
+def is_state_dict(path: Path) -> bool:
+    """Whether the file holds a state_dict and nothing else."""
+    try:
+        content = checkpoints.read_file(path)
+    except InputError:
+        return False
+    return checkpoints.is_dict_of(content, Tensor) and len(content) > 0
+
+
+KINDS = {
+    '.dab': Kind('a packed model', packed.is_packed, write_packed),
+    '.pt': Kind('a state_dict', is_state_dict, write_state_dict),
+    '.onnx': Kind('an ONNX model', to_onnx.is_onnx, write_onnx),
+}
