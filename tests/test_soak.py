@@ -276,11 +276,11 @@ def soak_resuming(file, folder, count, data_dir):
 
 
 def test_mutated_checkpoints_load_or_are_refused(checkpoint_file, tmp_path):
-    soak_loading(checkpoint_file, tmp_path, 50)
+    soak_loading(checkpoint_file, tmp_path, 100)
 
 
 def test_mutated_checkpoints_resume_or_are_refused(checkpoint_file, tmp_path, sketch_folder):
-    soak_resuming(checkpoint_file, tmp_path, 10, sketch_folder)
+    soak_resuming(checkpoint_file, tmp_path, 20, sketch_folder)
 
 
 @pytest.mark.soak
