@@ -245,11 +245,15 @@ def read_result(folder):
     return json.loads((folder / 'sketchanet-seed0/result.json').read_text())
 
 
-def test_accuracies_are_counted_under_autocast_where_training_was(run, tmp_path, monkeypatch):
-    used, predictions = [], epoch.predictions
-    monkeypatch.setattr(epoch, 'predictions', lambda *args: used.append(args[-1]) or predictions(*args[:-1]))
+@pytest.fixture
+def without_training(monkeypatch):
     monkeypatch.setattr(epoch, 'train_epoch', lambda *_: {'top1': 0., 'top5': 0., 'loss': 0., 'time': 0., 'images': 36,
                                                           'data_time': 0.})
+
+
+def test_accuracies_are_counted_under_autocast_where_training_was(run, tmp_path, monkeypatch, without_training):
+    used, predictions = [], epoch.predictions
+    monkeypatch.setattr(epoch, 'predictions', lambda *args: used.append(args[-1]) or predictions(*args[:-1]))
     run(tmp_path, '--amp=bfloat16', '--inputs=real', '--seeds=1', '--epochs=1', '--methods=real')
     assert used == ['bfloat16', 'bfloat16']     # in validation, and for the table
 
@@ -290,7 +294,7 @@ def test_a_cell_with_other_flags_is_found_before_anything_is_trained(finished, r
     assert CELLS[-1] in capsys.readouterr().err and len(list((tmp_path / 'small').iterdir())) == 1
 
 
-def test_a_cell_with_a_flag_that_the_command_does_not_give(run, tmp_path, capsys):
+def test_a_cell_with_a_flag_that_the_command_does_not_give(run, tmp_path, capsys, without_training):
     for name, flag in ('binEnd', '--binEnd=3'), ('amp', '--amp=bfloat16'):
         common = '--methods=dab', '--inputs=real', '--seeds=1', '--epochs=1', f'--name={name}'
         run(tmp_path, *common, flag)
