@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,10 +17,28 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-if 'PYTEST_XDIST_WORKER' not in os.environ:     # else the first process has made one for all
+if 'PYTEST_XDIST_WORKER' not in os.environ and not multiprocessing.parent_process():   # else there is one for all
     CACHE = tempfile.TemporaryDirectory()
     os.environ['XDG_CACHE_HOME'] = CACHE.name     # the user's own caches stay as they are
 torch.set_num_threads(1)     # small tensors: a second thread costs more than it gives on a busy machine
+
+
+BUILD = 'import utils; from utils.native import cpu; from utils.packed import ops; cpu.library(), ops.has_kernel()'
+BUILDING = pytest.StashKey()
+
+
+def pytest_configure(config):
+    """The compiled code is built once while the workers start, not by each of them when it needs it."""
+    if (config.getoption('numprocesses', None) or 0) > 1:
+        config.stash[BUILDING] = subprocess.Popen(
+            [sys.executable, '-c', BUILD], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def pytest_unconfigure(config):
+    building = config.stash.get(BUILDING, None)
+    if building and building.poll() is None:
+        os.killpg(building.pid, signal.SIGKILL)     # the compiler too
+        building.wait()
 
 
 @pytest.fixture(scope='session')
@@ -43,7 +62,7 @@ def sketch_folder(tmp_path_factory):
 
 # Processes that run a command are forked from a server that has imported it once.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['main', 'utils.compare.__main__', 'torchvision.transforms.v2', 'torch._dynamo'])
+SERVER.set_forkserver_preload(['pytest', 'main', 'utils.compare.__main__', 'torchvision.transforms.v2', 'torch._dynamo'])
 
 
 class Command:
@@ -51,7 +70,8 @@ class Command:
 
     def __init__(self, folder, function, arguments, stdout=None, encoding='utf-8'):
         self.outputs = [Path(stdout or folder / f'out{time.monotonic_ns()}'), folder / f'err{time.monotonic_ns()}']
-        self.process = SERVER.Process(target=run_command, args=(function, arguments, self.outputs, encoding))
+        self.process = SERVER.Process(target=run_command, args=(
+            function, arguments, self.outputs, encoding, os.environ['XDG_CACHE_HOME']))
         os.environ['PYTHONPATH'] = str(ROOT)    # where the server imports from
         self.process.start()
 
@@ -80,7 +100,8 @@ class Command:
         self.process.join()
 
 
-def run_command(function, arguments, outputs, encoding):
+def run_command(function, arguments, outputs, encoding, cache):
+    os.environ['XDG_CACHE_HOME'] = cache    # the server has that of the test that started it
     os.setsid()
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), number)

@@ -142,23 +142,21 @@ def test_an_interrupted_comparison_ends_in_the_same_table(finished, run, tmp_pat
     assert table(tmp_path / 'small') == [row for row in table(finished) if row['inputs'] == 'real'][:2]
 
 
-@pytest.mark.parametrize('error, said', [
-    (epoch.Diverged('the loss became NaN'), 'NaN'), (MemoryError('17 GiB'), 'a smaller --batch-size'),
-    (ZeroDivisionError('NaN, and a bug'), 'NaN')])
-def test_a_cell_that_fails_does_not_stop_the_others(run, tmp_path, monkeypatch, capsys, error, said):
-    train_epoch, calls = epoch.train_epoch, []
+def test_cells_that_fail_do_not_stop_the_others(run, tmp_path, monkeypatch, capsys):
+    train_epoch = epoch.train_epoch
+    errors = [epoch.Diverged('the loss became NaN'), MemoryError('17 GiB'), ZeroDivisionError('a bug')]
 
     def failing(*arguments):
-        calls.append(1)
-        if len(calls) == 1:
-            raise error
+        if errors:
+            raise errors.pop(0)
         return train_epoch(*arguments)
     monkeypatch.setattr(epoch, 'train_epoch', failing)
     with pytest.raises(SystemExit) as exit_:
-        run(tmp_path, '--methods=real,dab', '--inputs=real', '--seeds=1', '--epochs=1')
-    *trace, reason, summary = capsys.readouterr().err.splitlines()
-    assert exit_.value.code == 1 and said in reason and 'sketchanet-seed0 failed' in summary
-    assert bool(trace) == isinstance(error, ZeroDivisionError)     # a bug keeps its traceback
+        run(tmp_path, '--methods=real,xnor,bnn,dab', '--inputs=real', '--seeds=1', '--epochs=1')
+    nan, memory, *trace, bug, summary = capsys.readouterr().err.splitlines()
+    assert exit_.value.code == 1 and 'sketchanet-seed0, sketchanetwbin-xnor-seed0, sketchanetwbin-bnn-seed0 failed' in summary
+    assert 'sketchanet-seed0 failed' in nan and 'NaN' in nan and 'a smaller --batch-size' in memory and 'a bug' in bug
+    assert 'Traceback' in trace[0]      # of a bug only
     assert [row['weights'] for row in table(tmp_path / 'small')] == ['dab']
 
 
@@ -205,12 +203,12 @@ def test_two_comparisons_in_one_folder(finished, run, capsys, start):
     run(finished.parent)
 
 
-@pytest.mark.parametrize('damage', ['half a li', '[]', ''])
-def test_a_damaged_result_is_counted_again(finished, run, tmp_path, damage):
+def test_damaged_results_are_counted_again(finished, run, tmp_path):
     folder = shutil.copytree(finished, tmp_path / 'small')
-    (folder / CELLS[0] / 'result.json').write_text(damage)
-    (folder / CELLS[1] / 'result.json').unlink()
-    (folder / CELLS[1] / 'metrics.jsonl').unlink()
+    for cell, damage in zip(CELLS, ['half a li', '[]', '']):
+        (folder / cell / 'result.json').write_text(damage)
+    (folder / CELLS[3] / 'result.json').unlink()
+    (folder / CELLS[3] / 'metrics.jsonl').unlink()
     run(tmp_path, '--collect')
     run(finished.parent)
     assert table(folder) == table(finished)
@@ -247,11 +245,15 @@ def read_result(folder):
     return json.loads((folder / 'sketchanet-seed0/result.json').read_text())
 
 
-def test_accuracies_are_counted_under_autocast_where_training_was(run, tmp_path, monkeypatch):
-    used, predictions = [], epoch.predictions
-    monkeypatch.setattr(epoch, 'predictions', lambda *args: used.append(args[-1]) or predictions(*args[:-1]))
+@pytest.fixture
+def without_training(monkeypatch):
     monkeypatch.setattr(epoch, 'train_epoch', lambda *_: {'top1': 0., 'top5': 0., 'loss': 0., 'time': 0., 'images': 36,
                                                           'data_time': 0.})
+
+
+def test_accuracies_are_counted_under_autocast_where_training_was(run, tmp_path, monkeypatch, without_training):
+    used, predictions = [], epoch.predictions
+    monkeypatch.setattr(epoch, 'predictions', lambda *args: used.append(args[-1]) or predictions(*args[:-1]))
     run(tmp_path, '--amp=bfloat16', '--inputs=real', '--seeds=1', '--epochs=1', '--methods=real')
     assert used == ['bfloat16', 'bfloat16']     # in validation, and for the table
 
@@ -292,7 +294,7 @@ def test_a_cell_with_other_flags_is_found_before_anything_is_trained(finished, r
     assert CELLS[-1] in capsys.readouterr().err and len(list((tmp_path / 'small').iterdir())) == 1
 
 
-def test_a_cell_with_a_flag_that_the_command_does_not_give(run, tmp_path, capsys):
+def test_a_cell_with_a_flag_that_the_command_does_not_give(run, tmp_path, capsys, without_training):
     for name, flag in ('binEnd', '--binEnd=3'), ('amp', '--amp=bfloat16'):
         common = '--methods=dab', '--inputs=real', '--seeds=1', '--epochs=1', f'--name={name}'
         run(tmp_path, *common, flag)

@@ -180,8 +180,7 @@ def triton_cache(tmp_path_factory):
 
 
 # The largest filter of a published layer (Sketch-A-Net's sixth), and a depthwise one.
-@pytest.mark.parametrize('channels, taps, architecture', [
-    (256, 49, 75), (256, 49, 80), (256, 49, 86), (256, 49, 90), (256, 49, 100), (1, 9, 90)])
+@pytest.mark.parametrize('channels, taps, architecture', [(256, 49, 75), (256, 49, 100), (1, 9, 90)])
 def test_kernels_compile_without_spills(channels, taps, architecture):
     check_machine_code(channels, taps, architecture)
 

@@ -50,6 +50,20 @@ def trained(sketch_folder, tmp_path_factory):
     return logs / 'run'
 
 
+@pytest.fixture(scope='module')
+def trained_once(sketch_folder, tmp_path_factory):
+    """The folder of a run of one epoch; copy it before you change it."""
+    logs = tmp_path_factory.mktemp('trained once')
+    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=1'])
+    return logs / 'run'
+
+
+@pytest.fixture
+def one_epoch(trained_once, tmp_path):
+    """A run of one epoch, as train('--name=run', '--epochs=1') leaves it."""
+    return shutil.copytree(trained_once, tmp_path / 'logs/run')
+
+
 def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -77,7 +91,7 @@ def test_what_a_run_leaves(trained):
     assert len(layers) == 2 * 6 and all(0 < row['K_over_n'] < 1 > row['relative_error'] > 0 for row in layers)
     assert all(0 <= row['flip_ratio'] < 1 for row in layers) and any(row['flip_ratio'] for row in layers)
     flags = json.loads((trained / 'flags.json').read_text())
-    assert flags['model_def'] == 'sketchanetwbin' and flags['binEnd'] == 7
+    assert (flags['model_def'], flags['binEnd'], flags['binarizer']) == ('sketchanetwbin', 7, 'dab')
     log = (trained / 'log.txt').read_text()
     for part in ('device: CPU', 'features.conv2', '128×64×5×5', 'parameters:', 'times smaller', 'Train:', 'top-5'):
         assert part in log
@@ -99,14 +113,13 @@ def test_tensorboard_can_read_the_events(trained):
         assert tags[tag] == [0, 1], tag
 
 
-def test_resuming_is_exact(train, tmp_path):
-    train('--name=whole', '--epochs=4')
-    train('--name=halves', '--epochs=2')
+def test_resuming_is_exact(train, trained, tmp_path):
+    train('--name=halves', '--epochs=1', '--tenCrop')
     torch.manual_seed(99)
-    train('--epochs=4', f'--resume={tmp_path}/logs/halves/last.pth.tar')
-    whole, halves = (tmp_path / 'logs' / name for name in ('whole', 'halves'))
+    train('--epochs=2', f'--resume={tmp_path}/logs/halves/last.pth.tar')
+    whole, halves = trained, tmp_path / 'logs/halves'
     a, b = (read_checkpoint(folder / 'last.pth.tar') for folder in (whole, halves))
-    assert a['epoch'] == b['epoch'] == 4 and a['best'] == b['best']
+    assert a['epoch'] == b['epoch'] == 2 and a['best'] == b['best']
     assert all(torch.equal(a['model'][name], b['model'][name]) for name in a['model'])
     for state_a, state_b in zip(a['optimizer']['state'].values(), b['optimizer']['state'].values()):
         assert all(torch.equal(state_a[key], state_b[key]) for key in state_a)
@@ -117,12 +130,14 @@ def test_resuming_is_exact(train, tmp_path):
         assert next(untimed) == next(untimed)
 
 
-def test_a_seed_decides_the_result_and_the_workers_do_not(train, tmp_path):
-    for name, flags in (('a', ['--dataOn=device']), ('b', ['--dataOn=workers', '--workers=2']), ('c', ['--manualSeed=1'])):
-        train(f'--name={name}', '--epochs=1', *flags)
-    a, b, c = (read_checkpoint(tmp_path / 'logs' / name / 'last.pth.tar')['model'] for name in 'abc')
-    assert all(torch.equal(a[key], b[key]) for key in a)
-    assert not torch.equal(a['features.conv1.weight'], c['features.conv1.weight'])
+def test_a_seed_decides_the_result(train, trained_once, tmp_path):
+    """That the workers do not is tested in test_processes.py and test_resident.py."""
+    for name, seed in ('same', 0), ('other', 1):
+        train(f'--name={name}', '--epochs=1', f'--manualSeed={seed}')
+    same, other, first = (read_checkpoint(folder / 'last.pth.tar')['model'] for folder in (
+        tmp_path / 'logs/same', tmp_path / 'logs/other', trained_once))
+    assert all(torch.equal(same[key], first[key]) for key in first)
+    assert not torch.equal(other['features.conv1.weight'], first['features.conv1.weight'])
 
 
 def test_evaluation_equals_what_was_logged(trained, capsys):
@@ -174,20 +189,28 @@ def test_every_optimizer_changes_the_latent_weights(train, tmp_path, optimizer):
     assert len(checkpoint['optimizer']['state']) == len(checkpoint['optimizer']['param_groups'][0]['params'])
 
 
-@pytest.mark.parametrize('flags, method', [([], 'dab'), (['--binarizer=xnor'], 'xnor'), (['--bnnModel'], 'bnn')])
+@pytest.mark.parametrize('flags, method', [(['--binarizer=xnor'], 'xnor'), (['--bnnModel'], 'bnn')])
 def test_binarizers(train, tmp_path, flags, method):
-    train('--name=run', '--epochs=1', *flags)
+    train('--name=run', '--epochs=0', *flags)
     assert json.loads((tmp_path / 'logs/run/flags.json').read_text())['binarizer'] == method
 
 
+def check_latent_weights(folder):
+    latents = [tensor for name, tensor in read_checkpoint(folder / 'last.pth.tar')['model'].items() if 'original' in name]
+    assert latents
+    for latent in latents:
+        assert latent.dtype == torch.float32 and latent.is_contiguous() and latent.isfinite().all()
+
+
+TINY = '--model_def=densenet', '--inpsize=16', '--binEnd=7'     # low precision is slow on a CPU
+
+
 @pytest.mark.parametrize('method, flags', [
-    *((method, ['--amp=bfloat16', '--channelsLast']) for method in ('dab', 'xnor', 'bnn')),
-    ('dab', ['--amp=float16']), pytest.param('dab', ['--compile'], marks=pytest.mark.soak)])
+    *((method, [*TINY, '--amp=bfloat16', '--channelsLast']) for method in ('dab', 'xnor', 'bnn')),
+    pytest.param('dab', ['--compile'], marks=pytest.mark.soak)])
 def test_faster_arithmetic(train, tmp_path, flags, method):
     train('--name=run', '--epochs=1', f'--binarizer={method}', *flags)
-    checkpoint = read_checkpoint(tmp_path / 'logs/run/last.pth.tar')
-    latent = checkpoint['model']['features.conv2.parametrizations.weight.original']
-    assert latent.dtype == torch.float32 and latent.is_contiguous() and latent.isfinite().all()
+    check_latent_weights(tmp_path / 'logs/run')
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -337,8 +360,7 @@ def test_a_damaged_checkpoint(refused, trained, tmp_path):
 
 
 def test_a_second_run_of_the_same_name(train, refused, trained, tmp_path):
-    train('--name=run', '--epochs=2')
-    folder = tmp_path / 'logs/run'
+    folder = shutil.copytree(trained, tmp_path / 'logs/run')
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert '--resume' in refused('--name=run', '--epochs=1')
     assert '--resume' in refused('--name=run', f'--resume={trained}/last.pth.tar', '--epochs=3')
@@ -350,9 +372,8 @@ def test_a_second_run_of_the_same_name(train, refused, trained, tmp_path):
     assert (folder / 'thesis.pth.tar').exists() and (folder / 'events.md').exists()
 
 
-def test_resuming_an_earlier_epoch_does_not_lose_the_later_ones(train, refused, tmp_path):
-    train('--name=run', '--epochs=1')
-    folder = tmp_path / 'logs/run'
+def test_resuming_an_earlier_epoch_does_not_lose_the_later_ones(train, refused, one_epoch):
+    folder = one_epoch
     shutil.copy(folder / 'last.pth.tar', folder / 'first.pth.tar')
     train('--epochs=2', f'--resume={folder}/last.pth.tar')
     assert 'later epochs' in refused('--epochs=2', f'--resume={folder}/first.pth.tar')
@@ -360,9 +381,8 @@ def test_resuming_an_earlier_epoch_does_not_lose_the_later_ones(train, refused, 
     assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [0, 0, 1, 1]
 
 
-def test_a_resumed_run_that_replaces_another_one(train, trained, tmp_path):
-    train('--name=run', '--epochs=3', '--manualSeed=5')
-    folder = tmp_path / 'logs/run'
+def test_a_resumed_run_that_replaces_another_one(train, trained, one_epoch):
+    folder = one_epoch
     (folder / 'best.pth.tar').write_text('of the other run')
     train('--name=run', '--epochs=3', f'--resume={trained}/last.pth.tar', '--overwrite')
     assert {row['epoch'] for row in rows(folder / 'metrics.jsonl')} == {2}
@@ -370,9 +390,8 @@ def test_a_resumed_run_that_replaces_another_one(train, trained, tmp_path):
     assert best['epoch'] == 3 and best['best'] == best['metrics']['top1']
 
 
-def test_a_run_killed_between_last_and_best_ends_as_if_it_was_not(train, tmp_path, monkeypatch):
-    train('--name=whole', '--epochs=3')
-    whole = tmp_path / 'logs/whole'
+def test_a_run_killed_between_last_and_best_ends_as_if_it_was_not(train, trained, tmp_path, monkeypatch):
+    whole = trained
     improved = [epoch for epoch, line in enumerate((whole / 'log.txt').read_text().split('Val:')[1:], 1)
                 if read_checkpoint(whole / 'best.pth.tar')['epoch'] >= epoch]
     for epoch in improved:      # killed in each of them
@@ -386,10 +405,10 @@ def test_a_run_killed_between_last_and_best_ends_as_if_it_was_not(train, tmp_pat
         with monkeypatch.context() as patch:
             patch.setattr(shutil, 'copyfile', killed)
             try:
-                train(f'--name={name}', '--epochs=3')
+                train(f'--name={name}', '--epochs=2', '--tenCrop')
             except SystemExit as stop:
                 assert stop.code == 130
-        train('--epochs=3', f'--resume={tmp_path}/logs/{name}/last.pth.tar')
+        train('--epochs=2', f'--resume={tmp_path}/logs/{name}/last.pth.tar')
         for file in 'last.pth.tar', 'best.pth.tar':
             a, b = (read_checkpoint(folder / file) for folder in (whole, tmp_path / 'logs' / name))
             assert (a['epoch'], a['best']) == (b['epoch'], b['best'])
@@ -406,20 +425,20 @@ def test_flags_of_a_resumed_command_reach_its_optimizer(train, tmp_path):
 
 
 def test_amp_can_be_switched_on_and_off_again(train, tmp_path, capsys):
-    train('--name=run', '--epochs=1')
+    train('--name=run', '--epochs=1', *TINY)
     last = tmp_path / 'logs/run/last.pth.tar'
-    train('--epochs=2', f'--resume={last}', '--amp=float16')
+    train('--epochs=2', f'--resume={last}', '--amp=float16', *TINY)
+    check_latent_weights(last.parent)
     assert read_checkpoint(last)['flags']['amp'] == 'float16' and read_checkpoint(last)['scaler']
     capsys.readouterr()
     for flag in '--amp=off', '--amp=bfloat16':
-        train(f'--resume={last}', '--evaluate', flag)
+        train(f'--resume={last}', '--evaluate', flag, *TINY)
     off, on = capsys.readouterr().out.splitlines()
     assert off.split('loss')[1] != on.split('loss')[1]
 
 
-def test_an_epoch_that_was_logged_but_not_saved_is_trained_again(train, tmp_path):
-    train('--name=run', '--epochs=1')
-    folder = tmp_path / 'logs/run'
+def test_an_epoch_that_was_logged_but_not_saved_is_trained_again(train, one_epoch):
+    folder = one_epoch
     with open(folder / 'metrics.jsonl', 'a') as file:
         file.write(json.dumps({'epoch': 1, 'split': 'train'}) + '\n{"epoch": 1, "sp')     # when the disk was full
     train('--epochs=2', f'--resume={folder}/last.pth.tar')
@@ -427,9 +446,8 @@ def test_an_epoch_that_was_logged_but_not_saved_is_trained_again(train, tmp_path
         (0, 'train'), (0, 'val'), (1, 'train'), (1, 'val')]
 
 
-def test_a_loss_that_becomes_nan(train, refused, tmp_path):
-    train('--name=run', '--epochs=1')
-    last = tmp_path / 'logs/run/last.pth.tar'
+def test_a_loss_that_becomes_nan(refused, one_epoch):
+    last = one_epoch / 'last.pth.tar'
     before = last.read_bytes()
     error = refused('--epochs=2', f'--resume={last}', '--maxlr=1e37', code=1)
     assert 'NaN' in error and last.read_bytes() == before
@@ -440,9 +458,8 @@ def test_a_full_disk_before_the_first_epoch(refused, monkeypatch):
     assert 'free disk' in refused('--epochs=1')
 
 
-def test_a_disk_that_fills_up_keeps_the_last_checkpoint(train, refused, tmp_path, monkeypatch):
-    train('--name=run', '--epochs=1')
-    folder = tmp_path / 'logs/run'
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(refused, one_epoch, monkeypatch):
+    folder = one_epoch
     before = (folder / 'last.pth.tar').read_bytes()
 
     def full(checkpoint, file):

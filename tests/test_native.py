@@ -11,8 +11,13 @@ from test_binarize import KINDS, best_objective, filters, objective
 from utils import binarize
 from utils.native import cpu as native
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason='no C++ compiler')
 SHAPES = [(8, 16, 3, 3), (5, 3, 5, 5), (4, 1, 3, 3), (7, 2, 1, 1), (6, 512, 1, 1), (3, 256, 7, 7)]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def compiled():
+    if native.library() is None:
+        pytest.skip('no C++ compiler')
 
 
 def native_split(weight):
@@ -135,7 +140,7 @@ def test_no_compiler_is_said_once_and_is_no_error(monkeypatch):
         native.library.cache_clear()
 
 
-@pytest.mark.parametrize('steps', [60, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize('steps', [30, pytest.param(300, marks=pytest.mark.soak)])
 def test_the_filters_are_at_the_optimum_at_each_real_step(sketch_folder, steps):
     """J of what a layer computes with, in float64, from initialization on (Sketch-A-Net on sketches).
 

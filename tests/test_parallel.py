@@ -18,10 +18,21 @@ from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint
 
 
+def be_one_of_two(rank, port):
+    """What torchrun tells each of its processes."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
 def gradients(rank, processes, port, path):
     """The gradient of one of `processes` processes on its share of a batch, saved by the first."""
     if processes > 1:
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+        be_one_of_two(rank, port)
     device = parallel.start()
     torch.manual_seed(0)
     model = binarize.wrap(models.build('sketchanetwbin', 5, channels=1, inpsize=81), 2, 7).train()
@@ -47,9 +58,7 @@ def torchrun(processes, *command):
 
 
 def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(tmp_path, start):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    port = free_port()
     commands = [start(gradients, *arguments) for arguments in (
         (0, 1, port, tmp_path / '1.pt'), (0, 2, port, tmp_path / '2.pt'), (1, 2, port, None))]
     for command in commands:
@@ -89,8 +98,15 @@ def test_validation_and_resuming_by_another_number_of_processes(two_processes, c
     assert read_checkpoint(folder / 'last.pth.tar')['epoch'] == 2
 
 
-def test_every_process_stops_where_one_fails(sketch_folder, tmp_path):
-    done = torchrun(2, 'main.py', *SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=3',
-                    '--name=run', '--optimType=sgd', '--maxlr=1e30', '--printfreq=1')
-    assert done.returncode != 0 and 'NaN' in done.stderr
+def train_as_one_of_two(rank, port, arguments):
+    be_one_of_two(rank, port)
+    main.main(arguments)
+
+
+def test_every_process_stops_where_one_fails(sketch_folder, tmp_path, start):
+    port, arguments = free_port(), [*SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=3', '--name=run',
+                                    '--optimType=sgd', '--maxlr=1e30', '--printfreq=1']
+    commands = [start(train_as_one_of_two, rank, port, arguments) for rank in (0, 1)]
+    ends = [command.wait(120) for command in commands]
+    assert all(code != 0 for code, _, _ in ends) and 'NaN' in ends[0][2] + ends[1][2]
     assert not (tmp_path / 'run/last.pth.tar').exists()

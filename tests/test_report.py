@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 import datasets
@@ -49,6 +50,12 @@ def fbin_page(fbin, tmp_path_factory):
     out = tmp_path_factory.mktemp('report') / 'new' / 'folder'
     report.main([str(fbin), f'--out={out}', '--activations', '--images=10'])
     return out
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """Only the pictures of fbin_page are drawn, which is made before: they take seconds."""
+    monkeypatch.setattr(Figure, 'savefig', lambda self, file, **_: file.write(b'a picture'))
 
 
 @pytest.fixture

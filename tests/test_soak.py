@@ -207,7 +207,7 @@ def soak_packed(whole, folder, count):
 
 
 def test_mutated_packed_models(packed_file, tmp_path):
-    soak_packed(packed_file.read_bytes(), tmp_path, 100)
+    soak_packed(packed_file.read_bytes(), tmp_path, 50)
 
 
 @pytest.mark.soak
