@@ -18,7 +18,7 @@ LAYERS = [
     ['utils.describe', 'utils.style', 'utils.packed', 'utils.config'],
     ['utils.training'],
     ['utils.activations', 'utils.state_dicts', 'opts'],
-    ['utils.source', 'utils.pretrained'],
+    ['utils.source', 'utils.checks', 'utils.pretrained'],
     ['utils.resolve'],
     ['utils.experiment'],
     ['utils.export'],

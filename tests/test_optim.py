@@ -14,7 +14,7 @@ import main
 import models
 import opts
 from models.blocks import Units, network
-from utils import binarize, processes, resolve
+from utils import checks, binarize, processes, resolve
 from utils.compare import __main__ as compare
 from utils.compare import cells
 from utils.errors import InputError
@@ -358,7 +358,7 @@ def test_another_length_of_a_schedule_is_said(run, capsys):
     (['--decayinterval=3', '--decaylevel=4', '--minlr=0.0001'], None)])
 def test_flags_without_effect_are_said(flags, note):
     given = opts.parse(flags)
-    resolve.check(given)
+    checks.check(given)
     _, notes = resolve.resolve(resolve.complete(given), ['a', 'b'], 1, CPU)
     assert (notes == ()) if note is None else (len(notes) == 1 and note in notes[0])
 
@@ -369,7 +369,7 @@ def test_flags_without_effect_are_said(flags, note):
     ('--accumulate=0', 'at least 1'), ('--clipGrad=-1', 'at least 0'), ('--warmup=-1', 'at least 0'), ('--minlr=1', '--maxlr')])
 def test_bad_values(flag, sentence):
     with pytest.raises(InputError) as error:
-        resolve.check(opts.parse([flag]))
+        checks.check(opts.parse([flag]))
     assert sentence in str(error.value) and flag.split('=')[0] in str(error.value) and '\n' not in str(error.value)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 import models
 import opts
-from utils import resolve
+from utils import checks
 from utils.errors import InputError
 
 NUMBERS = ['nClasses', 'workers', 'inpsize', 'binStart', 'binEnd', 'epochs', 'batch-size', 'testbatchsize', 'momentum', 'weightDecay',
@@ -12,7 +12,7 @@ NUMBERS = ['nClasses', 'workers', 'inpsize', 'binStart', 'binEnd', 'epochs', 'ba
 
 def refused(*arguments):
     with pytest.raises(InputError) as error:
-        resolve.check(opts.parse(arguments))
+        checks.check(opts.parse(arguments))
     sentence = str(error.value)
     assert '\n' not in sentence
     return sentence

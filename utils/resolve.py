@@ -1,8 +1,8 @@
-"""From the flags of a command to those that everything is built from: check, complete, resolve.
+"""From the flags of a command to those that everything is built from.
 
-A flag's way: utils/config.py and opts.parse, then here check (contradictions), complete (defaults
-that depend on other flags), check_source (what a checkpoint or a packed model fixes), and resolve
-(defaults that depend on data, network and device).
+A flag's way: utils/config.py and opts.parse, checks.check (contradictions), then here complete
+(defaults that depend on other flags), check_source (what a checkpoint or a packed model fixes), and
+resolve (defaults that depend on data, network and device).
 """
 import argparse
 import os
@@ -15,12 +15,11 @@ import datasets
 import models
 import opts
 from utils import binarize
-from utils.arguments import Flags, check_not_empty, numbers
+from utils.arguments import Flags
+from utils.checks import ACTIONS, check, without_effect, without_effect_on_steps
 from utils.errors import InputError, naming
 from utils.source import Source, checkpoint_source, packed_source
 from utils.training import optim, parallel
-
-ACTIONS = 'export', 'classify', 'evaluate'      # flags that name another work than training
 
 
 def flags_and_source(words: list[str]) -> tuple[argparse.Namespace, Source | None]:
@@ -50,88 +49,6 @@ def flags_and_source(words: list[str]) -> tuple[argparse.Namespace, Source | Non
     if source:
         check_source(given, source)
     return given, source
-
-EXPORT_ENDINGS = '.dab', '.pt', '.onnx'     # see utils.export
-
-
-def check(flags: argparse.Namespace):
-    """Raise InputError for flags that contradict each other."""
-    uses_minlr = 'minlr' in optim.SCHEDULES[flags.learningratescheduler].flags
-    if uses_minlr and flags.minlr > flags.maxlr:
-        raise InputError(f'--minlr={flags.minlr} must not be above --maxlr={flags.maxlr}')
-    if flags.binEnd is not None and flags.binStart > flags.binEnd:
-        raise InputError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
-    if flags.bnnModel and flags.binarizer not in (None, 'bnn'):
-        raise InputError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
-    if (flags.binarizer or flags.bnnModel) and not (
-            flags.binaryWeight or flags.resume or flags.packed):
-        method = '--bnnModel' if flags.bnnModel else f'--binarizer={flags.binarizer}'
-        raise InputError(f'{method} needs --binaryWeight: without it all weights stay real')
-    check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export')
-    if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
-        raise InputError('--nesterov needs a --momentum above 0')
-    check_data(flags)
-    check_action(flags)
-
-
-def check_data(flags: argparse.Namespace):
-    """Raise InputError where the flags contradict the dataset, or do not describe one's own."""
-    normalization = [name for name in ('mean', 'std') if getattr(flags, name) is not None]
-    if not datasets.is_own(flags.dataset):
-        if normalization:
-            raise InputError(f'--{normalization[0]} goes with --dataset=folder: {flags.dataset} '
-                             'has its own')
-        channels = datasets.spec(flags.dataset).channels
-        if flags.channels not in (None, channels):
-            raise InputError(f'--channels={flags.channels}: the images of {flags.dataset} have '
-                             f'{channels}')
-        return
-    if flags.channels is None:
-        kinds = ', '.join(f'{number} for {kind}' for number, kind in datasets.KINDS.items())
-        raise InputError(f'--dataset=folder needs --channels: {kinds}, each with transforms of '
-                         'their own')
-    if flags.dataset == datasets.OWN and not flags.data_dir:
-        raise InputError('--dataset=folder needs --data_dir, the folder with your train/ and val/')
-    if len(normalization) == 1:
-        raise InputError('--mean and --std go together: without both they are measured')
-    for name in normalization:
-        text = getattr(flags, name)
-        if len(numbers(text)) != flags.channels:
-            raise InputError(f'--{name}={text} must have as many numbers as --channels='
-                             f'{flags.channels} says')
-
-
-def check_action(flags: argparse.Namespace):
-    """Raise InputError where the flags do not name one thing to do, and all that it needs."""
-    actions = [name for name in ACTIONS if getattr(flags, name)]
-    if len(actions) > 1:
-        raise InputError(f'--{actions[0]} and --{actions[1]} are two things to do: '
-                         'give one of them')
-    if flags.calculateBinarizationLosses and (flags.export or flags.classify):
-        raise InputError('--calculateBinarizationLosses goes with training and --evaluate, '
-                         f'not with --{actions[0]}')
-    for name in 'evaluate', 'classify':
-        if getattr(flags, name) and not (flags.resume or flags.packed):
-            raise InputError(f'--{name} needs a checkpoint, --resume=FILE, or a packed model, '
-                             '--packed=FILE')
-    if flags.split and not flags.evaluate:
-        raise InputError('--split goes with --evaluate: training never looks at a third split')
-    if flags.packed and not (flags.evaluate or flags.classify):
-        raise InputError('--packed cannot be trained, only used: with --evaluate or --classify')
-    if flags.packed and flags.calculateBinarizationLosses:
-        raise InputError('--calculateBinarizationLosses needs the checkpoint: '
-                         'a packed model has no sign layers')
-    if flags.packed and flags.amp not in (None, 'off'):
-        raise InputError(f'--amp={flags.amp}: a packed model computes in bits and float32')
-    if flags.export and not flags.resume:
-        raise InputError('--export=FILE needs the checkpoint to export: --resume=FILE')
-    ending = Path(flags.export or '').suffix
-    if flags.export and ending not in EXPORT_ENDINGS:
-        raise InputError(f'--export={flags.export} must end in .dab (packed, one bit per binarized '
-                         'weight), .pt (a state_dict) or .onnx')
-    if flags.exportHalf and ending != '.dab':
-        raise InputError('--exportHalf needs --export=FILE.dab')
-
 
 def complete(flags: argparse.Namespace) -> argparse.Namespace:
     """The flags with the defaults that depend on other flags."""
@@ -251,46 +168,6 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
     sentences = (without_effect(flags, channels, device, in_folders)
                  | without_effect_on_steps(flags))
     return Flags(**values), tuple(text for text, applies in sentences.items() if applies)
-
-
-def without_effect(flags: argparse.Namespace, channels: int, device: torch.device,
-                   in_folders: bool) -> dict[str, object]:
-    """Sentences about flags with little or no effect, and whether each is true of these flags."""
-    own = opts.not_default(flags, 'binStart', 'binSearch')
-    return {
-        f'{" and ".join(own)} without --binaryWeight: all weights stay real':
-            own and not flags.binaryWeight,
-        f'--binSearch is ignored: {flags.binarizer} has nothing to search':
-            flags.binaryWeight and flags.binarizer != 'dab' and flags.binSearch != 'fast',
-        '--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only, under torchrun':
-            flags.syncBN and (device.type == 'cpu' or parallel.processes() == 1),
-        '--deterministic changes nothing on a CPU: there a seed always trains to the same weights':
-            flags.deterministic and device.type == 'cpu',
-        f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
-            flags.skipBroken and not in_folders,
-        f'--ink is ignored: the images of {flags.dataset} are photographs ({channels} channels)':
-            flags.ink != 'dark' and channels != 1,
-    }
-
-
-def without_effect_on_steps(flags: argparse.Namespace) -> dict[str, object]:
-    """without_effect of the flags of optimizer and learning rate."""
-    schedule = flags.learningratescheduler
-    unused = opts.not_default(flags, *sorted(
-        {'minlr', 'decayinterval', 'decaylevel'} - {*optim.SCHEDULES[schedule].flags}))
-    return {
-        f'--momentum is ignored: {flags.optimType} has its own':
-            flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'),
-        '--optimType=adamw without --weightDecay computes what adam does':
-            flags.optimType == 'adamw' and flags.weightDecay == 0,
-        '--noDecay without --weightDecay: nothing decays':
-            flags.noDecay and flags.weightDecay == 0,
-        '--noDecay=latent without --binaryWeight: the network has no latent weights':
-            'latent' in flags.noDecay and not flags.binaryWeight,
-        f'{" and ".join(unused)} without effect on --learningratescheduler={schedule}': unused,
-        f'--warmup={flags.warmup} leaves nothing of --epochs={flags.epochs}: the learning rate '
-        'does not reach --maxlr': 0 < flags.epochs <= flags.warmup,
-    }
 
 
 def changes_result(name: str, flags: argparse.Namespace) -> bool:

@@ -34,7 +34,7 @@ import torch
 import datasets
 import models
 import opts
-from utils import console, experiment, processes, resolve
+from utils import checks, console, experiment, processes, resolve
 from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
 from utils.binarize import METHODS
 from utils.config import config_words
@@ -155,7 +155,7 @@ def report_failure(cell, error):
 
 def complete_flags(arguments):
     flags = opts.parse(arguments)
-    resolve.check(flags)
+    checks.check(flags)
     return resolve.complete(flags)
 
 
