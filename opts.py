@@ -35,13 +35,12 @@ def parser() -> Parser:
         description='Train a convolutional network with distribution-aware binarized weights.',
         epilog='Without flags: a small Sketch-A-Net on doodles that the program draws; '
                '--binaryWeight binarizes it.')
-    for title, *functions in (
+    for title, add_flags in (
             ('data', data_flags), ('model', model_flags), ('binarization', binarization_flags),
-            ('training', training_flags, learning_rate_flags, arithmetic_flags),
-            ('run', run_flags)):
+            ('training', training_flags), ('learning rate', learning_rate_flags),
+            ('arithmetic', arithmetic_flags), ('run', run_flags)):
         group = parser.add_argument_group(title)
-        for add_flags in functions:
-            add_flags(lambda name, group=group, **options: parser.add_flag(group, name, **options))
+        add_flags(lambda name, group=group, **options: parser.add_flag(group, name, **options))
     return parser
 
 
@@ -139,7 +138,8 @@ def training_flags(flag):
     flag('--labelSmoothing', type=at_least(0, float, below=1), default=0.0, metavar='X',
          help='share of the target spread over all classes, in the loss of training, also as '
               'printed (default: 0)')
-
+    flag('--manualSeed', fixed_by='compare', type=at_least(0), default=0, metavar='N',
+         help='seed of initialization, data order and augmentation (default: %(default)s)')
 
 def learning_rate_flags(flag):
     flag('--learningratescheduler', type=one_of(list(SCHEDULES)), default='decayschedular',
@@ -171,8 +171,6 @@ def arithmetic_flags(flag):
     flag('--deterministic', action=SWITCH, default=False,
          help='the same weights for a seed on a GPU too, by slower algorithms where PyTorch has '
               'such')
-    flag('--manualSeed', fixed_by='compare', type=at_least(0), default=0, metavar='N',
-         help='seed of initialization, data order and augmentation (default: %(default)s)')
 
 
 def run_flags(flag):

@@ -48,7 +48,7 @@ class Method(nn.Module):
         super().__init__()
 
     def observe(self, rows: Tensor):
-        """Called in every training step before split, to change buffers in place.
+        """Called in every training forward before split, to change buffers in place.
 
         By add_, copy_, …: after `self.steps += 1`, torch.compile (2.14) returned wrong outputs.
         """
