@@ -141,6 +141,7 @@ def training_flags(flag):
     flag('--manualSeed', fixed_by='compare', type=at_least(0), default=0, metavar='N',
          help='seed of initialization, data order and augmentation (default: %(default)s)')
 
+
 def learning_rate_flags(flag):
     flag('--learningratescheduler', type=one_of(list(SCHEDULES)), default='decayschedular',
          metavar='NAME',
