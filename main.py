@@ -26,6 +26,7 @@ import datasets
 from utils import console
 from utils.activations import binarization_losses, loss_table
 from utils.errors import reported
+from utils.evaluate import evaluate
 from utils.experiment import Experiment, from_command
 from utils.export import export
 from utils.training import epoch, parallel
@@ -49,16 +50,6 @@ def main(arguments: Sequence[str] | None = None):
             if flags.calculateBinarizationLosses:
                 print_binarization_losses(experiment, network)
         parallel.stop()
-
-
-def evaluate(experiment: Experiment) -> torch.nn.Module:
-    """Print loss and accuracies on the images of --split."""
-    network, (_, loader) = experiment.make_network(), experiment.make_loaders()
-    split = experiment.flags.split or 'val'
-    metrics = epoch.validate(network, loader, experiment.device, Progress(split, len(loader)),
-                             experiment.flags.amp)
-    parallel.say(epoch.metrics_line(split, metrics))
-    return network
 
 
 def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):

@@ -191,6 +191,9 @@ def run_flags(flag):
     flag('--split', fixed_by='compare', once=True, changes_result=False, choices=datasets.SPLITS,
          help='with --evaluate: the images to measure it on, test being a third folder beside '
               'train/ and val/, which training never looks at (default: val)')
+    flag('--predictions', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
+         help="with --evaluate: write each image's likeliest classes and their probabilities to "
+              'this CSV file')
     flag('--classify', fixed_by='compare', once=True, changes_result=False, nargs='+',
          metavar='IMAGE',
          help='print the five likeliest classes of these images, or of the images in these '

@@ -15,6 +15,7 @@ Images are turned upright as their EXIF orientation says, except those in the fo
 since the published pipeline ignores it; a picture that a network of imagenet12 is to classify
 (--classify, experiment.load) is turned.
 """
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,8 +33,9 @@ from datasets.squares import Squares
 from utils.errors import InputError
 
 __all__ = ['INK', 'KINDS', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError', 'as_channels',
-           'data_name', 'fingerprint', 'image_files', 'is_own', 'load', 'name_of_folder', 'names',
-           'normalization', 'paper_fault', 'read_image', 'spec', 'transform']
+           'data_name', 'fingerprint', 'image_files', 'image_names', 'is_own', 'load',
+           'name_of_folder', 'names', 'normalization', 'paper_fault', 'read_image', 'spec',
+           'transform']
 
 SPLITS = 'train', 'val', 'test'
 
@@ -222,6 +224,16 @@ def fingerprint(images: transforms.Transformed) -> str:
     if isinstance(source, folders.Folder):
         return cache.fingerprint(source)
     return str(len(source))     # the program's drawings, or official files
+
+
+def image_names(images: transforms.Transformed) -> list[str]:
+    """The paths of the images, or their numbers, from 0, where they are not files of their own."""
+    source = images.images
+    if isinstance(source, Squares):
+        source = source.images
+    if samples := getattr(source, 'samples', None):
+        return [os.fspath(path) for path, _ in samples]
+    return [str(number) for number in range(len(source))]
 
 
 def _spec(dataset):

@@ -21,7 +21,7 @@ LAYERS = [
     ['utils.source', 'utils.checks', 'utils.pretrained'],
     ['utils.resolve'],
     ['utils.experiment'],
-    ['utils.export'],
+    ['utils.evaluate', 'utils.export'],
     ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],
 ]
 LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}

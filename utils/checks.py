@@ -27,7 +27,7 @@ def check(flags: argparse.Namespace):
             flags.binaryWeight or flags.resume or flags.packed):
         method = '--bnnModel' if flags.bnnModel else f'--binarizer={flags.binarizer}'
         raise InputError(f'{method} needs --binaryWeight: without it all weights stay real')
-    check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export')
+    check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export', 'predictions')
     if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
         raise InputError('--nesterov needs a --momentum above 0')
     check_data(flags)
@@ -76,6 +76,8 @@ def check_action(flags: argparse.Namespace):
                              '--packed=FILE')
     if flags.split and not flags.evaluate:
         raise InputError('--split goes with --evaluate: training never looks at a third split')
+    if flags.predictions is not None and not flags.evaluate:
+        raise InputError('--predictions goes with --evaluate')
     if flags.packed and not (flags.evaluate or flags.classify):
         raise InputError('--packed cannot be trained, only used: with --evaluate or --classify')
     if flags.packed and flags.calculateBinarizationLosses:

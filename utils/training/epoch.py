@@ -5,7 +5,7 @@ float16.
 """
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -153,16 +153,19 @@ def predictions(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devi
             yield log_probs.float(), target
 
 
-def validate(model: nn.Module, loader, device: torch.device, progress,
-             amp: str | None = None) -> dict[str, float]:
+def validate(model: nn.Module, loader, device: torch.device, progress, amp: str | None = None,
+             observe: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
     """Meter.read() of a pass in evaluation mode.
 
     The arguments are those of train_epoch; loader may also yield ten crops (N, 10, C, H, W).
+    observe is called with the log-probabilities and the class numbers of every batch.
     """
     meter = Meter(device)
     batches = progress(batches_on(device, loader, meter))
     for log_probs, target in predictions(model, batches, device, amp):
         meter.update(log_probs, F.nll_loss(log_probs, target), target)
+        if observe:
+            observe(log_probs, target)
     return meter.read()
 
 

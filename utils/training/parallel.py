@@ -66,6 +66,15 @@ def say(text: str):
         print(text, flush=True)
 
 
+def gather(value: object) -> list:
+    """The values of all processes, in the order of their ranks."""
+    if not distributed.is_initialized():
+        return [value]
+    values: list = [None] * processes()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def sum_(tensor: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all processes, in place."""
     if distributed.is_initialized():

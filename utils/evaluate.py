@@ -1,0 +1,141 @@
+"""--evaluate: loss and accuracies on a split, accuracy per class, and confused classes."""
+import csv
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import datasets
+from utils.errors import InputError, RunError, naming
+from utils.experiment import Experiment
+from utils.files import write_text
+from utils.provenance import device_name
+from utils.training import epoch, parallel
+from utils.training.progress import Progress
+
+LIKELIEST = 5       # classes of an image in the CSV file
+SHOWN = 10          # classes and pairs, without --verbose; all classes where there are few
+FEW = 20
+
+
+class Predictions:
+    """The likeliest classes of every image, from the batches that epoch.validate observes."""
+
+    def __init__(self):
+        self.batches: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def observe(self, log_probs: Tensor, target: Tensor):
+        """Add a batch: log_probs (N, classes), target (N,); nothing waits for the device."""
+        top = log_probs.softmax(1).topk(min(LIKELIEST, log_probs.size(1)))
+        self.batches.append((target, top.indices, top.values))
+
+    def gather(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of all images in their order, whichever process had them, on the CPU.
+
+        Class numbers (N,), the likeliest classes (N, LIKELIEST) and their probabilities.
+        """
+        own = tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
+        return tuple(map(interleaved, zip(*parallel.gather(own))))
+
+
+def interleaved(shares: tuple[Tensor, ...]) -> Tensor:
+    """One tensor of the rows of several processes, of which process r has rows r, r + P, …"""
+    whole = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
+    for rank, share in enumerate(shares):
+        whole[rank::len(shares)] = share
+    return whole
+
+
+def evaluate(experiment: Experiment) -> nn.Module:
+    """Measure the network on the images of --split, print the tables, write --predictions.
+
+    Raises InputError where the file exists, without --overwrite, before anything is computed.
+    """
+    flags, split = experiment.flags, experiment.flags.split or 'val'
+    if flags.predictions and Path(flags.predictions).exists() and not flags.overwrite:
+        raise InputError(f'--predictions: {flags.predictions} exists already: give another name, '
+                         'or --overwrite it')
+    network, (_, loader) = experiment.make_network(), experiment.make_loaders()
+    predictions = Predictions()
+    metrics = epoch.validate(network, loader, experiment.device, Progress(split, len(loader)),
+                             flags.amp, predictions.observe)
+    target, likeliest, probabilities = predictions.gather()
+    if parallel.rank() == 0:
+        parallel.say(what_is_measured(experiment, split, len(target)))
+        parallel.say(epoch.metrics_line(split, metrics))
+        counts = confusion(target, likeliest[:, 0], len(experiment.classes))
+        parallel.say(f'\n{class_table(counts, experiment.classes, flags.verbose)}\n')
+        parallel.say(pair_table(counts, experiment.classes, flags.verbose))
+        if flags.predictions:
+            names = datasets.image_names(experiment.data.val)
+            text = as_csv(names, target, likeliest, probabilities, experiment.classes)
+            with naming(f'--predictions: {flags.predictions}', RunError):
+                write_text(Path(flags.predictions), text)
+    return network
+
+
+def what_is_measured(experiment: Experiment, split: str, images: int) -> str:
+    flags, source = experiment.flags, experiment.source
+    crops = ', ten crops each' if flags.tenCrop else ''
+    done = f', after epoch {source.checkpoint["epoch"]}' if source.checkpoint else ''
+    return (f'network: {flags.model_def}, {source.path}{done}\n'
+            f'data: {datasets.data_name(flags.dataset)}, {images} images of {split}{crops}, '
+            f'{len(experiment.classes)} classes\n'
+            f'device: {device_name(experiment.device)}')
+
+
+def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """(classes, classes): how many images of class i were taken for class j."""
+    return torch.bincount(target * classes + predicted, minlength=classes ** 2).view(classes, -1)
+
+
+def class_table(counts: Tensor, classes: list[str], every: bool) -> str:
+    """Top-1 accuracy per class, the lowest first; of many classes only the first, unless every."""
+    images, right = counts.sum(1), counts.diagonal()
+    order = (right / images.clamp(min=1)).sort(stable=True).indices.tolist()
+    shown = order if every or len(classes) <= FEW else order[:SHOWN]
+    width = max(len('class'), *(len(classes[label]) for label in shown))
+    lines = [f'{"class":{width}}  images  top-1 %  most often taken for']
+    for label in shown:
+        share = f'{100 * right[label] / images[label]:.2f}' if images[label] else '–'
+        wrong = counts[label].clone()
+        wrong[label] = 0
+        taken = [f'{classes[other]} ({wrong[other]})'
+                 for other in wrong.sort(descending=True, stable=True).indices[:3].tolist()
+                 if wrong[other]]
+        lines.append(f'{classes[label]:{width}}  {images[label]:6}  {share:>7}  '
+                     f'{", ".join(taken)}'.rstrip())
+    if len(shown) < len(order):
+        lines.append(f'… {len(order) - len(shown)} more with higher accuracy; --verbose lists all')
+    return '\n'.join(lines)
+
+
+def pair_table(counts: Tensor, classes: list[str], every: bool) -> str:
+    """The pairs of classes that are confused most, in both directions together."""
+    pairs = torch.triu(counts + counts.T, diagonal=1).flatten()
+    order = pairs.sort(descending=True, stable=True).indices.tolist()
+    found = [place for place in order if pairs[place]]
+    shown = found if every else found[:SHOWN]
+    lines = ['most confused pairs:' if shown else 'no two classes are confused']
+    for place in shown:
+        one, other = divmod(place, len(classes))
+        lines.append(f'{pairs[place]:6}  {classes[one]} and {classes[other]}: {counts[one, other]} '
+                     f'{classes[one]} taken for {classes[other]}, {counts[other, one]} the other '
+                     'way')
+    return '\n'.join(lines)
+
+
+def as_csv(names: list[str], target: Tensor, likeliest: Tensor, probabilities: Tensor,
+           classes: list[str]) -> str:
+    """A row an image: its name, its class, and its likeliest classes with their probabilities."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator='\n')
+    ranks = range(1, likeliest.size(1) + 1)
+    writer.writerow(['image', 'class', *(f'{column}{rank}' for rank in ranks
+                                         for column in ('class', 'probability'))])
+    for name, label, labels, shares in zip(names, target.tolist(), likeliest.tolist(),
+                                           probabilities.tolist()):
+        writer.writerow([name, classes[label], *(value for other, share in zip(labels, shares)
+                                                 for value in (classes[other], f'{share:.6f}'))])
+    return file.getvalue()
