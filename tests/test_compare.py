@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -91,10 +92,11 @@ def test_what_a_comparison_writes(finished):
         assert float(row['top5']) == 100 and 1 < float(row['bits_per_weight']) < 1.1 and row['epochs'] == '2'
     assert float(rows[0]['megabytes']) > 15 * float(rows[1]['megabytes'])
     text = (finished / 'compare.md').read_text()
-    assert text.count(' − ') == 4 and 'real − dab' in text and 'on 12 validation images' in text
-    for name in ('curves.png', 'accuracy.png'):
-        with Image.open(finished / name) as picture:
+    assert text.count(' − ') == 8 and 'smallest difference seen' in text and 'real − dab' in text and 'on 12 validation images' in text
+    for name in ('curves', 'accuracy'):
+        with Image.open(finished / f'{name}.png') as picture:
             assert min(picture.size) > 300
+        assert '<svg' in (finished / f'{name}.svg').read_text()
 
 
 def test_the_cells_of_a_seed_start_alike_and_see_the_same_data(finished):
@@ -328,3 +330,23 @@ def test_pairs_and_rows_by_hand():
     assert (row['top1'], row['top5']) == (62.5, 87.5) and row['top1_sd'] == pytest.approx(25 / math.sqrt(2))
     assert row['top1_se'] == pytest.approx(100 * math.sqrt((0.375 ** 2 + 3 * 0.125 ** 2) / 3 / 4))
     assert statistics.paired(*by_kind, {kind: {number: {}} for number, kind in enumerate(by_kind)}) is None
+
+
+def test_the_spread_that_differences_were_drawn_with_is_found():
+    """Variances 4 of seeds, 900 of images, 1600 of the rest; and the power that they promise."""
+    rng = np.random.default_rng(0)
+
+    def draw(seeds, images, mean=0):
+        return (mean + 2 * rng.standard_normal((seeds, 1)) + 30 * rng.standard_normal((1, images))
+                + 40 * rng.standard_normal((seeds, images)))
+    found = np.mean([statistics.spread(draw(40, 300))[:3] for _ in range(20)], axis=0)
+    np.testing.assert_allclose(found, [4, 900, 1600], rtol=0.1)
+    planned = statistics.Spread(4, 900, 1600, seeds=6, images=500)
+    difference = planned.smallest_seen()
+    seen = [abs(draw(6, 500, difference).mean()) > 1.96 * difference / statistics.STANDARD_ERRORS for _ in range(1000)]
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.04)
+    for needed, with_so_many in (planned.seeds_for(5), lambda n: planned._replace(seeds=n)), (
+            planned.images_for(5), lambda n: planned._replace(images=n)):
+        assert with_so_many(needed).smallest_seen() <= 5 < with_so_many(needed - 1).smallest_seen()
+    assert planned.seeds_for(1) is None and planned.images_for(1) is None     # the other alone is too much
+    assert statistics.spread(draw(1, 9)) is None

@@ -19,6 +19,6 @@ def method_style(name: str) -> dict[str, object]:
     return REAL if name == 'real' else METHODS[name].style
 
 
-def legend_above(figure: Figure, handles: list):
-    """One legend in a row above all axes of the figure."""
-    figure.legend(handles=handles, loc='outside upper center', ncols=len(handles), frameon=False)
+def legend_outside(figure: Figure, handles: list, side: str = 'upper'):
+    """One legend in a row above ('upper') or below ('lower') all axes of the figure."""
+    figure.legend(handles=handles, loc=f'outside {side} center', ncols=len(handles), frameon=False)

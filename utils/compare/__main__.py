@@ -9,8 +9,9 @@ order and the initialization. To resume an interrupted comparison, run the same 
 finished cell is never trained again. A cell that fails does not stop the others. After every cell
 it writes, of all finished ones,
 
-    compare.md, compare.csv    accuracies of the last epoch; McNemar's test of every pair (md only)
-    curves.png, accuracy.png   accuracy per epoch; final accuracies
+    compare.md, compare.csv    accuracies of the last epoch; of every pair (md only) McNemar's test,
+                               and what differences such a comparison can see
+    curves, accuracy           accuracy per epoch; final accuracies; as .png and .svg
 
 Accuracies are counted image by image with the checkpoint of the last epoch. --tenCrop counts with
 ten crops; as it does not change what is trained, cells trained without it may be counted with it.
@@ -170,9 +171,11 @@ def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: ar
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     text = output.markdown(provenance(device, command), rows, [pair for pair in pairs if pair],
                            flags.tenCrop, datasets.data_name(flags.dataset))
+    networks = ', '.join(dict.fromkeys(cell.model_def for cell in results))
+    title = f'{networks} on {datasets.data_name(flags.dataset)}'
     with naming(str(folder), RunError):
-        output.write(folder, text, rows, by_kind)
-    console.say(f'{text}\n{folder}: compare.md, compare.csv, curves.png, accuracy.png')
+        output.write(folder, text, rows, by_kind, title)
+    console.say(f'{text}\n{folder}: compare.md, compare.csv, curves and accuracy as PNG and SVG')
 
 
 def names_among(*known: str):

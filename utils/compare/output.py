@@ -8,22 +8,34 @@ from matplotlib.figure import Figure
 
 from utils.files import write_atomically, write_text
 from utils.provenance import describe_provenance
-from utils.style import legend_above, method_style
+from utils.style import legend_outside, method_style
 
-from .statistics import Kind
+from .statistics import POWER, Kind, Spread, top1
+
+VISIBLE = 1     # point, for which the table says how much it takes to see it
 
 
-def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[int, dict]]):
-    """Write compare.md, which is `text`, compare.csv and the plots, each atomically."""
+FORMATS = 'png', 'svg'      # of the plots
+
+
+def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[int, dict]],
+          title: str):
+    """Write compare.md, which is `text`, compare.csv and the plots, each atomically.
+
+    title: that of the plots, the networks and the data.
+    """
     write_text(folder / 'compare.md', text)
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / 'compare.csv', table.getvalue())
-    plots = {'curves.png': plot_curves(by_kind), 'accuracy.png': plot_accuracy(rows)}
+    plots = {'curves': plot_curves(by_kind), 'accuracy': plot_accuracy(rows, by_kind)}
     for name, figure in plots.items():
-        write_atomically(folder / name, lambda path: figure.savefig(path, dpi=150, format='png'))
+        figure.suptitle(title, fontsize='large')
+        for kind in FORMATS:
+            write_atomically(folder / f'{name}.{kind}',
+                             lambda path: figure.savefig(path, dpi=150, format=kind))
 
 
 def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCrop: bool,
@@ -37,10 +49,13 @@ def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCro
     accuracies = markdown_table(
         ['weights', 'inputs', 'seeds', 'top-1 ± sd', 'SE', 'top-5 ± sd', 'SE', 'epochs', 'minutes',
          'bits per weight', 'MB'], [accuracy_cells(row) for row in rows])
-    tests = 'There is no pair to compare yet.'
+    tests = power = 'There is no pair to compare yet.'
     if pairs:
         tests = markdown_table(['inputs', 'difference of', 'seeds', 'top-1 ± sd', 'SE',
                                 'alone right', "McNemar's p"], [test_cells(pair) for pair in pairs])
+        power = markdown_table(['inputs', 'difference of', 'smallest difference seen',
+                                f'seeds for {VISIBLE} point', f'images for {VISIBLE} point'],
+                               [power_cells(pair) for pair in pairs])
     versions = describe_provenance(origin).splitlines()[-1]
     return f'''    {origin["command"]}
 
@@ -58,6 +73,13 @@ seeds) and its standard error over images; for each seed on how many images the 
 alone were right, and the exact p of McNemar's test of these two numbers.
 
 {tests}
+
+What such a comparison can see, at the spread over seeds and images measured here: the smallest true
+difference in top-1 (points) that it would find significant at the 5 % level in {POWER:.0%} of all
+repetitions; and what it would take to see a difference of {VISIBLE} point: so many seeds on these
+images, or so many images with these seeds (–: no number is enough).
+
+{power}
 '''
 
 
@@ -75,6 +97,15 @@ def test_cells(pair: dict) -> list[str]:
     alone = ', '.join(f'{only_a} : {only_b}' for only_a, only_b in pair['alone'])
     return [pair['inputs'], f'{pair["a"]} − {pair["b"]}', str(pair['seeds']), difference,
             f'{pair["se"]:.2f}', alone, ', '.join(f'{p:.2g}' for p in pair['p'])]
+
+
+def power_cells(pair: dict) -> list[str]:
+    spread: Spread | None = pair['spread']
+    cells = [pair['inputs'], f'{pair["a"]} − {pair["b"]}']
+    if spread is None:
+        return [*cells, 'needs two seeds', '', '']
+    needed = spread.seeds_for(VISIBLE), spread.images_for(VISIBLE)
+    return [*cells, f'{spread.smallest_seen():.2f}', *(f'{n:,}' if n else '–' for n in needed)]
 
 
 def with_deviation(mean: str, deviation: float, seeds: int) -> str:
@@ -99,7 +130,7 @@ def plot_curves(results: dict[Kind, dict[int, dict]]) -> Figure:
     panels[0].set_ylabel('validation top-1, %')
     lines = {line.get_label(): line for axes in panels
              for line in axes.get_legend_handles_labels()[0]}
-    legend_above(figure, list(lines.values()))
+    legend_outside(figure, list(lines.values()), 'lower')
     return figure
 
 
@@ -112,16 +143,18 @@ def plot_runs(axes, method: str, runs: list[list[float]]):
               markevery=max(1, len(mean) // 10), label=f'{method} weights')
 
 
-def plot_accuracy(rows: list[dict]) -> Figure:
-    """The accuracies of summarize's rows with 95 % intervals."""
-    figure = Figure(figsize=(1.6 + 1.1 * len(rows), 4), layout='constrained')
+def plot_accuracy(rows: list[dict], results: dict[Kind, dict[int, dict]]) -> Figure:
+    """The accuracies of summarize's rows with 95 % intervals, and those of the seeds as dots."""
+    figure = Figure(figsize=(max(4.5, 1.6 + 1.1 * len(rows)), 4), layout='constrained')
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **method_style(row['weights']),
-                      capsize=5, markersize=7)
+        style = method_style(row['weights'])
+        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **style, capsize=5, markersize=7)
+        seeds = [top1(result) for result in results[row['weights'], row['inputs']].values()]
+        axes.plot([place - 0.22] * len(seeds), seeds, '.', color=style['color'], alpha=0.6)
         axes.annotate(f'{row["top1"]:.1f}', (place, row['top1']), (8, 0),
                       textcoords='offset points', va='center')
     labels = [f'{row["weights"]}\n{row["inputs"]} inputs' for row in rows]
     axes.set_xticks(range(len(rows)), labels)
-    axes.set(ylabel='top-1, % (bars: 95 % over images)', xlim=(-0.5, len(rows) - 0.2))
+    axes.set(ylabel='top-1, % (bars: 95 % over images; dots: seeds)', xlim=(-0.5, len(rows) - 0.2))
     return figure

@@ -7,8 +7,14 @@ training, 'bits_per_weight' and 'bytes' of the network. Results come as
 """
 import math
 import statistics
+from typing import NamedTuple
+
+import numpy as np
 
 Kind = tuple[str, str]      # method, inputs
+POWER, LEVEL = 0.8, 0.05    # the chance to see a difference, in a two-sided test at this level
+NORMAL = statistics.NormalDist()
+STANDARD_ERRORS = NORMAL.inv_cdf(1 - LEVEL / 2) + NORMAL.inv_cdf(POWER)     # 2.80, of what is seen
 
 
 def standard_error(values: list[float]) -> float:
@@ -17,6 +23,11 @@ def standard_error(values: list[float]) -> float:
 
 def deviation(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def top1(result: dict) -> float:
+    """The top-1 accuracy of a result in percent."""
+    return 100 * statistics.mean(rank == 0 for rank in result['ranks'])
 
 
 def summarize(method: str, inputs: str, results: dict[int, dict]) -> dict:
@@ -51,6 +62,52 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * math.fsum(map(probability, range(min(only_a, only_b) + 1))))
 
 
+class Spread(NamedTuple):
+    """Variances of a paired difference, in points², by what differs; and how much was measured.
+
+    d = mean + seed + image + rest, by the method of moments for two random effects without
+    repetition (Searle, Casella, McCulloch, "Variance Components", 1992).
+    """
+
+    seed: float
+    image: float
+    rest: float
+    seeds: int
+    images: int
+
+    def smallest_seen(self) -> float:
+        """The smallest true difference, in points, that such a comparison sees with POWER.
+
+        With few seeds the normal distribution, which this assumes, is too optimistic.
+        """
+        return STANDARD_ERRORS * math.sqrt(self.seed / self.seeds + self.image / self.images
+                                           + self.rest / self.seeds / self.images)
+
+    def seeds_for(self, points: float) -> int | None:
+        """The seeds that see a difference of so many points on as many images; None: no number."""
+        left = (points / STANDARD_ERRORS) ** 2 - self.image / self.images
+        needed = self.seed + self.rest / self.images
+        return math.ceil(needed / left) if left > 0 else None
+
+    def images_for(self, points: float) -> int | None:
+        """The images that see it with as many seeds; None where no number of them does."""
+        left = (points / STANDARD_ERRORS) ** 2 - self.seed / self.seeds
+        return math.ceil((self.image + self.rest / self.seeds) / left) if left > 0 else None
+
+
+def spread(differences: np.ndarray) -> Spread | None:
+    """The Spread of differences (seeds, images) in points, None of a single seed or image."""
+    seeds, images = differences.shape
+    if min(seeds, images) < 2:
+        return None
+    mean = differences.mean()
+    by_seed, by_image = (differences.mean(axis, keepdims=True) - mean for axis in (1, 0))
+    rest = np.square(differences - mean - by_seed - by_image).sum() / (seeds - 1) / (images - 1)
+    of_seed = np.square(by_seed).sum() / (seeds - 1) - rest / images
+    of_image = np.square(by_image).sum() / (images - 1) - rest / seeds
+    return Spread(max(0.0, float(of_seed)), max(0.0, float(of_image)), float(rest), seeds, images)
+
+
 def paired(a: Kind, b: Kind, results: dict[Kind, dict[int, dict]]) -> dict | None:
     """The paired comparison of two kinds on the images of the seeds that both have, or None."""
     seeds = sorted(results[a].keys() & results[b].keys())
@@ -64,7 +121,8 @@ def paired(a: Kind, b: Kind, results: dict[Kind, dict[int, dict]]) -> dict | Non
     differences = [100 * (only_a - only_b) / len(run) for (only_a, only_b), run in zip(alone, runs)]
     per_image = [statistics.mean(right_a - right_b for right_a, right_b in image)
                  for image in zip(*runs, strict=True)]
+    points = 100 * np.diff(np.array(runs, dtype=float)[..., ::-1], axis=2).squeeze(2)
     return {'inputs': a[1], 'a': a[0], 'b': b[0], 'seeds': len(seeds),
             'difference': statistics.mean(differences), 'se': 100 * standard_error(per_image),
-            'sd': deviation(differences), 'alone': alone,
+            'sd': deviation(differences), 'alone': alone, 'spread': spread(points),
             'p': [mcnemar(*numbers) for numbers in alone]}

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from utils.style import legend_above, method_style
+from utils.style import legend_outside, method_style
 
 WIDTH = 11      # inches, 1100 pixels
 ALPHA: dict = dict(facecolor='#5b9bc8', edgecolor='0.2')
@@ -54,7 +54,7 @@ def histograms(filters: Sequence[tuple]) -> Figure:
         ax.set(title=title, xlabel='weight')
         ax.locator_params(axis='x', nbins=5)
     axes[0].set_ylabel('number of weights')
-    legend_above(figure, [
+    legend_outside(figure, [
         *(Line2D([], [], color='black', linestyle=line, label=label)
           for label, line in (('β', '--'), ('boundary', ':'), ('α', '-'))),
         Patch(**BETA, label='weights that become β'),
@@ -169,7 +169,7 @@ def activations(names: list[str], measures: dict[str, list[float]], kept: list[s
     ax.set_yticks(places, names)
     ax.set(xlabel='measure (no unit; 0 would be no loss)', xlim=(0, None),
            ylim=(-0.7, len(names) - 0.3))
-    legend_above(figure, [*handles, Patch(color='0.88', label='suggested: keep real')])
+    legend_outside(figure, [*handles, Patch(color='0.88', label='suggested: keep real')])
     return figure
 
 
@@ -182,7 +182,7 @@ def per_layer(panels: dict[str, Curves], ylabel: str, epoch: int) -> Figure:
         ax.set_title(title)
     figure.supxlabel('epoch')
     figure.supylabel(ylabel)
-    legend_above(figure, axes[0].get_legend_handles_labels()[0])
+    legend_outside(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -193,7 +193,7 @@ def accuracy(panels: dict[str, Curves], epoch: int) -> Figure:
         draw_curves(ax, curves, epoch)
         ax.set(title=title, xlabel='epoch')
     axes[0].set(ylabel='accuracy, %', ylim=(0, 100))
-    legend_above(figure, axes[0].get_legend_handles_labels()[0])
+    legend_outside(figure, axes[0].get_legend_handles_labels()[0])
     return figure
 
 
