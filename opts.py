@@ -47,17 +47,17 @@ def parser() -> Parser:
 def data_flags(flag):
     flag('--dataset', default='doodles', type=dataset, metavar='NAME',
          help=f'one of {", ".join(datasets.names())} (default: doodles, drawn by the program), or '
-              'folder: your own images, whose runs are named after --data_dir, or NAME of '
+              'folder: your own images; runs are named after --data_dir, or NAME with '
               'folder:NAME')
     flag('--data_dir', changes_result=False, default='', metavar='DIR',
          help='folder of the images, with train/ and val/ in it (doodles need none)')
     flag('--channels', fixed_by='checkpoint packed', type=at_least(1), choices=(1, 3),
          help='with --dataset=folder: 1 for sketches, dark on light, 3 for photographs')
     flag('--mean', fixed_by='checkpoint packed', type=per_channel(0), metavar='X[,X,X]',
-         help='with --dataset=folder: what is subtracted from the pixels of each channel, which '
-              'lie in 0..1 (default: measured once of the training images)')
+         help='with --dataset=folder: mean of each channel, of pixels in 0..1, in sketches ink '
+              'is 1 and paper 0 (default: measured once on the training images)')
     flag('--std', fixed_by='checkpoint packed', type=per_channel(0.001), metavar='X[,X,X]',
-         help='and what they are then divided by')
+         help='standard deviation of each channel, which goes with --mean')
     flag('--nClasses', fixed_by='checkpoint packed', type=at_least(1), metavar='N',
          help='classes; must agree with the data (default: as many as the data has)')
     flag('--workers', changes_result=False, type=at_least(0, most=MAX_WORKERS),
@@ -202,7 +202,8 @@ def run_flags(flag):
          help='write the network of --resume as model.dab (packed, one bit per binarized weight), '
               'model.pt (a state_dict) or model.onnx, and exit')
     flag('--exportHalf', fixed_by='compare', once=True, changes_result=False, action='store_true',
-         help='with --export=model.dab: what is not binarized in float16')
+         help='with --export=model.dab: what is not binarized in float16, which can change '
+              'predictions, most of all with binarized inputs')
     flag('--packed', fixed_by='compare', once=True, changes_result=False, metavar='FILE',
          help='--evaluate or --classify by this packed model, on the CPU, instead of a checkpoint')
     flag('--printfreq', changes_result=False, type=at_least(1), default=10, metavar='STEPS',

@@ -15,7 +15,6 @@ Images are turned upright as their EXIF orientation says, except those in the fo
 since the published pipeline ignores it; a picture that a network of imagenet12 is to classify
 (--classify, experiment.load) is turned.
 """
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,15 +26,16 @@ from torch import Tensor
 
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
+from datasets.identity import fingerprint, folder_of, image_names, names_digest
 from datasets.images import INK, ImageError, as_channels, paper_fault, read_image
 from datasets.own import KINDS, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
 from utils.errors import InputError
 
 __all__ = ['INK', 'KINDS', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError', 'as_channels',
-           'data_name', 'fingerprint', 'image_files', 'image_names', 'is_own', 'load',
-           'name_of_folder', 'names', 'normalization', 'paper_fault', 'read_image', 'spec',
-           'transform']
+           'data_name', 'fingerprint', 'folder_of', 'image_files', 'image_names', 'is_own', 'load',
+           'name_of_folder', 'names', 'names_digest', 'normalization', 'paper_fault',
+           'read_image', 'spec', 'transform']
 
 SPLITS = 'train', 'val', 'test'
 
@@ -212,28 +212,6 @@ def _measure(spec, images, steps):
         return images.take([index])[0][0]
     mean, std, count = measure(square, len(images))
     return replace(spec, mean=tuple(mean), std=tuple(std), is_measured=True), count
-
-
-def fingerprint(images: transforms.Transformed) -> str:
-    """A key of the images, which changes where their files do."""
-    source = images.images
-    if isinstance(source, cache.CachedSquares):
-        return source.key.hex()
-    if isinstance(source, Squares):
-        source = source.images
-    if isinstance(source, folders.Folder):
-        return cache.fingerprint(source)
-    return str(len(source))     # the program's drawings, or official files
-
-
-def image_names(images: transforms.Transformed) -> list[str]:
-    """The paths of the images, or their numbers, from 0, where they are not files of their own."""
-    source = images.images
-    if isinstance(source, Squares):
-        source = source.images
-    if samples := getattr(source, 'samples', None):
-        return [os.fspath(path) for path, _ in samples]
-    return [str(number) for number in range(len(source))]
 
 
 def _spec(dataset):

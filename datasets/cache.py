@@ -82,7 +82,7 @@ def squares(images: Folder, transform: SquareTransform,
     except OSError as error:
         warn_not_cached(error, 'so every start or epoch decodes the sketches again')
         return Squares(readable(images) if skipBroken else images, transform)
-    cached.samples = images.without(cached.broken).samples
+    cached.images = images.without(cached.broken)
     return cached
 
 

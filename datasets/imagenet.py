@@ -2,7 +2,7 @@
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -18,10 +18,12 @@ LABELS = ('LOC_val_solution.csv',       # Kaggle's, then the devkit's
           'ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt')
 
 
-def find_images(source: Path, val_labels: str | None) -> tuple[Iterator[ArchivedImage], int]:
-    """The images in `source`, whatever its layout, and how many there are.
+def find_images(source: Path, val_labels: str | None
+                ) -> tuple[Iterator[ArchivedImage], int, Iterable[str]]:
+    """The images in `source`, whatever its layout, how many there are, and what tells their places.
 
-    Raises InputError where files are missing.
+    The last are lines, which differ where an image goes elsewhere. Raises InputError where files
+    are missing.
     """
     tars = source / TRAIN_TAR, source / VAL_TAR
     with naming('--source'):
@@ -33,14 +35,14 @@ def find_images(source: Path, val_labels: str | None) -> tuple[Iterator[Archived
         places = in_folders(folder, val_labels)
         images = (ArchivedImage(target, path, Path(path).read_bytes)
                   for path, target in places.items())
-        return images, len(places)
+        return images, len(places), places.values()
     if missing == list(tars):
         raise InputError(f'--source: {source} holds neither {TRAIN_TAR} and {VAL_TAR}, nor the '
                          f'folders train/ and val/, nor {"/".join(KAGGLE)} with them')
     if missing:
         raise InputError(f'--source: there is no file {missing[0]}')
     wnids = read_val_labels(labels_file(val_labels, [source]))
-    return in_tars(*tars, wnids), IMAGES_IN_TARS
+    return in_tars(*tars, wnids), IMAGES_IN_TARS, map(' '.join, wnids.items())
 
 
 def in_tars(train: Path, val: Path, wnids: dict[str, str]) -> Iterator[ArchivedImage]:

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from datasets import archives, imagenet
 from datasets.images import ImageError, decode, reason
-from datasets.splits import VAL_FRACTION, Split, split_sketches
+from datasets.splits import VAL_FRACTION, Split, split_sketches, targets_digest
 from utils.arguments import Parser, at_least, check_not_empty
 from utils.errors import InputError, RunError, naming, reported
 from utils.files import write_atomically
@@ -59,7 +59,7 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
         raise InputError(f'--out: {folder} lies in --source; choose a folder elsewhere')
     settings, not_named = {'dataset': dataset, 'source': str(archive), 'size': size}, 0
     if dataset == 'imagenet12':
-        images, total = imagenet.find_images(archive, val_labels)
+        images, total, places = imagenet.find_images(archive, val_labels)
         channels, suffix = 3, '.jpg'
     else:
         with naming('--source'):
@@ -67,6 +67,8 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
         images = split_sketches(sketches, split, archive)
         channels, suffix, total = 1, '.png', len(images)
         settings, not_named = settings | split.settings(images), len(sketches) - total
+        places = [image.target for image in images]
+    settings['places'] = targets_digest(places)
 
     with naming('--out'):
         if is_prepared(folder, settings):
@@ -100,11 +102,13 @@ def is_prepared(folder, settings):
             made = json.loads((folder / MARKER).read_text())
     if not isinstance(made, dict):
         raise InputError(f'{folder} was not made by this command; choose a new folder')
-    if made != settings:
-        differ = [key for key in made | settings if made.get(key) != settings.get(key)]
-        made, wanted = ({key: s[key] for key in differ if key in s} for s in (made, settings))
-        raise InputError(f'{folder} was prepared with {made}, not {wanted}; choose a new folder or '
-                         'remove that one')
+    made = {'places': settings['places']} | made     # of an older version, which has none
+    differ = [key for key in made | settings if made.get(key) != settings.get(key)]
+    if differ:
+        was, wanted = (', '.join(f'{key} {s.get(key, "as by default")}' for key in differ
+                                 if key != 'places') for s in (made, settings))
+        how = f'with {was}, not {wanted}' if was else 'from other images, or with other labels'
+        raise InputError(f'{folder} was prepared {how}; choose a new folder or remove that one')
     return True
 
 

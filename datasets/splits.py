@@ -4,7 +4,7 @@ import os
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,12 @@ from utils.errors import InputError, naming
 NAMES = 'train', 'val', 'test'
 VAL_FRACTION = 0.2
 LISTED = re.compile(r'(.+?)[\s,]+([^\s,]+)')    # a path, which may have spaces, and a split
+
+
+def targets_digest(targets: Iterable[str]) -> str:
+    """What tells two splits apart."""
+    text = '\n'.join(sorted(targets)).encode(errors='surrogateescape')
+    return f'SHA-256 {hashlib.sha256(text).hexdigest()[:16]}'
 
 
 class Split(NamedTuple):
@@ -48,9 +54,7 @@ class Split(NamedTuple):
     def settings(self, images: Sequence[ArchivedImage]) -> dict:
         """What decides the split of these images: the same for the same one."""
         if self.split_list:
-            targets = '\n'.join(sorted(image.target for image in images))
-            digest = hashlib.sha256(targets.encode(errors='surrogateescape')).hexdigest()
-            settings = {'split_list': f'SHA-256 {digest[:16]}'}
+            settings = {'split_list': targets_digest(image.target for image in images)}
         elif self.folds:
             settings = {'folds': self.folds, 'fold': self.fold, 'seed': self.seed}
         else:
@@ -91,8 +95,9 @@ def drawn(sketches: Sequence[ArchivedSketch], split: Split, source: Path) -> dic
 def draw_class(label: str, photographs: list[str], split: Split, in_folds: int) -> dict[str, str]:
     """{photograph: 'train', 'val' or 'test'} of a class.
 
-    The choice of test/ depends neither on the folds nor on --val_fraction. in_folds: photographs of
-    the classes before; where they end the next class goes on, so that all folds are of one size.
+    The choice of test/ does not depend on --fold or --val_fraction, nor on --folds where a class
+    has enough photographs for both. in_folds: photographs of the classes before; where they end the
+    next class goes on, so that all folds are of one size.
     """
     total, test = len(photographs), set()
     if split.test_fraction:

@@ -19,7 +19,7 @@ LAYERS = [
     ['utils.training'],
     ['utils.activations', 'utils.state_dicts', 'opts'],
     ['utils.source', 'utils.checks', 'utils.pretrained'],
-    ['utils.resolve'],
+    ['utils.resolve', 'utils.data'],
     ['utils.experiment'],
     ['utils.evaluate', 'utils.export'],
     ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],

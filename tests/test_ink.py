@@ -193,6 +193,8 @@ def test_a_packed_model_does_not_record_it(trained, tmp_path, capsys):
         main.main([f'--resume={trained[ink]}', f'--export={tmp_path}/{ink}.dab'])
         note = f'{tmp_path}/{ink}.dab does not record --ink={ink}: give it with --packed'
         assert (note in capsys.readouterr().out) == (ink == 'light')
+    main.main([f'--resume={trained["light"]}', f'--export={tmp_path}/light.pt'])
+    assert 'light.pt does not record --ink=light: make its images dark on light' in capsys.readouterr().out
 
 
 def test_scripts_and_reports_read_as_the_checkpoint_did(trained, tmp_path):

@@ -150,3 +150,41 @@ def test_a_packed_network_needs_none_of_it():
     conv = layer(torch.float32)
     names = packed.pack(nn.Sequential(conv).eval()).keys()
     assert names == {'0.weight', '0.alpha', '0.beta'}
+
+
+def test_learned_values_start_from_pretrained_weights(sketch_folder, tmp_path, capsys):
+    """Not from the random ones before them, nor from those of another method's values of one name."""
+    main.main(['--dataset=tuberlin', f'--data_dir={sketch_folder}', '--inpsize=32', '--model_def=tinyfbin', '--epochs=1', '--maxlr=0.05',
+               '--batch-size=18', '--workers=0', f'--logdir={tmp_path}', '--name=real'])
+    real = f'{tmp_path}/real/last.pth.tar'
+    stored = torch.load(real, weights_only=True)['model']
+    capsys.readouterr()
+    made = experiment.from_command(['--dataset=tuberlin', f'--data_dir={sketch_folder}', '--inpsize=32', '--model_def=tinyfbin',
+                                    '--binaryWeight', '--binarizer=learned', f'--pretrained_file={real}']).make_network()
+    scale = binarize.binarization(made.conv2).method.scale
+    torch.testing.assert_close(scale, stored['conv2.weight'].flatten(1).abs().mean(1, keepdim=True))
+    train(sketch_folder, tmp_path, 'first', '--binarizer=learned', '--epochs=1')
+    capsys.readouterr()
+    train(sketch_folder, tmp_path, 'again', '--binarizer=learned', f'--pretrained_file={tmp_path}/first/last.pth.tar', '--epochs=1')
+    out = capsys.readouterr().out
+    assert 'of its 16 tensors, by name' in out and 'initial values' not in out     # BatchNorm behind learned values included
+
+
+@pytest.mark.parametrize('method', ['learned', 'dab'])
+def test_all_batches_of_a_step_see_the_same_weights(method):
+    """And a method observes one step, not each of its batches."""
+    from utils.training.updates import Updates
+    torch.manual_seed(0)
+    model = binarize.wrap(nn.Sequential(nn.Conv2d(3, 4, 3)), 1, 1, method)
+    with torch.no_grad():
+        model[0].parametrizations.weight.original.mul_(5).add_(0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    updates = Updates(model, optimizer, torch.amp.GradScaler('cpu', enabled=False), range(3), accumulate=3)
+    seen = []
+    model[0].register_forward_hook(lambda conv, *_: seen.append(binarize.layer_weights(conv).weight))
+    for number in range(3):
+        with updates.batch(number) as backward:
+            backward(model(torch.ones(1, 3, 4, 4)).mean())
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    if method == 'learned':
+        assert binarize.binarization(model[0]).method.steps == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import datasets
 import main
@@ -188,7 +188,7 @@ def test_what_was_not_measured_is_not_used():
 def test_a_run_records_what_it_measured(run, birds):
     log, flags = (run / 'log.txt').read_text(), json.loads((run / 'flags.json').read_text())
     mean, std = (text.removeprefix(f'--{name}=') for name, text in zip(('mean', 'std'), log.split('normalized by ')[1].split(', ')[0].split()))
-    assert f'own images: birds (sketches, dark on light), normalized by --mean={mean} --std={std}, measured of 12 of 12 training' in log
+    assert f'own images: birds (sketches, --ink=dark), normalized by --mean={mean} --std={std}, measured on 12 of 12 training' in log
     assert [flags[name] for name in ('dataset', 'channels', 'mean', 'std')] == ['folder:birds', 1, mean, std]
     assert 'data: 12 training images, 6 validation images, 3 classes' in log
     row = dict(facts(checkpoint_source(run / 'last.pth.tar')))['data']
@@ -261,7 +261,7 @@ def test_a_comparison_measures_once_for_all_cells(birds, tmp_path, monkeypatch, 
     compare.main([*flags, f'--data_dir={birds}'])
     cell = tmp_path / 'compare-birds-sketchanet' / 'sketchanetwbin-dab-seed0' / 'last.pth.tar'
     time, spec = cell.stat().st_mtime_ns, checkpoint_source(cell).spec
-    assert spec.is_measured and calls == [1] and 'measured of 12 of 12' in capsys.readouterr().out
+    assert spec.is_measured and calls == [1] and 'measured on 12 of 12' in capsys.readouterr().out
     assert '6 validation images of birds' in (tmp_path / 'compare-birds-sketchanet' / 'compare.md').read_text()
     compare.main([*flags, f'--data_dir={birds}'])
     birds.rename(tmp_path / 'gone')
@@ -282,7 +282,8 @@ def test_each_split_is_named_in_its_line(run, birds, capsys):
         capsys.readouterr()
         main.main([f'--resume={run}/last.pth.tar', '--evaluate', *([f'--split={split}'] if split else [])])
         out = capsys.readouterr().out
-        assert out.startswith(name) and f'/{images} ' in out and out.count('\n') == 1
+        line, = (line for line in out.splitlines() if line.startswith(name))
+        assert f'/{images} ' in line and f'{images} images of {split or "val"}' in out
 
 
 def test_labels_of_a_third_split_are_those_of_training(tmp_path):
@@ -323,3 +324,46 @@ def test_the_third_split_of_a_run_whose_data_has_none(run, birds, tmp_path, refu
     shutil.copytree(birds, tmp_path / 'data', ignore=lambda folder, names: ['val'] if Path(folder).name == os.path.basename(tmp_path / 'data') or folder == str(birds) else [])
     error = refused(f'--resume={run}/last.pth.tar', '--evaluate', f'--data_dir={tmp_path}/data', '--split=test')
     assert '--data_dir: ' in error and 'measure it as --split=val' in error
+
+
+def test_a_run_does_not_go_on_with_other_images_in_silence(tmp_path, sketch_folder, capsys, refused):
+    """Another fold, say: the images of its val/ may have been trained on."""
+    for name in 'one', 'two':
+        shutil.copytree(sketch_folder, tmp_path / name / 'data')
+    (tmp_path / 'two/data/train/bar/0.png').rename(tmp_path / 'two/data/val/bar/new.png')
+    flags = ['--dataset=tuberlin', '--model_def=sketchanetwbin', '--inpsize=81', '--batch-size=18', '--workers=0',
+             f'--logdir={tmp_path}/logs', '--name=run']
+    main.main([*flags, f'--data_dir={tmp_path}/one/data', '--epochs=1', '--resume=auto'])
+    assert 'continues' not in capsys.readouterr().out
+    shutil.move(tmp_path / 'one', tmp_path / 'moved')
+    main.main([*flags, f'--data_dir={tmp_path}/moved/data', '--epochs=1', '--resume=auto'])
+    last = f'{tmp_path}/logs/run/last.pth.tar'
+    out = capsys.readouterr().out
+    assert f'continues {last} after epoch 1' in out and 'other images' not in out
+    error = refused(*flags, f'--data_dir={tmp_path}/two/data', '--epochs=1', '--resume=auto')
+    assert 'trained on other images' in error and f'--resume={last}' in error
+    main.main([f'--data_dir={tmp_path}/two/data', '--epochs=1', f'--resume={last}'])
+    assert f'{last} was trained on other images than those of --data_dir' in capsys.readouterr().out
+    old = torch.load(last, weights_only=True)
+    del old['training_images']      # a checkpoint of an older version
+    torch.save(old, last)
+    main.main([*flags, f'--data_dir={tmp_path}/two/data', '--epochs=1', '--resume=auto'])
+
+
+def test_validation_on_test_is_said(tmp_path, sketch_folder, capsys):
+    shutil.copytree(sketch_folder, tmp_path / 'data')
+    (tmp_path / 'data/val').rename(tmp_path / 'data/test')
+    main.main(['--dataset=tuberlin', f'--data_dir={tmp_path}/data', '--model_def=sketchanetwbin', '--inpsize=81', '--epochs=0',
+               '--workers=0', f'--logdir={tmp_path}/logs'])
+    assert f'validation uses {tmp_path}/data/test, since val/ is missing' in capsys.readouterr().out
+
+
+def test_light_strokes_are_noticed(tmp_path, sketch_folder, capsys):
+    shutil.copytree(sketch_folder, tmp_path / 'data')
+    for path in (tmp_path / 'data').rglob('*.png'):
+        ImageOps.invert(Image.open(path)).save(path)
+    for ink, hint in ('dark', True), ('light', False):
+        main.main(['--dataset=folder', f'--data_dir={tmp_path}/data', '--channels=1', f'--ink={ink}', '--model_def=sketchanetwbin',
+                   '--inpsize=81', '--epochs=0', '--workers=0', f'--logdir={tmp_path}/logs', f'--name={ink}'])
+        out = capsys.readouterr().out
+        assert f'(sketches, --ink={ink})' in out and ('light strokes on a dark ground need --ink=light' in out) == hint

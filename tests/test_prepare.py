@@ -1,7 +1,9 @@
 """python3 -m datasets.prepare, on small archives in the official layouts."""
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -377,6 +379,8 @@ def test_val_labels(tmp_path, run):
     labels.write_text('\n'.join(WNIDS))
     check(run('imagenet12', **flags), '--val_labels', 'ILSVRC2012_val_00000003', code=1)
     labels.write_text('\n'.join(2 * WNIDS))
+    check(run('imagenet12', **flags), 'out.part was prepared from other images, or with other labels')
+    shutil.rmtree(tmp_path / 'out.part')
     check(run('imagenet12', **flags), 'lacks 1 images that --val_labels names', code=1)
     labels.write_bytes(b'\xff\xfe garbage')
     check(run('imagenet12', **flags), f'--val_labels: {labels} names no class')
@@ -439,3 +443,22 @@ def test_as_a_command(tmp_path):
                           cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ''
     assert done.stderr == f'datasets.prepare: error: --source: there is no {tmp_path}/none\n'
+
+
+def test_files_that_change_between_two_starts_are_not_mixed(tmp_path, run):
+    """As many images of other names are another split: files of the first must not stay."""
+    tuberlin = tmp_path / 'sketches'
+    write_folder(tuberlin, TUBERLIN)
+    run('tuberlin', source=tuberlin)
+    marker = tmp_path / 'out/prepared.json'
+    made = json.loads(marker.read_text())
+    old = {key: value for key, value in made.items() if key != 'places'}
+    (tmp_path / 'out').rename(tmp_path / 'out.part')
+    first = next(path for path in sorted(tuberlin.rglob('*.png')))
+    first.rename(first.with_name('zz.png'))
+    before = tree(tmp_path / 'out.part')
+    check(run('tuberlin', source=tuberlin), 'out.part was prepared from other images, or with other labels')
+    assert tree(tmp_path / 'out.part') == before
+    first.with_name('zz.png').rename(first)
+    (tmp_path / 'out.part/prepared.json').write_text(json.dumps(old))      # of an older version
+    assert run('tuberlin', source=tuberlin)[0] == 0

@@ -256,3 +256,24 @@ def test_two_stages(sketch_folder, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main.main([*flags, '--name=other', '--epochs=0', f'--pretrained_file={__file__}'])
     assert capsys.readouterr().err == f'main.py: error: --pretrained_file: {__file__} is truncated, damaged or not a checkpoint\n'
+
+
+def test_weights_that_another_parametrization_changes_are_not_taken(tmp_path):
+    """Their stored tensors are not what that network computes with."""
+    from torch.nn.utils.parametrizations import spectral_norm
+    model = models.build('bincifar', 10)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    spectral_norm(model.get_submodule('features.conv2'))
+    torch.save(model.state_dict(), tmp_path / 'x.pth')
+    torch.manual_seed(5)
+    fresh = models.build('bincifar', 10)
+    before = fresh.get_submodule('features.conv2').weight.clone()
+    load_pretrained(fresh, tmp_path / 'x.pth')
+    assert torch.equal(fresh.get_submodule('features.conv2').weight, before)
+    assert torch.equal(fresh.get_submodule('features.conv3').weight, state['features.conv3.weight'])
+
+
+def test_another_family_with_the_same_names_is_refused(tmp_path):
+    torch.save(models.build('sketchanetwbin', 10).state_dict(), tmp_path / 'x.pth')
+    with pytest.raises(InputError, match='neither by name nor in order'):
+        load_pretrained(models.build('bincifar', 10), tmp_path / 'x.pth')

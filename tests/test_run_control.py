@@ -282,3 +282,28 @@ def test_a_batch_job_says_where_it_is(command, monkeypatch, capsys, tmp_path):
     first, last = (line for line in out.splitlines() if line.startswith('best'))
     assert first.endswith(' left') and 'left' not in last
     assert 'batch 2/3' not in (tmp_path / 'run/log.txt').read_text()
+
+
+def test_a_config_leaves_what_follows_from_other_flags(tmp_path, sketch_folder):
+    """A run records binEnd, inpsize and the normalization of its data; they are not those of others."""
+    def flags_of_run(*flags):
+        return vars(opts.parse(with_config(flags, opts.parser())[0]))
+    recorded = vars(resolve.resolve(resolve.complete(opts.parse(['--binaryWeight', '--dataset=folder', '--channels=1',
+                                                                 f'--data_dir={sketch_folder}', '--mean=0.1', '--std=0.2'])),
+                                    ['a', 'b', 'c'], 1, torch.device('cpu'))[0])
+    file = tmp_path / 'flags.json'
+    file.write_text(json.dumps(recorded))
+    config = f'--config={file}'
+    same = flags_of_run(config, '--maxlr=0.5')
+    assert (same['binEnd'], same['mean'], same['maxlr']) == (7, '0.1', 0.5) and same['dataset'].startswith('folder:')
+    words, notes = with_config([config, '--model_def=resnetwbin18'], opts.parser())
+    assert vars(opts.parse(words))['binEnd'] is None and '--binEnd and --inpsize, which can follow from other flags given' in notes[-1]
+    moved = flags_of_run(config, f'--data_dir={tmp_path}')
+    assert (moved['mean'], moved['nClasses'], moved['dataset'], moved['channels']) == (None, None, 'folder', 1)
+    other = flags_of_run(config, '--dataset=tuberlin', '--binEnd=5')
+    assert (other['mean'], other['channels'], other['binEnd']) == (None, None, 5)
+    file.write_text('{"binEnd": 3, "binaryWeight": true}')      # a person's own: all is meant
+    assert flags_of_run(config, '--model_def=resnetwbin18')['binEnd'] == 3
+    file.write_text('{"binaryWeight": true, "binarizer": "xnor", "bnnModel": true}')
+    with pytest.raises(InputError, match='contradicts'):
+        flags_of(config)

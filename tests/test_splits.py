@@ -177,7 +177,7 @@ def test_a_listed_folder(tuberlin, tmp_path, run):
     assert 'already prepared' in run('tuberlin', source=tuberlin, split_list=path)[1]
     path.write_text('\n'.join(lines[:-1]))          # another one
     code, error = run('tuberlin', source=tuberlin, split_list=path)
-    assert code == 2 and "was prepared with {'split_list': " in error
+    assert code == 2 and "was prepared with split_list SHA-256 " in error
     code, error = run('tuberlin', source=tuberlin, split_list=tmp_path / 'none')
     assert code == 2 and f'--split_list: {tmp_path}/none: No such file' in error
 
@@ -185,7 +185,7 @@ def test_a_listed_folder(tuberlin, tmp_path, run):
 def test_another_split_is_never_mixed_in(tuberlin, tmp_path, run):
     assert run('tuberlin', source=tuberlin)[0] == 0
     assert set(json.loads((tmp_path / 'out' / 'prepared.json').read_text())) == {
-        'dataset', 'source', 'size', 'val_fraction', 'seed', 'images'}     # as of older versions
+        'dataset', 'source', 'size', 'val_fraction', 'seed', 'images', 'places'}     # the last is new
     for flags in {'folds': 3, 'fold': 1}, {'test_fraction': 0.2}, {'val_fraction': 0.5}:
         code, error = run('tuberlin', source=tuberlin, **flags)
         assert code == 2 and 'was prepared with' in error and next(iter(flags)) in error
@@ -194,7 +194,7 @@ def test_another_split_is_never_mixed_in(tuberlin, tmp_path, run):
     assert '8 images in train/, 4 in val/' in run('tuberlin', **fold, fold=1)[1]
     assert 'already prepared' in run('tuberlin', **fold, fold=1)[1]
     code, error = run('tuberlin', **fold, fold=2)
-    assert code == 2 and "was prepared with {'fold': 1}, not {'fold': 2}" in error
+    assert code == 2 and "was prepared with fold 1, not fold 2;" in error
 
 
 @pytest.mark.parametrize('flags, says', [
@@ -233,7 +233,7 @@ def test_kaggles_folders(kaggle, tmp_path, run, source):
     code, out = run('imagenet12', source=kaggle / source)
     assert code == 0 and out.endswith('out: 4 images in train/, 3 in val/\n') and images(tmp_path / 'out') == MADE
     assert 'already prepared' in run('imagenet12', source=kaggle / source)[1]
-    assert set(json.loads((tmp_path / 'out' / 'prepared.json').read_text())) == {'dataset', 'source', 'size'}
+    assert set(json.loads((tmp_path / 'out' / 'prepared.json').read_text())) == {'dataset', 'source', 'size', 'places'}
 
 
 def test_wrong_labels_of_kaggles_folders(kaggle, tmp_path, run):

@@ -19,16 +19,17 @@ import datasets
 import models
 import opts
 from models.blocks import has_signs
-from utils import packed, resolve
+from utils import binarize, packed, resolve
 from utils.arguments import Flags
 from utils.config import with_config
+from utils.data import about_training, describe_own, load_data
 from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
 from utils.memory_format import channels_last
 from utils.pretrained import load_pretrained
 from utils.provenance import provenance
-from utils.source import (Source, checkpoint_source, dataset_spec, new_network, own_data_flags,
-                          packed_source, stored_network)
+from utils.source import (Source, checkpoint_source, dataset_spec, own_data_flags, packed_source,
+                          stored_network)
 from utils.training import checkpoint as checkpoints
 from utils.training import loaders, loop, parallel
 from utils.training.record import Run, SilentRun
@@ -61,10 +62,12 @@ class Experiment:
         if self.source:
             model = stored_network(self.source, binSearch=flags.binSearch)
         else:
-            binarized = flags.binStart, flags.binEnd, flags.binarizer, flags.binSearch
-            model = new_network(flags.model_def, flags.nClasses, self.channels, flags.inpsize,
-                                flags.signLayers, binarized if flags.binaryWeight else None)
-            self._load_pretrained(model)
+            model = models.build(flags.model_def, flags.nClasses, self.channels, flags.inpsize,
+                                 flags.signLayers)
+            self._load_pretrained(model)    # first, since methods start from the weights
+            if flags.binaryWeight:
+                binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer,
+                              flags.binSearch)
         if flags.channelsLast:      # not evaluation, which rounds as the packed network does
             model.register_forward_pre_hook(
                 lambda _, inputs: channels_last(inputs[0]) if model.training else None)
@@ -118,7 +121,8 @@ class Experiment:
                                   parallel.processes()))
             for sentence in self.notes:
                 run.say(sentence)
-            facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels}
+            facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels,
+                     'training_images': datasets.names_digest(self.data.train)}
             train(flags, model, (train_loader, val_loader), run, self.device, facts, checkpoint)
         return model
 
@@ -157,6 +161,8 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     in_folders = data is None or data.in_folders
     flags, ignored = resolve.resolve(given, classes, channels, device, in_folders)
     notes += [*ignored, *resolve.changed_schedule(flags, source)]
+    if data and not given.evaluate:
+        notes += about_training(source, data)
     return Experiment(flags, source, data, classes, channels, device, notes)
 
 
@@ -167,40 +173,6 @@ def choose_algorithms(deterministic: bool):
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'   # as PyTorch demands, before cuBLAS runs
-
-
-def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
-              source: Source | None = None, tenCrop: bool = False, seed: int = 0,
-              skipBroken: bool = False, split: str = 'val') -> datasets.Data:
-    """What datasets.load returns; it must have the classes and channels of the source."""
-    with naming('--data_dir'):
-        data = datasets.load(spec, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken,
-                             split=split)
-        if source:
-            check_same_data(source, data)
-    return data
-
-
-def describe_own(dataset: str, data: datasets.Data) -> str:
-    """The sentence of the log about one's own data: its name, kind and normalization."""
-    flags = own_data_flags(data.spec.mean, data.spec.std)
-    origin = (f', measured of {data.measured} of {len(data.train)} training images'
-              if data.measured else '')
-    return (f'own images: {datasets.data_name(dataset)} ({datasets.KINDS[data.channels]}), '
-            f'normalized by --mean={flags["mean"]} --std={flags["std"]}{origin}')
-
-
-def check_same_data(source: Source, data: datasets.Data):
-    """Raise InputError where the data has other classes or channels than the source's had."""
-    had, has = ((len(some.classes), some.channels) for some in (source, data))
-    if had != has:
-        raise InputError(f'{source.path} was trained on other classes or channels: on {had[0]} '
-                         f'classes and {had[1]} channels, and this data has {has[0]} classes and '
-                         f'{has[1]} channels')
-    different = [pair for pair in zip(source.classes, data.classes) if pair[0] != pair[1]]
-    if different:
-        raise InputError(f'{source.path} was trained on other classes: its {different[0][0]} is '
-                         f'{different[0][1]} in this data')
 
 
 @dataclass(frozen=True)

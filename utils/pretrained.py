@@ -6,7 +6,8 @@ The rule of --pretrained_file=FILE:
     'state_dict' or 'model'. Prefixes of DataParallel and torch.compile are dropped; real and latent
     weights count as the same. No code in the file is run.
 2.  By name: where at least half of the convolutions and linear layers, of the file or of the
-    network, whichever has fewer, have common names, layers of one name and shape are taken. A
+    network, whichever has fewer, have common names, and half of these the same shape, layers of
+    one name and shape are taken. A
     checkpoint of the 2018 program counts as one of the network that its `arch` names.
 3.  In order: otherwise the convolutions and linear layers of the file, in its order, must have the
     shapes of the network's, in the order of registration, up to the classifier, the last. A linear
@@ -19,7 +20,8 @@ The rule of --pretrained_file=FILE:
     and widths. Between real and fbin variants most are not taken: ahead of a sign a BatchNorm
     normalizes another quantity than behind a convolution.
 
-A layer whose weight does not fit keeps all its initial values, as does a BatchNorm behind it.
+A layer whose weight does not fit keeps all its initial values, as does a BatchNorm behind it. The
+learned values of a binarization method are not taken: they start from the weights that were.
 """
 from pathlib import Path
 
@@ -96,7 +98,9 @@ def pairs_by_name(stored: Layers, own: Layers) -> Pairs | None:
     """The layers of common names, or None where fewer than half have them."""
     theirs, ours = ({name for name, layer in layers.items() if layer.has_weights}
                     for layers in (stored, own))
-    if 2 * len(theirs & ours) < min(len(theirs), len(ours)):
+    common = theirs & ours
+    alike = [name for name in common if have_same_weight(stored[name], own[name])]
+    if 2 * len(common) < min(len(theirs), len(ours)) or 2 * len(alike) < len(common):
         return None
     ahead, own_ahead = layer_ahead(stored), layer_ahead(own)
     return [(stored[name], layer) for name, layer in own.items() if name in stored

@@ -7,6 +7,7 @@ resolve (defaults that depend on data, network and device).
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def flags_and_source(words: list[str]) -> tuple[argparse.Namespace, Source | Non
         resume = last_checkpoint(given)
     if resume:
         with naming('--resume'):
-            source = checkpoint_source(resume)
+            source = replace(checkpoint_source(resume), is_found=auto)
         place = {'logdir': given.logdir, 'name': given.name} if auto else where_it_lies(resume)
         known = source.flags | place
     elif given.packed:

@@ -24,6 +24,7 @@ class Source:
     channels: int
     checkpoint: dict | None = None      # see utils.training.checkpoint
     network: nn.Module | None = None    # of a packed model
+    is_found: bool = False      # by --resume=auto, not named by the user
 
     @property
     def spec(self) -> datasets.DatasetSpec:

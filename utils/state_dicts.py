@@ -50,16 +50,30 @@ def batchnorms(layers: Layers) -> list[Layer]:
 
 def plain(name: str) -> str:
     """The name of a tensor without what binarization, DataParallel and torch.compile add to it."""
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
+    while name.startswith(PREFIXES):
+        name = name.partition('.')[2]
     return name.replace('parametrizations.weight.original', 'weight')
 
 
+def parametrized_elsewhere(state: dict[str, Tensor]) -> set[str]:
+    """The modules whose weights another parametrization than binarization changes."""
+    return {plain(name).partition('.parametrizations.')[0] for name in state
+            if '.parametrizations.' in name and '.parametrizations.weight.original' not in name
+            and '.parametrizations.weight.0.method.' not in name}
+
+
 def layers_of(state: dict[str, Tensor]) -> Layers:
-    """The layers with real numbers in a state_dict."""
+    """The layers with real numbers in a state_dict.
+
+    Without learned values of binarization methods, and without weights that another parametrization
+    (such as spectral_norm) changes before they are used.
+    """
     layers: Layers = {}
+    unknown = parametrized_elsewhere(state)
     for key, tensor in state.items():
         name, _, own_name = plain(key).rpartition('.')
+        if '.parametrizations.' in f'.{name}.' or (name in unknown and own_name == 'weight'):
+            continue
         if is_real(tensor) or own_name == COUNTER:
             layers.setdefault(name, Layer(name, {})).tensors[own_name] = tensor
     return layers

@@ -35,10 +35,11 @@ import torch
 import datasets
 import models
 import opts
-from utils import checks, console, experiment, processes, resolve
+from utils import checks, console, processes, resolve
 from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
 from utils.binarize import METHODS
 from utils.config import config_words
+from utils.data import describe_own, load_data
 from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import InUse, claimed
 from utils.provenance import provenance
@@ -75,7 +76,9 @@ def main(arguments: Sequence[str] | None = None):
 def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: str,
             flags: argparse.Namespace):
     """Write the tables of the finished cells and, unless `collect`, train the others."""
-    images, measured = data_of(flags, collect)
+    data, measured = data_of(flags, collect)
+    images, training_images = ((datasets.fingerprint(data.val), datasets.names_digest(data.train))
+                               if data else (None, None))
     common = [*common, *measured]
     failures, done, results = Failures(), {}, {}
 
@@ -84,7 +87,8 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
                                             flags.workers, images)
     for cell in plan:
         with failures.of(cell):
-            stored = cells.stored_checkpoint(cell, complete_flags(cell.arguments(common)))
+            stored = cells.stored_checkpoint(cell, complete_flags(cell.arguments(common)),
+                                             training_images)
             done[cell] = stored['epoch'] if stored else 0
             if done[cell] == flags.epochs:
                 evaluate(cell, stored)
@@ -108,14 +112,14 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
         raise RunError(f'{", ".join(failures.names)} failed, as reported above')
 
 
-def data_of(flags: argparse.Namespace, collect: bool) -> tuple[str | None, list[str]]:
-    """The fingerprint of the images that all cells are counted on, and the flags of one's own data.
+def data_of(flags: argparse.Namespace, collect: bool) -> tuple[datasets.Data | None, list[str]]:
+    """The images of all cells, and the flags of one's own data.
 
     The flags are what is measured of it once for all cells. None and [] where the data is missing
     and results of before are collected.
     """
     try:
-        data = experiment.load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
+        data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
                                     skipBroken=flags.skipBroken)
     except InputError:
         if collect:
@@ -123,10 +127,9 @@ def data_of(flags: argparse.Namespace, collect: bool) -> tuple[str | None, list[
         raise
     measured = {}
     if data.measured:
-        console.say(experiment.describe_own(flags.dataset, data))
+        console.say(describe_own(flags.dataset, data))
         measured = own_data_flags(data.spec.mean, data.spec.std)
-    return (datasets.fingerprint(data.val),
-            [f'--{name}={value}' for name, value in measured.items()])
+    return data, [f'--{name}={value}' for name, value in measured.items()]
 
 
 class Failures:
@@ -215,7 +218,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
         if name.removeprefix('--').removeprefix('no-') in decided:
             raise InputError(f'{name} is decided by the comparison for each of its runs')
     if options.config:
-        words, _ = config_words(options.config, opts.parser(), {'name', 'logdir', *decided})
+        words, sentences = config_words(options.config, opts.parser(),
+                                        sys.argv[1:] if arguments is None else arguments,
+                                        {'name', 'logdir', *decided})
+        for sentence in sentences:
+            console.say(sentence)
         options.model_def = options.model_def or opts.parse(words).model_def
         common = words + common
     options.model_def = options.model_def or MODEL_DEF

@@ -11,7 +11,7 @@ import torch
 import models
 import opts
 from models.blocks import has_signs
-from utils import experiment, resolve
+from utils import data, experiment, resolve
 from utils.binarize import weight_bits
 from utils.errors import InputError, RunError, begin
 from utils.files import write_text
@@ -86,11 +86,13 @@ def variant(model_def: str, method: str, inputs: str) -> str:
     return named[0] if named else family[0]
 
 
-def stored_checkpoint(cell: Cell, flags: argparse.Namespace) -> dict | None:
+def stored_checkpoint(cell: Cell, flags: argparse.Namespace,
+                      training_images: str | None) -> dict | None:
     """The checkpoint of the cell's last epoch, None before the first.
 
-    Raises InputError where other flags than these trained it, RunError for a damaged checkpoint.
-    Where the data is missing, so that nothing was measured of it, any normalization agrees.
+    training_images: their datasets.names_digest. Raises InputError where other flags or images than
+    these trained it, RunError for a damaged checkpoint. Where the data is missing (None), any
+    images and their normalization agree.
     """
     if not cell.last.exists():
         return None
@@ -98,6 +100,9 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace) -> dict | None:
         source = checkpoint_source(cell.last)
     except InputError as error:
         raise RunError(str(error)) from error
+    if training_images and data.is_of_other_images(source.checkpoint, training_images):
+        raise InputError(f'{cell.last.parent} was trained on other images than those of '
+                         '--data_dir: give this comparison another --name')
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     asked, _ = resolve.resolve(flags, source.classes, source.channels, device)
     for name, value in source.flags.items():

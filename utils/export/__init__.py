@@ -45,6 +45,9 @@ def export(experiment: Experiment):
                                      flags.inpsize, mean, std, flags.dataset, flags.tenCrop)
     with naming('--export'):
         parallel.say(kind.write(path, experiment, network, description))
+    if flags.ink != 'dark' and experiment.channels == 1:
+        how = 'give it with --packed' if kind is KINDS['.dab'] else 'make its images dark on light'
+        parallel.say(f'{path} does not record --ink={flags.ink}: {how}')
 
 
 def check_place(path: Path, kind: Kind, flags):
@@ -64,10 +67,7 @@ def check_place(path: Path, kind: Kind, flags):
 def write_packed(path, experiment, network, description):
     flags = experiment.flags
     rows = packed.write(path, description, packed.pack(network), flags.exportHalf, flags.overwrite)
-    table = packed.size_table(rows, network, os.path.getsize(path))
-    if flags.ink == 'dark' or experiment.channels != 1:
-        return table
-    return f'{table}\n{path} does not record --ink={flags.ink}: give it with --packed'
+    return packed.size_table(rows, network, os.path.getsize(path))
 
 
 def write_state_dict(path, experiment, network, description):

@@ -25,7 +25,7 @@ from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
 from utils.arguments import Parser, at_least
 from utils.errors import InputError, RunError, naming, reported
-from utils.experiment import load_data
+from utils.data import load_data
 from utils.source import Source, checkpoint_source, stored_network
 
 from .activations import add_activations, evenly_spaced

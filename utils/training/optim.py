@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn, optim
 
-from utils.binarize import binarized
+from utils.binarize import Method, binarized
 from utils.errors import InputError
 
 OPTIMIZERS = {
@@ -96,13 +96,16 @@ def latent_weights(model: nn.Module) -> list[nn.Parameter]:
 def spared(model: nn.Module, noDecay: str) -> set[nn.Parameter]:
     """The parameters that weight decay spares, by names of NO_DECAY separated by commas.
 
-    norm: scales and biases of normalizations; bias: the other biases; latent: latent weights.
+    norm: scales and biases of normalizations; bias: the other biases; latent: latent weights, and
+    the learned values of binarization methods.
     """
     kinds: dict[str, set] = {name: set() for name in NO_DECAY}
     kinds['latent'] = set(latent_weights(model))
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, NORMS):
+            if isinstance(module, Method):
+                kinds['latent'].add(parameter)
+            elif isinstance(module, NORMS):
                 kinds['norm'].add(parameter)
             elif name == 'bias':
                 kinds['bias'].add(parameter)

@@ -7,6 +7,7 @@ from torch import distributed, nn
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.binarize import Method
 from utils.errors import InputError
 
 
@@ -89,7 +90,10 @@ def replicate(model: nn.Module, device: torch.device, syncBN: bool = False) -> n
     if syncBN:
         model = SyncBatchNorm.convert_sync_batchnorm(model)
     device_ids = [device.index] if device.type == 'cuda' else None
-    return DistributedDataParallel(model, device_ids=device_ids)
+    # A learned value that a method uses in its mask alone has no gradient.
+    learned = any(isinstance(module, Method) and [*module.parameters()]
+                  for module in model.modules())
+    return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=learned)
 
 
 def no_sync(replica: nn.Module) -> contextlib.AbstractContextManager:

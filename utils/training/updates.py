@@ -5,8 +5,16 @@ from collections.abc import Callable, Iterator, Sized
 import torch
 from torch import Tensor, nn
 
+from utils.binarize import binarization, binarized
+
 from . import parallel
 from .optim import latent_weights
+
+
+def changed_by_forward(model: nn.Module) -> list[Tensor]:
+    """The latent weights and the buffers of methods, which a training forward changes."""
+    methods = [binarization(conv).method for _, conv in binarized(model)]
+    return [*latent_weights(model), *(buffer for method in methods for buffer in method.buffers())]
 
 
 class Updates:
@@ -14,8 +22,9 @@ class Updates:
 
     The last group of an epoch takes the mean over what it has. clipGrad: the largest norm of all
     gradients together, to which a longer one is shortened (Pascanu et al., ICML 2013); 0 for none.
-    All batches of a group see the weights that the first one sees: a training forward projects
-    latent weights in place, and the projection of a projection can differ.
+    All batches of a group see the binarized weights that the first one sees: a training forward
+    projects latent weights in place, and the projection of a projection can differ, as can what
+    methods observe of it.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer,
@@ -25,7 +34,7 @@ class Updates:
         self.accumulate, self.clipGrad = accumulate, clipGrad
         if accumulate > 1:
             self.batches = len(loader)
-            self.latents = latent_weights(model)
+            self.changed = changed_by_forward(model)
 
     @contextlib.contextmanager
     def batch(self, number: int) -> Iterator[Callable[[Tensor], None]]:
@@ -42,10 +51,10 @@ class Updates:
         size = min(self.accumulate, self.batches - first)
         if number == first:
             self.optimizer.zero_grad(set_to_none=True)
-            self.unprojected = [latent.detach().clone() for latent in self.latents]
+            self.before = [tensor.detach().clone() for tensor in self.changed]
         else:
-            for latent, unprojected in zip(self.latents, self.unprojected):
-                latent.detach().copy_(unprojected)
+            for tensor, before in zip(self.changed, self.before):
+                tensor.detach().copy_(before)
         is_last = number == first + size - 1
         with contextlib.nullcontext() if is_last else parallel.no_sync(self.model):
             yield lambda loss: self.scaler.scale(loss / size).backward()

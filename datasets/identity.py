@@ -1,0 +1,44 @@
+"""Which images a split has: their names, and hashes that tell them from others."""
+import hashlib
+import os
+
+from datasets import cache, folders, transforms
+from datasets.squares import Squares
+
+
+def fingerprint(images: transforms.Transformed) -> str:
+    """A key of the images, which changes where their files do."""
+    source = images.images
+    if isinstance(source, cache.CachedSquares):
+        return source.key.hex()
+    if isinstance(source, Squares):
+        source = source.images
+    if isinstance(source, folders.Folder):
+        return cache.fingerprint(source)
+    return str(len(source))     # the program's drawings, or official files
+
+
+def image_names(images: transforms.Transformed, below: bool = False) -> list[str]:
+    """The paths of the images, or their numbers, from 0, where they are not files of their own.
+
+    below: the paths below the folder of their split.
+    """
+    folder = folder_of(images)
+    if folder is None:
+        return [str(number) for number in range(len(images))]
+    paths = [os.fspath(path) for path, _ in folder.samples]
+    return [os.path.relpath(path, folder.root) for path in paths] if below else paths
+
+
+def names_digest(images: transforms.Transformed) -> str:
+    """A hash of the names of the images in their folder, which stays where the folder is moved."""
+    names = '\0'.join(image_names(images, below=True))
+    return hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]
+
+
+def folder_of(images: transforms.Transformed) -> folders.Folder | None:
+    """The Folder that the images come from, None for the program's drawings and official files."""
+    source = images.images
+    if isinstance(source, Squares | cache.CachedSquares):
+        source = source.images
+    return source if isinstance(source, folders.Folder) else None

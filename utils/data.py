@@ -1,0 +1,69 @@
+"""The images of an experiment, checked against those that its network was trained on."""
+import datasets
+from utils.errors import InputError, naming
+from utils.source import Source, own_data_flags
+
+
+def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
+              source: Source | None = None, tenCrop: bool = False, seed: int = 0,
+              skipBroken: bool = False, split: str = 'val') -> datasets.Data:
+    """What datasets.load returns; it must have the classes and channels of the source."""
+    with naming('--data_dir'):
+        data = datasets.load(spec, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken,
+                             split=split)
+        if source:
+            check_same_data(source, data)
+    return data
+
+
+def check_same_data(source: Source, data: datasets.Data):
+    """Raise InputError where the data has other classes or channels than the source's had."""
+    had, has = ((len(some.classes), some.channels) for some in (source, data))
+    if had != has:
+        raise InputError(f'{source.path} was trained on other classes or channels: on {had[0]} '
+                         f'classes and {had[1]} channels, and this data has {has[0]} classes and '
+                         f'{has[1]} channels')
+    different = [pair for pair in zip(source.classes, data.classes) if pair[0] != pair[1]]
+    if different:
+        raise InputError(f'{source.path} was trained on other classes: its {different[0][0]} is '
+                         f'{different[0][1]} in this data')
+
+
+def describe_own(dataset: str, data: datasets.Data) -> str:
+    """The sentence of the log about one's own data: its name, kind and normalization."""
+    flags = own_data_flags(data.spec.mean, data.spec.std)
+    kind, origin, hint = datasets.KINDS[data.channels], '', ''
+    if data.channels == 1:
+        kind = f'sketches, --ink={data.spec.ink}'
+        if data.spec.mean[0] > 0.5:     # of ink
+            hint = '; most of it is dark: light strokes on a dark ground need --ink=light'
+    if data.measured:
+        origin = f', measured on {data.measured} of {len(data.train)} training images'
+    return (f'own images: {datasets.data_name(dataset)} ({kind}), normalized by '
+            f'--mean={flags["mean"]} --std={flags["std"]}{origin}{hint}')
+
+
+def about_training(source: Source | None, data: datasets.Data) -> list[str]:
+    """Sentences for the log of a run: what it continues, on which data.
+
+    Raises InputError where --resume=auto found a checkpoint of other training images.
+    """
+    sentences = []
+    folder = datasets.folder_of(data.val)
+    if folder and folder.root.name == 'test':
+        sentences.append(f'validation uses {folder.root}, since val/ is missing: the best '
+                         'checkpoint is chosen on it')
+    if source:
+        sentences.append(f'continues {source.path} after epoch {source.checkpoint["epoch"]}')
+    if source and is_of_other_images(source.checkpoint, datasets.names_digest(data.train)):
+        sentence = f'{source.path} was trained on other images than those of --data_dir'
+        if source.is_found:
+            raise InputError(f'{sentence}: give another --name or, to go on all the same, '
+                             f'--resume={source.path}')
+        sentences.append(sentence)
+    return sentences
+
+
+def is_of_other_images(checkpoint: dict, digest: str) -> bool:
+    """Whether it was trained on others than those of this names_digest, as far as it says so."""
+    return checkpoint.get('training_images') not in (None, digest)
