@@ -433,7 +433,7 @@ def test_amp_can_be_switched_on_and_off_again(train, tmp_path, capsys):
     capsys.readouterr()
     for flag in '--amp=off', '--amp=bfloat16':
         train(f'--resume={last}', '--evaluate', flag, *TINY)
-    off, on = capsys.readouterr().out.splitlines()
+    off, on = (line for line in capsys.readouterr().out.splitlines() if line.startswith('Val:'))
     assert off.split('loss')[1] != on.split('loss')[1]
 
 
