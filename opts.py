@@ -14,7 +14,6 @@ models.build and binarize.wrap; utils.training.loop takes the rest.
 """
 import argparse
 import os
-import shlex
 from collections.abc import Sequence
 
 import datasets
@@ -213,33 +212,8 @@ def run_flags(flag):
 
 DECLARED = parser()
 RULES = DECLARED.rules
-
-
-def default(name: str) -> object:
-    """The default of a flag, None where it depends on other flags."""
-    return DECLARED.get_default(name)
-
-
-def not_default(flags: argparse.Namespace, *names: str) -> list[str]:
-    """Those of these flags that have another value than their default, as a command gives them."""
-    return [f'--{name}' for name in names if getattr(flags, name) != default(name)]
-
-
-def spelled(name: str, value: object) -> str:
-    """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
-    if name not in DECLARED.actions:    # a flag of another version
-        return f'with --{name}={value}'
-    if value is None:
-        value = default(name)
-    flag, *negated = DECLARED.actions[name].option_strings
-    if value is None or value is False:
-        return f'with {negated[0]}' if negated and value is False else f'without {flag}'
-    return f'with {flag}' if value is True else f'with {flag}={shlex.quote(str(value))}'
-
-
-def fixed_by(what: str) -> list[str]:
-    """The names of the flags that `what` fixes; see the module's docstring."""
-    return [name for name, rule in RULES.items() if what in rule.fixed_by]
+default = DECLARED.get_default      # of a flag; None where it depends on other flags
+not_default, spelled, fixed_by = DECLARED.not_default, DECLARED.spelled, DECLARED.fixed_by
 
 
 def parse(arguments: Sequence[str] | None,

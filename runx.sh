@@ -2,7 +2,7 @@
 # bash runx.sh [help]                       this help, and the experiments
 # bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about 2 minutes on 2 cores
 # bash runx.sh test [flags of pytest]       the tests and the linter; -m soak: thousands of damaged files
-# bash runx.sh compare [flags]              real, dab, xnor and bnn networks side by side (utils/compare)
+# bash runx.sh compare [flags]              networks of all methods side by side (utils/compare)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
 #     --resume=auto                         goes on with it where it stopped, or starts it
 #

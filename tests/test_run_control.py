@@ -1,12 +1,15 @@
 """Starting a run, going on with it, and what it says of the time left: --config, --resume=auto, progress."""
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import main
 import opts
+from conftest import ROOT
 from utils import experiment, resolve
 from utils.compare.__main__ import parse as parse_comparison
 from utils.config import with_config
@@ -307,3 +310,26 @@ def test_a_config_leaves_what_follows_from_other_flags(tmp_path, sketch_folder):
     file.write_text('{"binaryWeight": true, "binarizer": "xnor", "bnnModel": true}')
     with pytest.raises(InputError, match='contradicts'):
         flags_of(config)
+
+
+def test_a_signal_in_a_callback_is_not_reported_but_kept(monkeypatch):
+    """Python drops what a destructor raises; the next check() ends the command."""
+    code = '''
+import os, signal, sys
+sys.path.insert(0, '.')
+from utils import interrupt
+interrupt.listen()
+class Thing:
+    def __init__(self, error): self.error = error
+    def __del__(self):
+        os.kill(os.getpid(), self.error) if isinstance(self.error, int) else 1 / 0
+Thing(signal.SIGTERM)
+try:
+    interrupt.check()
+except interrupt.Stopped as stopped:
+    print(stopped, stopped.exit_code)
+Thing('other')
+'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == 'stopped by SIGTERM 143\n'
+    assert 'Stopped' not in done.stderr and 'ZeroDivisionError' in done.stderr

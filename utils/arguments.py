@@ -6,6 +6,7 @@ reason for a refusal.
 import argparse
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -63,6 +64,25 @@ class Parser(argparse.ArgumentParser):
         action = group.add_argument(name, **options)
         self.rules[action.dest] = Rule(frozenset(fixed_by.split()), changes_result, once)
         self.actions[action.dest] = action
+
+    def not_default(self, flags: argparse.Namespace, *names: str) -> list[str]:
+        """Those of these flags, as a command spells them, with another value than by default."""
+        return [f'--{name}' for name in names if getattr(flags, name) != self.get_default(name)]
+
+    def spelled(self, name: str, value: object) -> str:
+        """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
+        if name not in self.actions:    # a flag of another version
+            return f'with --{name}={value}'
+        if value is None:
+            value = self.get_default(name)
+        flag, *negated = self.actions[name].option_strings
+        if value is None or value is False:
+            return f'with {negated[0]}' if negated and value is False else f'without {flag}'
+        return f'with {flag}' if value is True else f'with {flag}={shlex.quote(str(value))}'
+
+    def fixed_by(self, what: str) -> list[str]:
+        """The names of the flags that `what` fixes; see opts.py."""
+        return [name for name, rule in self.rules.items() if what in rule.fixed_by]
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:

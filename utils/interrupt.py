@@ -6,6 +6,7 @@ later.
 import contextlib
 import os
 import signal
+import sys
 import time
 
 SENTENCES = {signal.SIGINT: 'stopped by Ctrl-C', signal.SIGTERM: 'stopped by SIGTERM'}
@@ -50,10 +51,22 @@ def listen():
         if not (_deferred or again):
             raise Stopped(number)
 
+    if sys.unraisablehook is not _report_unraisable:
+        _unraisable.append(sys.unraisablehook)
+        sys.unraisablehook = _report_unraisable
     for number in SENTENCES:
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SENTENCES)
+
+
+_unraisable: list = []      # the hook before ours
+
+
+def _report_unraisable(found):
+    """Stopped that a callback raised, which Python drops, is raised again by check()."""
+    if not isinstance(found.exc_value, Stopped):
+        _unraisable[-1](found)
 
 
 def check():
