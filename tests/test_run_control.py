@@ -333,3 +333,20 @@ Thing('other')
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == 'stopped by SIGTERM 143\n'
     assert 'Stopped' not in done.stderr and 'ZeroDivisionError' in done.stderr
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_a_command_in_silence():
+    """As of `--evaluate | head`, where several prints follow on the last line that was read."""
+    code = '''
+import sys, time
+sys.path.insert(0, '.')
+from utils.errors import reported
+with reported('main.py'):
+    while True:
+        print('line', flush=True)
+        time.sleep(0.01)
+'''
+    process = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'line\n'
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (1, '')

@@ -1,6 +1,7 @@
 """Output to a terminal, pipe or file that may be closed, full, or unable to show a character."""
 import contextlib
 import os
+import select
 import sys
 
 
@@ -41,6 +42,13 @@ def discard(stream):
     with contextlib.suppress(OSError):
         os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def is_closed(stream) -> bool:
+    """Whether nobody reads the pipe any more that the stream writes to."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def can_be_written(stream) -> bool:

@@ -79,7 +79,8 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
     except OSError as error:
         if error.errno is None:     # not the operating system's refusal, but a bug of ours
             raise
-        if isinstance(error, BrokenPipeError) and not console.can_be_written(sys.stdout):
+        if isinstance(error, BrokenPipeError) and console.is_closed(sys.stdout):
+            console.discard(sys.stdout)
             sys.exit(RunError.exit_code)
         place = f'{error.filename}: ' if error.filename else ''
         exit_with(f'{program}: error: {place}{error.strerror}', RunError.exit_code)
