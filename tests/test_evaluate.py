@@ -114,6 +114,14 @@ def test_tables():
     assert '–' in class_table(torch.diag(torch.tensor([1, 0])), ['seen', 'absent'], False)
 
 
+def test_a_process_without_an_image(monkeypatch):
+    found = evaluate.Predictions()
+    found.observe(torch.tensor([[0., 1], [2, 0]]).log_softmax(1), torch.tensor([1, 1]))
+    monkeypatch.setattr(evaluate.parallel, 'gather', lambda own: [tuple(part[:1] for part in own), tuple(part[1:] for part in own), ()])
+    target, likeliest, _ = found.gather()
+    assert target.tolist() == [1, 1] and likeliest[:, 0].tolist() == [1, 0]
+
+
 def test_shares_of_processes_are_put_in_order():
     whole = torch.arange(14).view(7, 2)
     assert torch.equal(interleaved([whole[rank::3] for rank in range(3)]), whole)

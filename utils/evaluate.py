@@ -36,7 +36,8 @@ class Predictions:
         Class numbers (N,), the likeliest classes (N, LIKELIEST) and their probabilities.
         """
         own = tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
-        return tuple(map(interleaved, zip(*parallel.gather(own))))
+        shares = [share for share in parallel.gather(own) if share]     # () without an image
+        return tuple(map(interleaved, zip(*shares)))
 
 
 def interleaved(shares: tuple[Tensor, ...]) -> Tensor:
