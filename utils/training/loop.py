@@ -17,7 +17,7 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
     """Train `model` in place until flags.epochs epochs are done, counted from the run's start.
 
     loaders: those of training, whose dataset and sampler have set_epoch, and of validation.
-    facts: what every checkpoint has beside the state of training: flags, classes, channels.
+    facts: what every checkpoint has beside the state of training, such as flags and classes.
     checkpoint: where to continue. Raises RunError where training diverges, an image cannot be
     read or the record cannot be written.
     """
