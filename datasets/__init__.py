@@ -17,7 +17,7 @@ since the published pipeline ignores it; a picture that a network of imagenet12 
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -28,13 +28,13 @@ from datasets import cache, cifar, doodles, folders, transforms
 from datasets.folders import image_files
 from datasets.identity import fingerprint, folder_of, image_names, names_digest
 from datasets.images import INK, ImageError, as_channels, paper_fault, read_image
-from datasets.own import KINDS, OWN, data_name, is_own, measure, name_of_folder
+from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
 from utils.errors import InputError
 
-__all__ = ['INK', 'KINDS', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError', 'as_channels',
-           'data_name', 'fingerprint', 'folder_of', 'image_files', 'image_names', 'is_own', 'load',
-           'name_of_folder', 'names', 'names_digest', 'normalization', 'paper_fault',
+__all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError',
+           'as_channels', 'data_name', 'fingerprint', 'folder_of', 'image_files', 'image_names',
+           'is_own', 'load', 'name_of_folder', 'names', 'normalization', 'paper_fault',
            'read_image', 'spec', 'transform']
 
 SPLITS = 'train', 'val', 'test'
@@ -71,6 +71,11 @@ class Data:
     spec: DatasetSpec
     in_folders: bool    # image files in folders, to which skipBroken applies
     measured: int = 0   # images that the normalization was measured of, 0 where it was known
+
+    @cached_property
+    def training_images(self) -> str:
+        """Their names_digest, which checkpoints record."""
+        return names_digest(self.train)
 
     @property
     def channels(self) -> int:
@@ -124,8 +129,7 @@ def _spec_of(name, channels, mean, std):
     if not is_own(name):
         return _spec(name)
     if channels not in KINDS:
-        kinds = ', '.join(f'{number} for {kind}' for number, kind in KINDS.items())
-        raise InputError(f'the dataset {name} needs a number of channels: {kinds}')
+        raise InputError(f'the dataset {name} needs a number of channels: {KINDS_LISTED}')
     steps = transforms.sketches if channels == 1 else transforms.photographs
     if mean is None or std is None:
         return DatasetSpec(steps, (0.,) * channels, (1.,) * channels, from_folders(), False)

@@ -64,7 +64,7 @@ def find(data_dir, channels, names=(), upright=True, split='val'):
     if root is None:
         nor = f', nor in a subfolder of it named {" or ".join(names)}' if names else ''
         raise InputError(f'there is no folder train/ in {data_dir}{nor}')
-    train, other = root / 'train', folder_of(root, split)
+    train, other = root / 'train', split_folder(root, split)
     classes = _class_names(train)
     if not classes:
         raise InputError(f'{train} contains no class folders')
@@ -76,7 +76,7 @@ def find(data_dir, channels, names=(), upright=True, split='val'):
     return *found, classes
 
 
-def folder_of(root: Path, split: str) -> Path:
+def split_folder(root: Path, split: str) -> Path:
     """The folder of a split in `root`. Raises InputError where it does not exist.
 
     A test/ without val/ is what validation uses, by which the best checkpoint is chosen: it is not

@@ -8,14 +8,10 @@ from datasets.squares import Squares
 
 def fingerprint(images: transforms.Transformed) -> str:
     """A key of the images, which changes where their files do."""
-    source = images.images
-    if isinstance(source, cache.CachedSquares):
-        return source.key.hex()
-    if isinstance(source, Squares):
-        source = source.images
-    if isinstance(source, folders.Folder):
-        return cache.fingerprint(source)
-    return str(len(source))     # the program's drawings, or official files
+    if isinstance(images.images, cache.CachedSquares):
+        return images.images.key.hex()
+    folder = folder_of(images)
+    return cache.fingerprint(folder) if folder else str(len(images))
 
 
 def image_names(images: transforms.Transformed, below: bool = False) -> list[str]:
@@ -27,7 +23,8 @@ def image_names(images: transforms.Transformed, below: bool = False) -> list[str
     if folder is None:
         return [str(number) for number in range(len(images))]
     paths = [os.fspath(path) for path, _ in folder.samples]
-    return [os.path.relpath(path, folder.root) for path in paths] if below else paths
+    root = f'{folder.root}{os.sep}' if below else ''
+    return [path.removeprefix(root) for path in paths]
 
 
 def names_digest(images: transforms.Transformed) -> str:

@@ -17,6 +17,7 @@ MAX_NAME = 50       # characters, which leaves room in the name of a run's folde
 MEASURED = 2000     # images
 DECIMALS = 4
 KINDS = {1: 'sketches, dark on light', 3: 'photographs'}    # by channels
+KINDS_LISTED = ', '.join(f'{channels} for {kind}' for channels, kind in KINDS.items())
 
 
 def is_own(dataset: str) -> bool:

@@ -47,9 +47,8 @@ def check_data(flags: argparse.Namespace):
                              f'{channels}')
         return
     if flags.channels is None:
-        kinds = ', '.join(f'{number} for {kind}' for number, kind in datasets.KINDS.items())
-        raise InputError(f'--dataset=folder needs --channels: {kinds}, each with transforms of '
-                         'their own')
+        raise InputError(f'--dataset=folder needs --channels: {datasets.KINDS_LISTED}, each with '
+                         'transforms of their own')
     if flags.dataset == datasets.OWN and not flags.data_dir:
         raise InputError('--dataset=folder needs --data_dir, the folder with your train/ and val/')
     if len(normalization) == 1:

@@ -55,7 +55,7 @@ def about_training(source: Source | None, data: datasets.Data) -> list[str]:
                          'checkpoint is chosen on it')
     if source:
         sentences.append(f'continues {source.path} after epoch {source.checkpoint["epoch"]}')
-    if source and is_of_other_images(source.checkpoint, datasets.names_digest(data.train)):
+    if source and is_of_other_images(source.checkpoint, data.training_images):
         sentence = f'{source.path} was trained on other images than those of --data_dir'
         if source.is_found:
             raise InputError(f'{sentence}: give another --name or, to go on all the same, '
@@ -64,6 +64,6 @@ def about_training(source: Source | None, data: datasets.Data) -> list[str]:
     return sentences
 
 
-def is_of_other_images(checkpoint: dict, digest: str) -> bool:
-    """Whether it was trained on others than those of this names_digest, as far as it says so."""
-    return checkpoint.get('training_images') not in (None, digest)
+def is_of_other_images(checkpoint: dict, training_images: str) -> bool:
+    """Whether it was trained on others than these, as far as it says so."""
+    return checkpoint.get('training_images') not in (None, training_images)

@@ -122,7 +122,7 @@ class Experiment:
             for sentence in self.notes:
                 run.say(sentence)
             facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels,
-                     'training_images': datasets.names_digest(self.data.train)}
+                     'training_images': self.data.training_images}
             train(flags, model, (train_loader, val_loader), run, self.device, facts, checkpoint)
         return model
 

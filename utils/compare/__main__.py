@@ -77,8 +77,7 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
             flags: argparse.Namespace):
     """Write the tables of the finished cells and, unless `collect`, train the others."""
     data, measured = data_of(flags, collect)
-    images, training_images = ((datasets.fingerprint(data.val), datasets.names_digest(data.train))
-                               if data else (None, None))
+    images = datasets.fingerprint(data.val) if data else None
     common = [*common, *measured]
     failures, done, results = Failures(), {}, {}
 
@@ -88,7 +87,7 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
     for cell in plan:
         with failures.of(cell):
             stored = cells.stored_checkpoint(cell, complete_flags(cell.arguments(common)),
-                                             training_images)
+                                             data and data.training_images)
             done[cell] = stored['epoch'] if stored else 0
             if done[cell] == flags.epochs:
                 evaluate(cell, stored)
@@ -120,7 +119,7 @@ def data_of(flags: argparse.Namespace, collect: bool) -> tuple[datasets.Data | N
     """
     try:
         data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
-                                    skipBroken=flags.skipBroken)
+                         skipBroken=flags.skipBroken)
     except InputError:
         if collect:
             return None, []

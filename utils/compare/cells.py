@@ -90,8 +90,8 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace,
                       training_images: str | None) -> dict | None:
     """The checkpoint of the cell's last epoch, None before the first.
 
-    training_images: their datasets.names_digest. Raises InputError where other flags or images than
-    these trained it, RunError for a damaged checkpoint. Where the data is missing (None), any
+    training_images: that of datasets.Data. Raises InputError where other flags or images than these
+    trained it, RunError for a damaged checkpoint. Where the data is missing (None), any
     images and their normalization agree.
     """
     if not cell.last.exists():

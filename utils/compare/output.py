@@ -10,7 +10,7 @@ from utils.files import write_atomically, write_text
 from utils.provenance import describe_provenance
 from utils.style import legend_outside, method_style
 
-from .statistics import POWER, Kind, Spread, top1
+from .statistics import POWER, Kind, Spread, accuracy, hits
 
 VISIBLE = 1     # point, for which the table says how much it takes to see it
 
@@ -150,7 +150,8 @@ def plot_accuracy(rows: list[dict], results: dict[Kind, dict[int, dict]]) -> Fig
     for place, row in enumerate(rows):
         style = method_style(row['weights'])
         axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **style, capsize=5, markersize=7)
-        seeds = [top1(result) for result in results[row['weights'], row['inputs']].values()]
+        seeds = [accuracy(hits(result))
+                 for result in results[row['weights'], row['inputs']].values()]
         axes.plot([place - 0.22] * len(seeds), seeds, '.', color=style['color'], alpha=0.6)
         axes.annotate(f'{row["top1"]:.1f}', (place, row['top1']), (8, 0),
                       textcoords='offset points', va='center')

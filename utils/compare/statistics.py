@@ -25,9 +25,14 @@ def deviation(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def top1(result: dict) -> float:
-    """The top-1 accuracy of a result in percent."""
-    return 100 * statistics.mean(rank == 0 for rank in result['ranks'])
+def accuracy(hits: list[bool]) -> float:
+    """In percent, of which images are right."""
+    return 100 * statistics.mean(hits)
+
+
+def hits(result: dict, top: int = 1) -> list[bool]:
+    """For each image, whether its class is among the `top` likeliest."""
+    return [rank < top for rank in result['ranks']]
 
 
 def summarize(method: str, inputs: str, results: dict[int, dict]) -> dict:
@@ -38,9 +43,9 @@ def summarize(method: str, inputs: str, results: dict[int, dict]) -> dict:
     runs = list(results.values())
     row = {'weights': method, 'inputs': inputs, 'seeds': len(runs)}
     for top in (1, 5):
-        hits = [[rank < top for rank in run['ranks']] for run in runs]
-        accuracies = [100 * statistics.mean(run) for run in hits]
-        per_image = [statistics.mean(image) for image in zip(*hits, strict=True)]
+        of_runs = [hits(run, top) for run in runs]
+        accuracies = list(map(accuracy, of_runs))
+        per_image = [statistics.mean(image) for image in zip(*of_runs, strict=True)]
         row |= {f'top{top}': statistics.mean(accuracies), f'top{top}_sd': deviation(accuracies),
                 f'top{top}_se': 100 * standard_error(per_image)}
     return row | {'images': len(runs[0]['ranks']), 'epochs': max(run['epoch'] for run in runs),
@@ -115,14 +120,15 @@ def paired(a: Kind, b: Kind, results: dict[Kind, dict[int, dict]]) -> dict | Non
         return None
     runs = []       # for each seed [(whether a is right, whether b is)] over images
     for seed in seeds:
-        right_a, right_b = ([rank == 0 for rank in results[kind][seed]['ranks']] for kind in (a, b))
+        right_a, right_b = (hits(results[kind][seed]) for kind in (a, b))
         runs.append(list(zip(right_a, right_b, strict=True)))
     alone = [(run.count((True, False)), run.count((False, True))) for run in runs]
     differences = [100 * (only_a - only_b) / len(run) for (only_a, only_b), run in zip(alone, runs)]
     per_image = [statistics.mean(right_a - right_b for right_a, right_b in image)
                  for image in zip(*runs, strict=True)]
-    points = 100 * np.diff(np.array(runs, dtype=float)[..., ::-1], axis=2).squeeze(2)
+    right = 100 * np.array(runs, dtype=float)       # (seeds, images, 2), in points
     return {'inputs': a[1], 'a': a[0], 'b': b[0], 'seeds': len(seeds),
             'difference': statistics.mean(differences), 'se': 100 * standard_error(per_image),
-            'sd': deviation(differences), 'alone': alone, 'spread': spread(points),
+            'sd': deviation(differences), 'alone': alone,
+            'spread': spread(right[..., 0] - right[..., 1]),
             'p': [mcnemar(*numbers) for numbers in alone]}

@@ -122,7 +122,7 @@ SCHEMA = {      # what a checkpoint must have
     'classes': lambda value: (isinstance(value, list) and bool(value)
                               and all(isinstance(name, str) for name in value)),
     'channels': lambda value: is_count(value) and value > 0,
-    'training_images': lambda value: value is None or isinstance(value, str),   # names_digest
+    'training_images': lambda value: value is None or isinstance(value, str),   # of datasets.Data
     'metrics': lambda value: (is_dict_of(value, (int, float))
                               and is_percentage(value.get('top1'))),
     'scaler': lambda value: value is None or (      # empty but for float16
