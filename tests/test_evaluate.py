@@ -7,7 +7,8 @@ import torch
 import datasets
 import main
 from utils import evaluate, experiment
-from utils.evaluate import class_table, confusion, interleaved, pair_table
+from utils.evaluate import class_table, pair_table
+from utils.training.predictions import confusion, interleaved
 from utils.training.checkpoint import read_checkpoint
 
 

@@ -3,7 +3,6 @@ import csv
 import io
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 import datasets
@@ -12,40 +11,11 @@ from utils.experiment import Experiment
 from utils.files import write_text
 from utils.provenance import device_name
 from utils.training import epoch, parallel
+from utils.training.predictions import Predictions, confused_pairs, confusion, lowest_first
 from utils.training.progress import Progress
 
-LIKELIEST = 5       # classes of an image in the CSV file
 SHOWN = 10          # classes and pairs, without --verbose; all classes where there are few
 FEW = 20
-
-
-class Predictions:
-    """The likeliest classes of every image, from the batches that epoch.validate observes."""
-
-    def __init__(self):
-        self.batches: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def observe(self, log_probs: Tensor, target: Tensor):
-        """Add a batch: log_probs (N, classes), target (N,); nothing waits for the device."""
-        top = log_probs.softmax(1).topk(min(LIKELIEST, log_probs.size(1)))
-        self.batches.append((target, top.indices, top.values))
-
-    def gather(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of all images in their order, whichever process had them, on the CPU.
-
-        Class numbers (N,), the likeliest classes (N, LIKELIEST) and their probabilities.
-        """
-        own = tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
-        shares = [share for share in parallel.gather(own) if share]     # () without an image
-        return tuple(map(interleaved, zip(*shares)))
-
-
-def interleaved(shares: tuple[Tensor, ...]) -> Tensor:
-    """One tensor of the rows of several processes, of which process r has rows r, r + P, …"""
-    whole = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
-    for rank, share in enumerate(shares):
-        whole[rank::len(shares)] = share
-    return whole
 
 
 def evaluate(experiment: Experiment) -> nn.Module:
@@ -86,15 +56,10 @@ def what_is_measured(experiment: Experiment, split: str, images: int) -> str:
             f'device: {device_name(experiment.device)}')
 
 
-def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """(classes, classes): how many images of class i were taken for class j."""
-    return torch.bincount(target * classes + predicted, minlength=classes ** 2).view(classes, -1)
-
-
 def class_table(counts: Tensor, classes: list[str], every: bool) -> str:
     """Top-1 accuracy per class, the lowest first; of many classes only the first, unless every."""
     images, right = counts.sum(1), counts.diagonal()
-    order = (right / images.clamp(min=1)).sort(stable=True).indices.tolist()
+    order = lowest_first(counts)
     shown = order if every or len(classes) <= FEW else order[:SHOWN]
     width = max(len('class'), *(len(classes[label]) for label in shown))
     lines = [f'{"class":{width}}  images  top-1 %  most often taken for']
@@ -114,16 +79,13 @@ def class_table(counts: Tensor, classes: list[str], every: bool) -> str:
 
 def pair_table(counts: Tensor, classes: list[str], every: bool) -> str:
     """The pairs of classes that are confused most, in both directions together."""
-    pairs = torch.triu(counts + counts.T, diagonal=1).flatten()
-    order = pairs.sort(descending=True, stable=True).indices.tolist()
-    found = [place for place in order if pairs[place]]
+    found = confused_pairs(counts)
     shown = found if every else found[:SHOWN]
     lines = ['most confused pairs:' if shown else 'no two classes are confused']
-    for place in shown:
-        one, other = divmod(place, len(classes))
-        lines.append(f'{pairs[place]:6}  {classes[one]} and {classes[other]}: {counts[one, other]} '
-                     f'{classes[one]} taken for {classes[other]}, {counts[other, one]} the other '
-                     'way')
+    for one, other in shown:
+        there, back = counts[one, other], counts[other, one]
+        lines.append(f'{there + back:6}  {classes[one]} and {classes[other]}: {there} '
+                     f'{classes[one]} taken for {classes[other]}, {back} the other way')
     return '\n'.join(lines)
 
 
