@@ -10,7 +10,8 @@ from conftest import ROOT
 
 # From the lowest up; the modules of one layer do not know each other.
 LAYERS = [
-    ['utils', 'utils.console', 'utils.interrupt', 'utils.provenance', 'utils.memory_format'],
+    ['utils', 'utils.console', 'utils.interrupt', 'utils.provenance', 'utils.memory_format',
+     'utils.pages'],
     ['utils.errors'],
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
@@ -22,7 +23,7 @@ LAYERS = [
     ['utils.resolve', 'utils.data'],
     ['utils.experiment'],
     ['utils.evaluate', 'utils.export'],
-    ['main', 'utils.compare', 'utils.report', 'utils.bench', 'datasets.prepare'],
+    ['main', 'utils.compare', 'utils.report', 'utils.draw', 'utils.bench', 'datasets.prepare'],
 ]
 LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 

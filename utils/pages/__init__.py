@@ -1,0 +1,13 @@
+"""HTML pages from Jinja2 templates, which extend base.html and share style.css."""
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+HERE = Path(__file__).parent
+
+
+def render(template: Path, **values) -> str:
+    """The page that a template makes of the values, all of which are escaped as HTML."""
+    environment = Environment(loader=FileSystemLoader([template.parent, HERE]), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template.name).render(values)
