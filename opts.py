@@ -74,6 +74,10 @@ def data_flags(flag):
     flag('--ink', choices=('auto', 'dark', 'light'), default='dark',
          help='sketches are dark on light, or light on dark and are inverted; auto inverts those '
               'that are mostly dark (default: %(default)s)')
+    flag('--minCrop', type=at_least(0, float, above=True, most=1), default=datasets.MIN_CROP,
+         metavar='SHARE',
+         help='smallest share of the area of a training image that its random crop keeps (default: '
+              '%(default)s, as published)')
 
 
 def model_flags(flag):

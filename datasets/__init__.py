@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets import cache, cifar, doodles, folders, transforms
+from datasets.augmentation import MIN_CROP
 from datasets.folders import image_files
 from datasets.identity import fingerprint, folder_of, image_names, names_digest
 from datasets.images import INK, ImageError, as_channels, paper_fault, read_image
@@ -32,23 +33,24 @@ from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, n
 from datasets.squares import Squares
 from utils.errors import InputError
 
-__all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'OWN', 'SPLITS', 'Data', 'DatasetSpec', 'ImageError',
-           'as_channels', 'data_name', 'fingerprint', 'folder_of', 'image_files', 'image_names',
-           'is_own', 'load', 'name_of_folder', 'names', 'normalization', 'paper_fault',
-           'read_image', 'spec', 'transform']
+__all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
+           'ImageError', 'as_channels', 'crops_a_share', 'data_name', 'fingerprint', 'folder_of',
+           'image_files', 'image_names', 'is_own', 'load', 'name_of_folder', 'names',
+           'normalization', 'paper_fault', 'read_image', 'spec', 'transform']
 
 SPLITS = 'train', 'val', 'test'
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    steps: Callable     # inpsize -> transforms.Steps; of sketches (inpsize, ink=) -> Steps
+    steps: Callable     # (inpsize, minCrop) -> transforms.Steps; sketches also take ink=
     mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     find: Callable      # (data_dir, channels, split=) -> (train, images of the split, classes);
                         # items (PIL image, label)
     is_measured: bool = True    # else mean and std are 0 and 1 until load has measured them
     ink: str = 'dark'           # of INK, how sketches are drawn
+    minCrop: float = MIN_CROP   # the smallest share of its area that a training crop keeps
 
     @property
     def channels(self) -> int:
@@ -60,7 +62,8 @@ class DatasetSpec:
         return self.channels == 1
 
     def steps_of(self, inpsize: int) -> transforms.Steps:
-        return self.steps(inpsize, ink=self.ink) if self.is_sketch else self.steps(inpsize)
+        options = {'ink': self.ink} if self.is_sketch else {}
+        return self.steps(inpsize, self.minCrop, **options)
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,20 @@ def names() -> list[str]:
 
 
 def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = None,
-         std: Sequence[float] | None = None, ink: str = 'dark') -> DatasetSpec:
+         std: Sequence[float] | None = None, ink: str = 'dark',
+         minCrop: float = MIN_CROP) -> DatasetSpec:
     """The DatasetSpec of a dataset; channels, mean and std are those of one's own, 'folder:NAME'.
 
     channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
-    load is to measure them. ink: how sketches are drawn, one of INK. Raises InputError.
+    load is to measure them. ink: how sketches are drawn, one of INK. minCrop: the smallest share of
+    its area that a training crop keeps. Raises InputError.
     """
-    return replace(_spec_of(name, channels, mean, std), ink=ink)
+    return replace(_spec_of(name, channels, mean, std), ink=ink, minCrop=minCrop)
+
+
+def crops_a_share(name: str) -> bool:
+    """Whether minCrop decides the training crops of a dataset: not of CIFAR's thumbnails."""
+    return is_own(name) or _spec(name).steps is not transforms.thumbnails
 
 
 def _spec_of(name, channels, mean, std):

@@ -18,25 +18,25 @@ from torch.nn.functional import grid_sample
 
 from datasets.chance import uniform
 
-SCALE, RATIO, ATTEMPTS = (0.08, 1), (3 / 4, 4 / 3), 10     # of torchvision's RandomResizedCrop
+MIN_CROP, RATIO, ATTEMPTS = 0.08, (3 / 4, 4 / 3), 10    # of torchvision's RandomResizedCrop
 DEGREES = 10
 
 
 class SketchAugmentation:
     """RandomResizedCrop, a mirror image if `flip`, a rotation of up to ±10°, in one sampling.
 
-    It does not smooth where it shrinks, but that is by 8 / 7 at most. Paper has to be 0: what a
-    rotation uncovers is paper.
+    minCrop: the smallest share of the area that a crop keeps. It does not smooth where it shrinks,
+    but that is by 8 / 7 at most. Paper has to be 0: what a rotation uncovers is paper.
     """
 
-    def __init__(self, inpsize: int, side: int, flip: bool = True):
-        self.inpsize, self.side, self.flip = inpsize, side, flip
+    def __init__(self, inpsize: int, side: int, flip: bool = True, minCrop: float = MIN_CROP):
+        self.inpsize, self.side, self.flip, self.minCrop = inpsize, side, flip, minCrop
 
     def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> np.ndarray:
         """(left, top, width, height, flip, angle) each: whole pixels, 0 or 1, radians."""
         chance = uniform(seed, epoch, indices, 4 * ATTEMPTS + 2)
         flip, angle = chance[:, -2] < (0.5 if self.flip else 0), chance[:, -1]
-        boxes = crop_boxes(chance[:, :-2], self.side)
+        boxes = crop_boxes(chance[:, :-2], self.side, self.minCrop)
         return np.stack([*boxes, flip, np.radians(DEGREES * (2 * angle - 1))], 1).astype(np.float32)
 
     def augment(self, squares: Tensor, drawn: Tensor) -> Tensor:
@@ -78,14 +78,14 @@ class ThumbnailAugmentation:
                        columns[:, None, None]].float()
 
 
-def crop_boxes(chance: np.ndarray, side: int) -> list[np.ndarray]:
+def crop_boxes(chance: np.ndarray, side: int, minCrop: float) -> list[np.ndarray]:
     """[left, top, width, height] of RandomResizedCrop in squares of `side` pixels.
 
-    chance: uniform numbers in [0, 1), (N, 4 * ATTEMPTS). Where no attempt fits, the box is the
-    whole square.
+    minCrop: the smallest share of the area. chance: uniform numbers in [0, 1), (N, 4 * ATTEMPTS).
+    Where no attempt fits, the box is the whole square.
     """
     area, ratio, left, top = chance.reshape(len(chance), ATTEMPTS, 4).transpose(2, 0, 1)
-    area = side ** 2 * (SCALE[0] + (SCALE[1] - SCALE[0]) * area)
+    area = side ** 2 * (minCrop + (1 - minCrop) * area)
     low, high = map(math.log, RATIO)
     ratio = np.exp(low + (high - low) * ratio)
     width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))

@@ -1,10 +1,11 @@
 """From a PIL image, or from a batch of squares, to what a network sees.
 
-Each kind of image is a function inpsize -> Steps, of sketches also of --ink. Validation takes the
-center crop or ten crops of what before_crop makes; of sketches and thumbnails that is a square of
-uint8 of the same side for all images, from which training batches are augmented too
-(augmentation.py). Photographs go one by one through torchvision's transforms, which are imported
-where they are used, since that takes as long as importing PyTorch.
+Each kind of image is a function (inpsize, minCrop) -> Steps, of sketches also of --ink; minCrop is
+the smallest share of its area that a random crop of an image keeps. Validation takes the center
+crop or ten crops of what before_crop makes; of sketches and thumbnails that is a square of uint8 of
+the same side for all images, from which training batches are augmented too (augmentation.py).
+Photographs go one by one through torchvision's transforms, which are imported where they are used,
+since that takes as long as importing PyTorch.
 """
 import math
 import random
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.augmentation import RATIO, SCALE, SketchAugmentation, ThumbnailAugmentation
+from datasets.augmentation import MIN_CROP, RATIO, SketchAugmentation, ThumbnailAugmentation
 from datasets.images import INK
 
 
@@ -28,7 +29,7 @@ class Steps(NamedTuple):
     enough: tuple[int, int] | None = None   # see read_image: for training and for validation
 
 
-def sketches(inpsize, flip=True, ink='dark'):
+def sketches(inpsize, minCrop=MIN_CROP, flip=True, ink='dark'):
     """Black on white; inverted first, so that the zeros a rotation uncovers are paper.
 
     ink: one of datasets.images.INK, which makes black on white of other sketches before that.
@@ -40,21 +41,22 @@ def sketches(inpsize, flip=True, ink='dark'):
         before_crop.insert(0, INK[ink])
     mirror = [v2.RandomHorizontalFlip()] if flip else []
     rotate = v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)
-    return Steps([*before_crop, v2.RandomResizedCrop(inpsize), *mirror, rotate], before_crop,
-                 SketchAugmentation(inpsize, side, flip))
+    crop = v2.RandomResizedCrop(inpsize, (minCrop, 1))
+    return Steps([*before_crop, crop, *mirror, rotate], before_crop,
+                 SketchAugmentation(inpsize, side, flip, minCrop))
 
 
-def photographs(inpsize):
-    """A crop for training is at least sqrt(0.08 * 3 / 4) of the shorter side, and keeps inpsize."""
+def photographs(inpsize, minCrop=MIN_CROP):
+    """A training crop is at least sqrt(minCrop * 3 / 4) of the shorter side, and keeps inpsize."""
     from torchvision.transforms import v2
     side = side_before_crop(inpsize)
-    augment = [v2.RandomResizedCrop(inpsize), v2.RandomHorizontalFlip()]
-    enough = math.ceil(inpsize / math.sqrt(SCALE[0] * RATIO[0])), 2 * side
+    augment = [v2.RandomResizedCrop(inpsize, (minCrop, 1)), v2.RandomHorizontalFlip()]
+    enough = math.ceil(inpsize / math.sqrt(minCrop * RATIO[0])), 2 * side
     return Steps(augment, [v2.Resize(side)], None, enough)
 
 
-def thumbnails(inpsize):
-    """CIFAR: 32x32, padded by 4 with black; both numbers grow with inpsize."""
+def thumbnails(inpsize, minCrop=MIN_CROP):
+    """CIFAR: 32x32, padded by 4 with black; both numbers grow with inpsize. minCrop is ignored."""
     from torchvision.transforms import v2
     padding = inpsize // 8
     padded = [v2.Resize((inpsize, inpsize)), v2.Pad(padding)]

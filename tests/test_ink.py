@@ -13,7 +13,7 @@ from datasets.doodles import Doodles
 from datasets.images import paper_fault
 from utils import experiment, resolve
 from utils.report.__main__ import choose_sketch
-from utils.source import checkpoint_source
+from utils.source import checkpoint_source, dataset_spec
 from utils.training.checkpoint import read_checkpoint
 
 SMALL = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=squeezenet', '--inpsize=33', '--binaryWeight', '--epochs=1']
@@ -53,6 +53,19 @@ def test_other_images_have_no_ink():
     flags = resolve.complete(opts.parse(['--ink=light', '--dataset=cifar10', '--model_def=bincifar']))
     sentences = [resolve.resolve(flags, ['a', 'b'], channels, torch.device('cpu'))[1] for channels in (1, 3)]
     assert not [line for line in sentences[0] if '--ink' in line] and [line for line in sentences[1] if '--ink is ignored' in line]
+
+
+@pytest.mark.parametrize('dataset, size', [(['--dataset=doodles'], 97), (['--dataset=imagenet12'], 64)])
+def test_minCrop_decides_the_crops(dataset, size):
+    flags = resolve.complete(opts.parse(['--minCrop=0.7', *dataset]))
+    steps = dataset_spec(vars(flags)).steps_of(size)
+    assert (0.7, 1) in [getattr(step, 'scale', None) for step in steps.augment]
+    if steps.batched:
+        boxes = steps.batched.draw(0, 0, range(500))
+        assert (boxes[:, 2] * boxes[:, 3]).min() >= 0.69 * steps.batched.side ** 2
+    assert not [line for line in resolve.resolve(flags, ['a', 'b'], 1, torch.device('cpu'))[1] if '--minCrop' in line]
+    flags = resolve.complete(opts.parse(['--minCrop=0.7', '--dataset=cifar10', '--model_def=bincifar']))
+    assert [line for line in resolve.resolve(flags, ['a', 'b'], 3, torch.device('cpu'))[1] if '--minCrop is ignored' in line]
 
 
 @pytest.fixture(scope='module')

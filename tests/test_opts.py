@@ -7,7 +7,7 @@ from utils import checks
 from utils.errors import InputError
 
 NUMBERS = ['nClasses', 'workers', 'inpsize', 'binStart', 'binEnd', 'epochs', 'batch-size', 'testbatchsize', 'momentum', 'weightDecay',
-           'maxlr', 'minlr', 'decayinterval', 'decaylevel', 'warmup', 'clipGrad', 'accumulate', 'labelSmoothing', 'manualSeed', 'printfreq']
+           'maxlr', 'minlr', 'decayinterval', 'decaylevel', 'warmup', 'clipGrad', 'accumulate', 'labelSmoothing', 'manualSeed', 'minCrop', 'printfreq']
 
 
 def refused(*arguments):

@@ -75,14 +75,14 @@ def distance(a, b):
                   - np.searchsorted(np.sort(b), both, 'right') / len(b)).max()
 
 
-@pytest.mark.parametrize('side', [256, 9])
-def test_boxes_are_those_of_torchvision(side):
+@pytest.mark.parametrize('side, minCrop', [(256, .08), (9, .08), (256, .5)])
+def test_boxes_are_those_of_torchvision(side, minCrop):
     """Each number and some of their combinations, from 4,000 boxes; at p = 1e-4 the bound is 0.05."""
-    crop, image = v2.RandomResizedCrop(side), Image.new('L', (side, side))
+    crop, image = v2.RandomResizedCrop(side, (minCrop, 1)), Image.new('L', (side, side))
     torch.manual_seed(0)
     theirs = [crop.make_params([image]) for _ in range(4000)]
     theirs = np.array([[box[key] for key in ('left', 'top', 'width', 'height')] for box in theirs])
-    ours = augmentation.SketchAugmentation(side, side).draw(0, 0, range(4000))[:, :4]
+    ours = augmentation.SketchAugmentation(side, side, minCrop=minCrop).draw(0, 0, range(4000))[:, :4]
     assert (ours == ours.round()).all() and (ours[:, 2:] > 0).all() and (ours[:, :2] >= 0).all()
     assert (ours[:, :2] + ours[:, 2:] <= side).all()
     weights = np.concatenate([np.eye(4), [[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, -1], [1, -1, 0, 0]]])
@@ -95,9 +95,9 @@ def test_boxes_are_those_of_torchvision(side):
 
 def test_the_whole_square_where_no_attempt_fits():
     too_wide = np.full((1, 40), .999)
-    assert [value[0] for value in augmentation.crop_boxes(too_wide, 100)] == [0, 0, 100, 100]
+    assert [value[0] for value in augmentation.crop_boxes(too_wide, 100, .08)] == [0, 0, 100, 100]
     too_wide[:, 4 * 6:] = .5, .5, 0, .999, *too_wide[0, 28:]    # the seventh fits
-    left, top, width, height = (value[0] for value in augmentation.crop_boxes(too_wide, 100))
+    left, top, width, height = (value[0] for value in augmentation.crop_boxes(too_wide, 100, .08))
     assert (left, top, width, height) == (0, 27, 73, 73)
 
 

@@ -109,6 +109,8 @@ def without_effect(flags: argparse.Namespace, channels: int, device: torch.devic
             flags.deterministic and device.type == 'cpu',
         f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
             flags.skipBroken and not in_folders,
+        f'--minCrop is ignored: the training crops of {flags.dataset} have one size':
+            flags.minCrop != datasets.MIN_CROP and not datasets.crops_a_share(flags.dataset),
         f'--ink is ignored: the images of {flags.dataset} are photographs ({channels} channels)':
             flags.ink != 'dark' and channels != 1,
     }

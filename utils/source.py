@@ -43,7 +43,8 @@ def dataset_spec(flags: dict) -> datasets.DatasetSpec:
         mean, std = numbers(flags['mean']), numbers(flags['std'])
     except ValueError as error:
         raise InputError(f'--mean and --std: {error}') from None
-    return datasets.spec(flags['dataset'], flags['channels'], mean, std, flags['ink'])
+    return datasets.spec(flags['dataset'], flags['channels'], mean, std, flags['ink'],
+                         flags['minCrop'])
 
 
 def own_data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
@@ -68,7 +69,8 @@ def packed_source(path: str | Path, build: Callable = models.build) -> Source:
     flags = {name: getattr(description, name)
              for name in ('model_def', 'signLayers', 'inpsize', 'dataset', 'tenCrop')}
     flags['nClasses'] = len(description.classes)
-    flags |= {'channels': None, 'mean': None, 'std': None, 'ink': 'dark'}   # not in the file
+    not_in_the_file = 'channels', 'mean', 'std', 'ink', 'minCrop'
+    flags |= {name: opts.default(name) for name in not_in_the_file}
     if datasets.is_own(description.dataset):
         flags |= own_data_flags(description.mean, description.std)
         with naming(str(path)):
