@@ -3,7 +3,6 @@ import contextlib
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 
 from utils import console, interrupt
@@ -95,7 +94,7 @@ def begin(program: str):
     """Prepare this process for a command: its output, signals, and warnings of one line."""
     console.prepare()
     interrupt.listen()
-    warnings.formatwarning = lambda message, *_, **__: f'{program}: warning: {message}\n'
+    console.show_warnings(program)
 
 
 def exit_with(line: str, code: int):
