@@ -67,6 +67,7 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
 
     A closed pipe ends the command in silence.
     """
+    before = interrupt.handlers()
     begin(program)
     try:
         yield
@@ -88,6 +89,8 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
         if known is error:
             raise
         exit_with(f'{program}: error: {known}', RunError.exit_code)
+    finally:
+        interrupt.restore(before)
 
 
 def begin(program: str):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch import nn
 
-from utils import console
+from utils import console, interrupt
 from utils.binarize import binarization, convolutions, layer_weights
 from utils.errors import InputError, RunError, explained, naming
 from utils.files import claim, release, write_text
@@ -182,15 +182,16 @@ class Run:
 
     def __exit__(self, _, error, __):
         """Log why the run ends where it ends early, as far as that can be done, and close it."""
-        self.thread.shutdown()
-        console.record_warnings(None)
-        with contextlib.suppress(RunError):
-            if error:
-                self._log(f'ended early: {reason(error)}')
-        for file in self.board, self.log:
-            with contextlib.suppress(OSError):      # a full disk, which has been reported
-                file.close()
-        release(self.claimed)
+        with interrupt.deferred():
+            self.thread.shutdown()
+            console.record_warnings(None)
+            with contextlib.suppress(RunError):
+                if error:
+                    self._log(f'ended early: {reason(error)}')
+            for file in self.board, self.log:
+                with contextlib.suppress(OSError):      # a full disk, which has been reported
+                    file.close()
+            release(self.claimed)
 
 
 def reason(error: BaseException) -> str:
