@@ -16,7 +16,7 @@ from utils.training import parallel
 from utils.training.board import Board
 from utils.training.events import Events
 from utils.training.folder import make_room
-from utils.training.pictures import COLUMNS, ROWS, TILE, Pictures, as_picture, filters, sheet, surest_mistakes
+from utils.training.pictures import GAP, TEXT, TILE, Pictures, as_picture, filters, surest_mistakes, with_text
 from utils.training.predictions import Predictions
 
 TINY = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=sketchanetwbin', '--inpsize=81', '--binaryWeight', '--dataOn=device']
@@ -77,15 +77,15 @@ def test_pictures_at_each_best_epoch(logs):
     rows = [json.loads(line) for line in (logs / 'whole/metrics.jsonl').read_text().splitlines()]
     top1 = [row['top1'] for row in rows if row['split'] == 'val']
     best = [1, 2] if top1[1] > top1[0] else [1]
-    assert steps(logs / 'whole/val', 'misclassified') == steps(logs / 'whole/train', 'weights 1 features.conv1/filters') == best
-    sizes = {'misclassified': (430, None), 'weights 1 features.conv1/filters': (8 * 48 + 3, 8 * 48 + 3)}
+    assert steps(logs / 'whole/val', 'misclassified/1') == steps(logs / 'whole/train', 'weights 1 features.conv1/filters') == best
+    mistakes = {tag for tag, _, _ in values(logs / 'whole/val') if tag.startswith('misclassified/')}
+    assert mistakes == {f'misclassified/{number}' for number in range(1, 1 + len(mistakes))} and 1 <= len(mistakes) <= 6
     for split in ('train', 'val'):
         for tag, _, value in values(logs / 'whole' / split):
             if value.WhichOneof('value') == 'image':
                 picture = Image.open(io.BytesIO(value.image.encoded_image_string))
                 assert picture.format == 'PNG' and picture.size == (value.image.width, value.image.height)
-                width, height = sizes[tag]
-                assert picture.width == width and picture.height == (height or picture.height) and picture.mode == 'L'
+                assert picture.mode == 'L' and picture.size == ((16 * 48 + 3, 4 * 48 + 3) if 'filters' in tag else (432, 200))
 
 
 def test_tensorboard_reads_a_resumed_run_as_an_unbroken_one(logs):
@@ -156,8 +156,8 @@ def test_the_images_are_those_of_this_process(monkeypatch, rank):
             asked.append(index)
             return torch.zeros(1, 33, 33), 0
     pictures = Pictures(Images(), datasets.spec('doodles'), ['ant', 'bee'])
-    assert pictures.mistakes(observed([0, 0, 0], [[.9, .1], [.3, .7], [.2, .8]])).size == (430, 280) and asked == [4 + rank, 2 + rank]
-    assert pictures.mistakes(observed([0], [[.9, .1]])) is None
+    assert pictures.mistakes(observed([0, 0, 0], [[.9, .1], [.3, .7], [.2, .8]]))[0].size == (432, 200) and asked == [4 + rank, 2 + rank]
+    assert pictures.mistakes(observed([0], [[.9, .1]])) == []
 
 
 def test_sketches_are_dark_on_white_and_photographs_in_colour():
@@ -176,19 +176,18 @@ def test_sketches_are_dark_on_white_and_photographs_in_colour():
 
 @pytest.mark.parametrize('side', [5, 33, 97, 200, 225])
 def test_pictures_of_any_size_and_names_of_any_length_fit(side):
-    tiles = [(Image.new('L', (side, side)), ['x', 'a very long name of a class of sketches 100 %', '字' * 40 + '\n\udc80'])] * (COLUMNS * ROWS)
-    page = sheet(tiles)
-    assert page.size == (430, 3 * 280) and page.getpixel((10 + TILE // 2, 10 + TILE // 2)) == 0
-    assert {page.getpixel((x, y)) for x in (*range(8), 214, *range(424, 430)) for y in range(0, 840, 3)} == {255}
+    page = with_text(Image.new('L', (side, side)), ['x', 'a very long name of a class of sketches 100 %', '字' * 40 + '\n\udc80'])
+    assert page.size == (TILE + GAP + TEXT, TILE) == (432, 200) and page.getpixel((100, 100)) == 0
+    assert {page.crop((left, 0, left + 4, TILE)).getextrema() for left in (TILE, 428)} == {(255, 255)}
 
 
 def test_filters_have_a_scale_each_and_zero_is_gray():
     weight = torch.zeros(5, 1, 3, 3)
     weight[1, 0, 0, 0], weight[2, 0, 0, 0] = 5, -.001
     picture = filters(weight)
-    assert picture.size == (3 * 51 + 3, 2 * 51 + 3)         # 3 columns, 2 rows, of 48 + 3 pixels
+    assert picture.size == (5 * 51 + 3, 51 + 3)         # a row of 48 + 3 pixels each
     assert [picture.getpixel((10 + 51 * column, 10)) for column in range(3)] == [128, 255, 0]
-    assert picture.getpixel((10 + 51 * 2, 60)) == 255 and filters(torch.ones(400, 3, 7, 7)).size == (16 * 45 + 3, 16 * 45 + 3)
+    assert filters(torch.ones(400, 3, 7, 7)).size == (24 * 45 + 3, 11 * 45 + 3) and picture.getpixel((52, 10)) == 255
     assert filters(torch.ones(4, 2, 3, 3)) is None
 
 

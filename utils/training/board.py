@@ -36,8 +36,9 @@ class Board:
             if values.dim():
                 self.events.add_histogram('train', f'{tag} by filter', values.numpy(), epoch)
 
-    def add_mistakes(self, picture: Image.Image, epoch: int):
-        self.events.add_picture('val', 'misclassified', picture, epoch)
+    def add_mistakes(self, pictures: list[Image.Image], epoch: int):
+        for number, picture in enumerate(pictures, 1):
+            self.events.add_picture('val', f'misclassified/{number}', picture, epoch)
 
     def add_filters(self, number: int, name: str, picture: Image.Image, epoch: int):
         self.events.add_picture('train', f'{weights_of(number, name)}/filters', picture, epoch)

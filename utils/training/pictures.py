@@ -14,9 +14,9 @@ from utils import console
 from . import parallel
 from .predictions import Predictions
 
-COLUMNS, ROWS = 2, 3        # of mistakes
-TILE, MARGIN, FONT = 200, 10, 16    # pixels
-FILTER, GAP, MOST_FILTERS = 48, 3, 256
+MISTAKES, MOST_FILTERS = 6, 256
+TILE, GAP, TEXT, FONT = 200, 12, 220, 20    # pixels; TensorBoard's cards are wide and 200 high
+FILTER, BETWEEN = 48, 3
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Pictures:
     spec: datasets.DatasetSpec
     classes: list[str]
 
-    def mistakes(self, predictions: Predictions) -> Image.Image | None:
-        """The surest mistakes among this process's validation images, None without a mistake.
+    def mistakes(self, predictions: Predictions) -> list[Image.Image]:
+        """Up to MISTAKES pictures, of the surest ones on this process's validation images.
 
-        Of each the image as the network saw it, its class, and the two likeliest classes.
+        Each is the image as the network saw it, its class, and the two likeliest classes.
         """
         target, likeliest, probabilities = predictions.own()
-        tiles = []
-        for place in surest_mistakes(target, likeliest, probabilities, COLUMNS * ROWS):
+        pictures = []
+        for place in surest_mistakes(target, likeliest, probabilities, MISTAKES):
             image, _ = self.images[parallel.rank() + place * parallel.processes()]
             two = zip(likeliest[place, :2].tolist(), probabilities[place, :2].tolist())
-            tiles.append((as_picture(image, self.spec), [
-                f'{self.classes[target[place]]}, taken for',
-                *(f'{self.classes[label]} {100 * share:.0f} %' for label, share in two)]))
-        return sheet(tiles) if tiles else None
+            pictures.append(with_text(as_picture(image, self.spec), [
+                self.classes[target[place]], 'taken for',
+                *(f'{self.classes[label]} {100 * share:.1f} %' for label, share in two)]))
+        return pictures
 
 
 def surest_mistakes(target: Tensor, likeliest: Tensor, probabilities: Tensor,
@@ -67,22 +67,17 @@ def as_picture(image: Tensor, spec: datasets.DatasetSpec) -> Image.Image:
     return to_pil(1 - pixels if spec.is_sketch else pixels)
 
 
-def sheet(tiles: list[tuple[Image.Image, list[str]]]) -> Image.Image:
-    """Pictures with lines of text below them, in COLUMNS columns on white."""
+def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
+    """A picture in a frame of TILE × TILE, and beside it lines of text, on white."""
     font = ImageFont.load_default(FONT)
-    line = FONT + 4
-    height = TILE + line * max(len(lines) for _, lines in tiles) + 2 * MARGIN
-    width, rows = TILE + MARGIN, math.ceil(len(tiles) / COLUMNS)
-    page = Image.new(tiles[0][0].mode, (COLUMNS * width + MARGIN, rows * height), 'white')
+    page = Image.new(picture.mode, (TILE + GAP + TEXT, TILE), 'white')
     draw = ImageDraw.Draw(page)
-    for number, (picture, lines) in enumerate(tiles):
-        row, column = divmod(number, COLUMNS)
-        x, y = MARGIN + column * width, MARGIN + row * height
-        picture = in_tile(picture)
-        page.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
-        draw.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline='silver')
-        for below, text in enumerate(lines):
-            draw.text((x, y + TILE + 2 + below * line), shortened(text, font), 'black', font)
+    picture = in_tile(picture)
+    page.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
+    draw.rectangle((0, 0, TILE - 1, TILE - 1), outline='silver')
+    for number, text in enumerate(lines):
+        place = TILE + GAP, round((number + .8) * 1.5 * FONT)
+        draw.text(place, shortened(text, font), 'black', font)
     return page
 
 
@@ -97,10 +92,10 @@ def in_tile(picture: Image.Image) -> Image.Image:
 
 
 def shortened(text: str, font) -> str:
-    """The text in one line, without its middle where it is wider than TILE."""
+    """The text in one line, without its middle where it is wider than TEXT."""
     kept = text = console.one_line(text)
     length = len(text)
-    while font.getlength(kept) > TILE:
+    while font.getlength(kept) > TEXT:
         length -= 1
         kept = f'{text[:length // 2]}…{text[length // 2 - length:]}'
     return kept
@@ -119,13 +114,13 @@ def filters(weight: Tensor) -> Image.Image | None:
     pixels = (weight / largest + 1) / 2
     for axis in 2, 3:
         pixels = pixels.repeat_interleave(scale, axis)
-    pixels = F.pad(pixels, (0, GAP, 0, GAP), value=1)
-    columns = math.ceil(math.sqrt(len(pixels)))
+    pixels = F.pad(pixels, (0, BETWEEN, 0, BETWEEN), value=1)
+    columns = min(8 * math.ceil(math.sqrt(2 * len(pixels)) / 8), len(pixels))   # wide, not high
     missing = -len(pixels) % columns
     pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing), value=1)
     rows = pixels.unflatten(0, (-1, columns))       # (rows, columns, C, height, width)
     grid = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    return to_pil(F.pad(grid, (GAP, 0, GAP, 0), value=1))
+    return to_pil(F.pad(grid, (BETWEEN, 0, BETWEEN, 0), value=1))
 
 
 def to_pil(pixels: Tensor) -> Image.Image:

@@ -141,8 +141,7 @@ class Run:
             return
         mistakes = self.pictures.mistakes(predictions)
         with naming(str(self.folder), RunError):
-            if mistakes:
-                self.board.add_mistakes(mistakes, epoch)
+            self.board.add_mistakes(mistakes, epoch)
             for number, name, conv in convolutions(model)[:1]:
                 weight = layer_weights(conv).weight if binarization(conv) else conv.weight
                 if filters := draw_filters(weight):
