@@ -1,8 +1,13 @@
 """What TensorBoard shows of a run, warnings in its log, and signals that come in a row."""
+import contextlib
 import io
 import json
+import os
 import shutil
+import signal
 import struct
+import sys
+import time
 
 import pytest
 import torch
@@ -11,8 +16,9 @@ from tensorboardX.proto import event_pb2
 
 import datasets
 import main
-from utils.errors import InputError
-from utils.training import parallel
+from utils import interrupt
+from utils.errors import InputError, reported
+from utils.training import loaders, parallel, record
 from utils.training.board import Board
 from utils.training.events import Events
 from utils.training.folder import make_room
@@ -103,16 +109,20 @@ def test_tensorboard_reads_a_resumed_run_as_an_unbroken_one(logs):
         assert whole == resumed and all(whole[:1 + (split == 'train')]), split
 
 
-def test_what_is_recorded_of_later_epochs_is_void(tmp_path):
-    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
-    for done, value in ((0, 1.), (1, 2.)):
+@pytest.mark.parametrize('module', ['event_accumulator', 'plugin_event_accumulator'])     # of tests, of the server
+def test_what_is_recorded_of_later_epochs_is_void(tmp_path, module):
+    accumulator = pytest.importorskip(f'tensorboard.backend.event_processing.{module}')
+    for done, value in ((0, 1.), (1, 2.), (1, 3.)):
         events = Events(tmp_path, done)
-        for epoch in range(done, 3):
+        for epoch in range(done, 3 if done == 0 else 2):
             events.add_scalar('val', 'loss', value, epoch)
         events.close()
     found = accumulator.EventAccumulator(str(tmp_path / 'val'))
     found.Reload()
-    assert [(event.step, event.value) for event in found.Scalars('loss')] == [(1, 1), (2, 2), (3, 2)]
+    read = found.Scalars('loss') if module == 'event_accumulator' else found.Tensors('loss')
+    assert [event.step for event in read] == [1, 2]
+    if module == 'event_accumulator':
+        assert [event.value for event in read] == [1, 3]
 
 
 def test_a_run_of_an_older_version_keeps_its_events_until_it_is_overwritten(logs, tmp_path, sketch_folder):
@@ -201,3 +211,40 @@ def test_a_warning_is_logged_once_as_it_was_shown(sketch_folder, tmp_path, start
         assert code == 0 and err == f'main.py: warning: {data}/train: 1 file is left out (not an image): box/notes.txt\n'
     log = (tmp_path / 'run/log.txt').read_text()
     assert log.count(err) == 1 and log.count('command: ') == 2
+
+
+# Several signals
+
+def test_a_command_that_is_over_leaves_signals_as_it_found_them():
+    for error in (InputError('--flag'), KeyboardInterrupt(), None):
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        with contextlib.suppress(SystemExit), reported('main.py'):
+            assert signal.getsignal(signal.SIGINT) is not before[0]
+            if error:
+                raise error
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_while_the_record_is_closed_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt, 'PATIENCE', 0)       # every signal counts
+    origin = dict.fromkeys(('command', 'date', 'processes', 'commit', 'python', 'torch', 'device'), '')
+    with pytest.raises(interrupt.Stopped), contextlib.ExitStack() as stack:
+        before = interrupt.handlers()
+        stack.callback(interrupt.restore, before)
+        interrupt.listen()
+        with record.Run(tmp_path / 'run', {'pretrained_file': None}, origin) as run:
+            shutdown = run.thread.shutdown
+            run.thread.shutdown = lambda: (os.kill(os.getpid(), signal.SIGINT), shutdown())
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert (tmp_path / 'run/log.txt').read_text().endswith('ended early: stopped by Ctrl-C\n') and run.log.closed
+    assert not (tmp_path / 'run/.lock').exists()
+
+
+def test_a_loading_process_is_silent_when_training_ends_while_it_hands_a_batch_over(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, 'excepthook', lambda kind, *_: shown.append(kind))
+    loaders.end_quietly(0)
+    for kind in (EOFError, ConnectionResetError, BrokenPipeError, ValueError):
+        sys.excepthook(kind, kind(), None)
+    assert shown == [ValueError]

@@ -343,10 +343,10 @@ def test_a_damaged_checkpoint(refused, trained, tmp_path):
 
 def test_a_second_run_of_the_same_name(train, refused, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / 'logs/run')
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
     assert '--resume' in refused('--name=run', '--epochs=1')
     assert '--resume' in refused('--name=run', f'--resume={trained}/last.pth.tar', '--epochs=3')
-    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert before == {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
     (folder / 'thesis.pth.tar').write_text('not of this run')
     (folder / 'events.md').write_text('nor this')
     train('--name=run', '--epochs=1', '--overwrite')

@@ -22,7 +22,8 @@ class Events:
 
     TensorBoard draws curves with one tag and several folders into one chart. done: the finished
     epochs of a resumed run; what TensorBoard has read of later ones is void. An `epoch` counts from
-    0, and its step from 1, as in the log. Methods raise OSError.
+    0, and its step from 1, as in the log. Every start is marked, since TensorBoard takes the first
+    mark for that of a new run. Methods raise OSError.
     """
 
     def __init__(self, folder: Path, done: int = 0):
@@ -31,10 +32,8 @@ class Events:
     def _open(self, folder, done):
         folder.mkdir(exist_ok=True)
         writer = EventsWriter(str(folder / 'events'), f'.{time.monotonic_ns()}')
-        if done:
-            restart = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(step=done + 1, file_version='brain.Event:2'))
-            writer.write_event(Event(step=done + 1, session_log=restart))
+        writer.write_event(Event(step=done + 1, file_version='brain.Event:2'))
+        writer.write_event(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
         return writer
 
     def add_scalar(self, split: str, tag: str, value: float, epoch: int):
