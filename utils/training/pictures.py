@@ -92,10 +92,10 @@ def in_tile(picture: Image.Image) -> Image.Image:
 
 
 def shortened(text: str, font) -> str:
-    """The text in one line, without its middle where it is wider than TEXT."""
+    """The text in one line, without its middle where it is wider than its column."""
     kept = text = console.one_line(text)
     length = len(text)
-    while font.getlength(kept) > TEXT:
+    while font.getlength(kept) > TEXT - GAP:
         length -= 1
         kept = f'{text[:length // 2]}…{text[length // 2 - length:]}'
     return kept
