@@ -35,7 +35,7 @@ def logs(sketch_folder, tmp_path_factory):
     flags = [*TINY, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--tenCrop']
     main.main([*flags, '--name=whole', '--epochs=2'])
     main.main([*flags, '--name=resumed', '--epochs=1'])
-    unsaved = Board(logs / 'resumed', 0)
+    unsaved = Board(logs / 'resumed', 1)       # of a start that was killed
     for split in ('train', 'val'):
         unsaved.add_metrics(split, 1, {'loss': 99, 'top1': 99, 'top5': 99}, 99)
     unsaved.close()
