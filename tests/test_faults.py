@@ -19,7 +19,7 @@ from conftest import ROOT
 from datasets import transforms
 from test_main import SMALL, rows
 from utils import experiment
-from utils.training import epoch, record
+from utils.training import board, epoch, folder, record
 from utils.training.checkpoint import read_checkpoint
 
 
@@ -72,7 +72,7 @@ def assert_same(one, other):
 def train_and_die(arguments, moment):
     """Train, but be killed at the call number `count` of a function (module, name)."""
     module, name, count = moment
-    holder = {'record': record.Run, 'writing': record, 'epoch': epoch}[module]
+    holder = {'record': record.Run, 'board': board.Board, 'writing': folder, 'epoch': epoch}[module]
     function, calls = getattr(holder, name), []
 
     def deadly(*args, **kwargs):
@@ -98,7 +98,7 @@ MOMENTS = {
     'before the log of epoch 1': ('record', 'record_epoch', 1),
     'before the first checkpoint': ('record', 'save', 1),
     'between last and best': ('writing', 'write_atomically', 1),
-    'while weights are recorded': ('record', '_record_layer', 8),
+    'while weights are recorded': ('board', 'add_layer', 8),
     'in epoch 2': ('epoch', 'validate', 2),
 }
 

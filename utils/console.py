@@ -3,6 +3,8 @@ import contextlib
 import os
 import select
 import sys
+import warnings
+from collections.abc import Callable
 
 
 def prepare():
@@ -29,6 +31,33 @@ def complain(text: str):
         print(text, file=sys.stderr, flush=True)
     except OSError:
         discard(sys.stderr)
+
+
+def show_warnings(program: str):
+    """Show each warning from now on as '<program>: warning: <message>'."""
+    def line_of(message, *_, **__):     # Python calls it for what it shows, and for nothing else
+        line = f'{program}: warning: {message}'
+        _warnings.append(line)
+        if _recorder:
+            _recorder(line)
+        return f'{line}\n'
+    _warnings.clear()
+    warnings.formatwarning = line_of
+
+
+_warnings: list[str] = []       # shown since show_warnings
+_recorder: Callable[[str], None] | None = None
+
+
+def record_warnings(record: Callable[[str], None] | None):
+    """Call record(line) for each warning since show_warnings and from now on; None ends that.
+
+    Processes that are forked later call it too.
+    """
+    global _recorder
+    _recorder = record
+    for line in _warnings if record else ():
+        record(line)
 
 
 def one_line(text: str) -> str:

@@ -3,7 +3,6 @@ import contextlib
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 
 from utils import console, interrupt
@@ -68,6 +67,7 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
 
     A closed pipe ends the command in silence.
     """
+    before = interrupt.handlers()
     begin(program)
     try:
         yield
@@ -89,13 +89,15 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
         if known is error:
             raise
         exit_with(f'{program}: error: {known}', RunError.exit_code)
+    finally:
+        interrupt.restore(before)
 
 
 def begin(program: str):
     """Prepare this process for a command: its output, signals, and warnings of one line."""
     console.prepare()
     interrupt.listen()
-    warnings.formatwarning = lambda message, *_, **__: f'{program}: warning: {message}\n'
+    console.show_warnings(program)
 
 
 def exit_with(line: str, code: int):

@@ -32,6 +32,7 @@ from utils.source import (Source, checkpoint_source, dataset_spec, own_data_flag
                           stored_network)
 from utils.training import checkpoint as checkpoints
 from utils.training import loaders, loop, parallel
+from utils.training.pictures import Pictures
 from utils.training.record import Run, SilentRun
 
 
@@ -113,7 +114,8 @@ class Experiment:
             with naming('--logdir'):
                 checkpoints.check_disk_space(folder, model)
             run = Run(folder, vars(flags), provenance(self.device, command), flags.resume,
-                      checkpoint, flags.overwrite)
+                      checkpoint, flags.overwrite,
+                      Pictures(self.data.val, self.data.spec, self.classes))
         with run:
             run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
             run.say(arithmetic(self.device, flags.amp, flags.channelsLast))

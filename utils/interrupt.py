@@ -60,6 +60,20 @@ def listen():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SENTENCES)
 
 
+def handlers() -> dict:
+    """What SIGINT and SIGTERM do now."""
+    return {number: signal.getsignal(number) for number in SENTENCES}
+
+
+def restore(before: dict):
+    """Let them do what they did, as handlers() found: where a command is over, nothing is raised.
+
+    After end_silently() one more Ctrl-C then ends the process at once.
+    """
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)
+
+
 _unraisable: list = []      # the hook before ours
 
 

@@ -179,14 +179,16 @@ def changes_result(name: str, flags: argparse.Namespace) -> bool:
 
 
 def changed_schedule(flags: argparse.Namespace, source: Source | None) -> tuple[str, ...]:
-    """A sentence where a resumed run follows its schedule to another last epoch than before."""
-    if not source or not source.checkpoint or not changes_result('epochs', flags):
+    """A sentence where a resumed run follows another schedule, or the same to another end."""
+    if not source or not source.checkpoint:
         return ()
     before, done = argparse.Namespace(**source.flags), source.checkpoint['epoch']
-    is_same = before.learningratescheduler == flags.learningratescheduler
-    if not is_same or before.epochs == flags.epochs or not 0 < done < flags.epochs:
+    new, old = flags.learningratescheduler, before.learningratescheduler
+    ends = changes_result('epochs', flags) and before.epochs != flags.epochs
+    if not 0 < done < flags.epochs or new == old and not ends:
         return ()
+    change = (f'the schedule is now --learningratescheduler={new}, not {old}' if new != old else
+              f'the {new} schedule now ends with --epochs={flags.epochs}, not {before.epochs}')
     last, following = optim.learning_rate(before, done - 1), optim.learning_rate(flags, done)
-    return (f'the {flags.learningratescheduler} schedule now ends with --epochs={flags.epochs}, '
-            f'not {before.epochs}: the learning rate goes on at {following:g} after {last:g}, '
-            'and the run differs from an unbroken one',)
+    return (f'{change}: the learning rate goes on at {following:g} after {last:g}, and the run '
+            'differs from an unbroken one',)

@@ -1,4 +1,5 @@
 """The batches of training and validation, from loading processes or from data on the device."""
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -23,10 +24,24 @@ def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, ba
     if not on_device:
         # With a generator of its own a loader draws nothing from PyTorch's, which dropout uses.
         make = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0,
-                       pin_memory=device.type == 'cuda', generator=torch.Generator())
+                       pin_memory=device.type == 'cuda', generator=torch.Generator(),
+                       worker_init_fn=end_quietly)
     rank, processes = parallel.rank(), parallel.processes()
     sampler = DistributedSampler(data.train, processes, rank, seed=seed)
     lone = batch_size > 1 and len(sampler) % batch_size == 1
     share = range(rank, len(data.val), processes)
     return (make(data.train, batch_size, sampler=sampler, drop_last=lone),
             make(data.val, testbatchsize, sampler=share), sentence)
+
+
+def end_quietly(_: int):
+    """In a loading process: a connection that breaks, since training ends, is not worth a word.
+
+    A thread of it hands batches over to the process that trains, and would print a traceback.
+    """
+    show = sys.excepthook
+
+    def hook(kind, error, trace):
+        if not issubclass(kind, (EOFError, ConnectionError)):
+            show(kind, error, trace)
+    sys.excepthook = hook

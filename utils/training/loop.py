@@ -8,6 +8,7 @@ from utils.errors import naming
 from . import checkpoint as checkpoints
 from . import epoch as one_epoch
 from . import optim, parallel
+from .predictions import Predictions
 from .progress import Progress, TimeLeft
 from .record import Run, SilentRun
 
@@ -46,10 +47,14 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
             run.record_epoch('train', epoch, metrics, lr)
             parallel.broadcast_buffers(model)
             progress = Progress('validation', len(val_loader), time_left)
-            metrics = one_epoch.validate(model, val_loader, device, progress, flags.amp)
+            predictions = Predictions()
+            metrics = one_epoch.validate(model, val_loader, device, progress, flags.amp,
+                                         predictions.observe)
             run.record_epoch('val', epoch, metrics, lr)
             run.record_weights(model, epoch)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
+            if is_best:
+                run.record_pictures(model, predictions, epoch)
             run.say(f'best top-1 so far {best:.2f}{time_left.after_epoch()}')
             with interrupt.deferred():
                 run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, **facts,

@@ -18,13 +18,16 @@ class Predictions:
         top = log_probs.softmax(1).topk(min(LIKELIEST, log_probs.size(1)))
         self.batches.append((target, top.indices, top.values))
 
+    def own(self) -> tuple[Tensor, ...]:
+        """gather() of the images of this process alone; () without an image."""
+        return tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
+
     def gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of all images in their order, whichever process had them, on the CPU.
 
         Class numbers (N,), the likeliest classes (N, LIKELIEST) and their probabilities.
         """
-        own = tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
-        shares = [share for share in parallel.gather(own) if share]     # () without an image
+        shares = [share for share in parallel.gather(self.own()) if share]
         return tuple(map(interleaved, zip(*shares)))
 
 

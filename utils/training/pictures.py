@@ -1,0 +1,129 @@
+"""Pictures of what a network gets wrong and of its first filters, drawn with PIL."""
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+import datasets
+from utils import console
+
+from . import parallel
+from .predictions import Predictions
+
+MISTAKES, MOST_FILTERS = 6, 256
+TILE, GAP, TEXT, FONT = 200, 12, 220, 20    # pixels; TensorBoard's cards are wide and 200 high
+FILTER, BETWEEN = 48, 3
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Draws validation images, items (tensor, class number), which are normalized as spec says."""
+
+    images: Sequence
+    spec: datasets.DatasetSpec
+    classes: list[str]
+
+    def mistakes(self, predictions: Predictions) -> list[Image.Image]:
+        """Up to MISTAKES pictures, of the surest ones on this process's validation images.
+
+        Each is the image as the network saw it, its class, and the two likeliest classes.
+        """
+        target, likeliest, probabilities = predictions.own()
+        pictures = []
+        for place in surest_mistakes(target, likeliest, probabilities, MISTAKES):
+            image, _ = self.images[parallel.rank() + place * parallel.processes()]
+            two = zip(likeliest[place, :2].tolist(), probabilities[place, :2].tolist())
+            pictures.append(with_text(as_picture(image, self.spec), [
+                self.classes[target[place]], 'taken for',
+                *(f'{self.classes[label]} {100 * share:.1f} %' for label, share in two)]))
+        return pictures
+
+
+def surest_mistakes(target: Tensor, likeliest: Tensor, probabilities: Tensor,
+                    most: int) -> list[int]:
+    """The places of up to `most` wrong predictions, see Predictions, the likeliest ones first.
+
+    One of each class before the second of any.
+    """
+    order = probabilities[:, 0].sort(descending=True, stable=True).indices
+    wrong = order[likeliest[order, 0] != target[order]].tolist()
+    labels, first = target.tolist(), {}
+    for place in wrong:
+        first.setdefault(labels[place], place)
+    chosen = set(first.values())
+    return [*first.values(), *(place for place in wrong if place not in chosen)][:most]
+
+
+def as_picture(image: Tensor, spec: datasets.DatasetSpec) -> Image.Image:
+    """A normalized image (C, H, W), or the center one of ten crops; sketches dark on white."""
+    if image.dim() == 4:
+        image = image[4]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in datasets.normalization(spec))
+    pixels = (image * std + mean).clamp(0, 1)
+    return to_pil(1 - pixels if spec.is_sketch else pixels)
+
+
+def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
+    """A picture in a frame of TILE × TILE, and beside it lines of text, on white."""
+    font = ImageFont.load_default(FONT)
+    page = Image.new(picture.mode, (TILE + GAP + TEXT, TILE), 'white')
+    draw = ImageDraw.Draw(page)
+    picture = in_tile(picture)
+    page.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
+    draw.rectangle((0, 0, TILE - 1, TILE - 1), outline='silver')
+    for number, text in enumerate(lines):
+        place = TILE + GAP, round((number + .8) * 1.5 * FONT)
+        draw.text(place, shortened(text, font), 'black', font)
+    return page
+
+
+def in_tile(picture: Image.Image) -> Image.Image:
+    """At most TILE wide and high; the pixels of a small picture are enlarged to squares."""
+    longest = max(picture.size)
+    if longest > TILE:
+        return picture.resize([side * TILE // longest for side in picture.size],
+                              Image.Resampling.LANCZOS)
+    scale = TILE // longest
+    return picture.resize([side * scale for side in picture.size], Image.Resampling.NEAREST)
+
+
+def shortened(text: str, font) -> str:
+    """The text in one line, without its middle where it is wider than its column."""
+    kept = text = console.one_line(text)
+    length = len(text)
+    while font.getlength(kept) > TEXT - GAP:
+        length -= 1
+        kept = f'{text[:length // 2]}…{text[length // 2 - length:]}'
+    return kept
+
+
+def filters(weight: Tensor) -> Image.Image | None:
+    """Filters (N, C, h, w) of 1 or 3 channels, each scaled by its largest weight; 0 is mid-gray.
+
+    At most MOST_FILTERS of them; None where there are other channels.
+    """
+    weight = weight.detach().float().cpu()[:MOST_FILTERS]
+    if weight.size(1) not in datasets.KINDS:
+        return None
+    largest = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    scale = max(1, FILTER // max(weight.shape[2:]))
+    pixels = (weight / largest + 1) / 2
+    for axis in 2, 3:
+        pixels = pixels.repeat_interleave(scale, axis)
+    pixels = F.pad(pixels, (0, BETWEEN, 0, BETWEEN), value=1)
+    columns = min(8 * math.ceil(math.sqrt(2 * len(pixels)) / 8), len(pixels))   # wide, not high
+    missing = -len(pixels) % columns
+    pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing), value=1)
+    rows = pixels.unflatten(0, (-1, columns))       # (rows, columns, C, height, width)
+    grid = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return to_pil(F.pad(grid, (BETWEEN, 0, BETWEEN, 0), value=1))
+
+
+def to_pil(pixels: Tensor) -> Image.Image:
+    """A gray or an RGB picture of (1 or 3, H, W), numbers from 0 to 1."""
+    array = (255 * pixels).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
