@@ -37,6 +37,8 @@ class Server(ThreadingHTTPServer):
     port: 0 for a free one. Raises InputError where the port cannot be had.
     """
 
+    request_queue_size = MAX_CONNECTIONS
+
     def __init__(self, page: str, answer: Callable, port: int = 0):
         self.page, self.answer = page.encode(), answer
         self.policy = content_security_policy(page)
@@ -86,6 +88,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request, answered by one response, a refusal in plain text."""
 
     timeout = DEADLINE
+    default_request_version = 'HTTP/1.0'    # not 0.9, whose responses have no status
     is_late = False
 
     def setup(self):
