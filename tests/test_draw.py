@@ -563,3 +563,20 @@ def test_it_says_when_the_server_has_gone(person):
         Served(server)
         person.wait("return document.getElementById('problem').hidden && document.querySelector('#bars .name').textContent === 'tree'")
         server.shutdown()
+
+
+@pytest.mark.soak
+def test_it_recognizes_doodles_that_a_person_draws(person, tmp_path):
+    """Nine of twelve validation doodles, one of each class but the last, by a network trained for some minutes."""
+    main.main(['--binaryWeight', '--learningratescheduler=cosine', '--maxlr=0.003', '--epochs=14', '--workers=0',
+               f'--logdir={tmp_path}', '--name=run'])
+    source = draw.sketch_source(f'{tmp_path}/run/best.pth.tar')
+    recognizer, right = Recognizer(source), 0
+    with Server(draw.render(draw.TEMPLATE, **draw.facts(source, recognizer)), recognizer.answer) as server:
+        Served(server)
+        for label, name in enumerate(CLASSES[:12]):
+            person.open(server.url)
+            person.draw([np.array(stroke) for stroke in DOODLES[name](Hand(f'0 val {label}'))])
+            right += person.see()[0][0] == name
+        server.shutdown()
+    assert right >= 9
