@@ -38,6 +38,7 @@ class Server(ThreadingHTTPServer):
     """
 
     request_queue_size = MAX_CONNECTIONS
+    has_ended = False
 
     def __init__(self, page: str, answer: Callable, port: int = 0):
         self.page, self.answer = page.encode(), answer
@@ -62,9 +63,12 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address
 
     def process_request(self, request, client_address):
-        if self.places.acquire(blocking=False):
+        if not self.places.acquire(blocking=False):
+            return self.shutdown_request(request)
+        try:
             super().process_request(request, client_address)
-        else:
+        except RuntimeError:    # the system allows no more threads
+            self.places.release()
             self.shutdown_request(request)
 
     def process_request_thread(self, request, client_address):
@@ -80,6 +84,7 @@ class Server(ThreadingHTTPServer):
             complain_of(error)
 
     def server_close(self):
+        self.has_ended = True
         super().server_close()
         self.computer.shutdown(wait=False, cancel_futures=True)
 
@@ -125,7 +130,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             answer = self.server.computer.submit(self.server.answer, strokes).result()
         except Exception as error:      # a bug of ours ends neither the server nor the page
-            complain_of(error)
+            if not self.server.has_ended:
+                complain_of(error)
             return self.refuse(500, 'the network failed; the terminal says why')
         self.respond(200, 'application/json', json.dumps(answer).encode())
 
