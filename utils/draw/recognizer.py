@@ -1,0 +1,82 @@
+"""From strokes to the likeliest classes, by the network of a checkpoint or a packed model."""
+import base64
+import io
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+import datasets
+from utils import packed
+from utils.binarize import binarized
+from utils.packed import BinaryUnit, ExpandedConv2d
+from utils.packed.ops import has_kernel
+from utils.source import Source, stored_network
+
+from .drawing import frame_of, sketch
+
+LIKELIEST = 5
+
+
+class Recognizer:
+    """A network that recognizes drawings, on the CPU; not for several threads at a time.
+
+    It takes the center crop of an image, also where it was validated on ten. Binarized inputs make
+    it compute on bits, as validation does. Within parametrize.cached() weights are binarized once.
+    """
+
+    def __init__(self, source: Source):
+        flags, self.classes = source.flags, source.classes
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1)
+                               for values in datasets.normalization(source.spec))
+        self.ink, self.frame = flags['ink'], frame_of(flags['dataset'])
+        self.transform = datasets.transform(source.spec, flags['inpsize'])
+        self.network = packed.on_bits(stored_network(source).eval())
+        self.arithmetic = arithmetic(self.network)
+
+    def seen(self, strokes: Sequence[np.ndarray]) -> Tensor:
+        """What the network sees of a drawing: normalized float32 (1, inpsize, inpsize)."""
+        image = sketch(strokes, self.frame)
+        return self.transform(ImageOps.invert(image) if self.ink == 'light' else image)
+
+    @torch.no_grad()
+    def answer(self, strokes: Sequence[np.ndarray]) -> dict:
+        """What the page shows of a drawing, to be sent as JSON.
+
+        likeliest: [class, probability] of the likeliest classes; seen: the image that the network
+        saw, as the URL of a PNG; network_ms and total_ms: milliseconds of the network, of it all.
+        """
+        start = time.perf_counter()
+        image = self.seen(strokes)
+        before = time.perf_counter()
+        log_probs = self.network(image[None])[0]
+        after = time.perf_counter()
+        top = log_probs.softmax(0).topk(min(LIKELIEST, len(self.classes)))
+        likeliest = [[self.classes[label], probability] for label, probability
+                     in zip(top.indices.tolist(), top.values.tolist())]
+        url = picture(image * self.std + self.mean)
+        return {'likeliest': likeliest, 'seen': url, 'network_ms': 1000 * (after - before),
+                'total_ms': 1000 * (time.perf_counter() - start)}
+
+
+def picture(ink: Tensor) -> str:
+    """The URL of a PNG, black on white, of the image (1, height, width) whose ink is 1, paper 0."""
+    pixels = (255 * (1 - ink[0])).round().clamp(0, 255).byte().numpy()
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, 'PNG', compress_level=1)
+    return f'data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'
+
+
+def arithmetic(network: nn.Module) -> str:
+    """What the network computes with."""
+    on_bits = sum(isinstance(module, BinaryUnit) for module in network.modules())
+    others = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    if on_bits and has_kernel():
+        return f'bits in {on_bits} of {on_bits + others} convolutions, float32 in the others'
+    expanded = any(isinstance(module, ExpandedConv2d) for module in network.modules())
+    if on_bits or expanded or binarized(network):
+        return 'float32 with two-valued weights'
+    return 'float32'
