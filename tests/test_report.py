@@ -73,7 +73,7 @@ def refused(capsys):
 
 def cells(html, first):
     """The cells of every row of a table whose first cell is `first`."""
-    rows = [re.findall(r'<td>(.*?)</td>', row) for row in re.findall(r'<tr>.*?</tr>', html)]
+    rows = [re.findall(r'<td.*?>(.*?)</td>', row) for row in re.findall(r'<tr>.*?</tr>', html, re.DOTALL)]
     return [row[1:] for row in rows if row and row[0] == first]
 
 
@@ -84,10 +84,10 @@ def test_the_page_shows_what_lies_beside_it_and_nothing_else(fbin_page):
     assert len(pictures) == html.count('<img') == len(set(pictures))
     assert {path.name for path in fbin_page.iterdir()} == {'index.html', *pictures}
     assert all(len(re.search(r'<figcaption>(.+)</figcaption>', figure)[1]) > 40 for figure in figures)
-    assert all((fbin_page / name).read_bytes().startswith(b'\x89PNG') for name in pictures)
-    assert {f'weights-{number}.png' for number in range(2, 8)} | {
-        'spread.png', 'errors.png', 'filters.png', 'input.png', 'responses-2.png', 'responses-3.png', 'activations.png',
-        'accuracy.png', 'training-values.png', 'training-flips.png'} <= set(pictures)
+    assert all((fbin_page / name).read_bytes().startswith(b'<?xml') for name in pictures)
+    assert {f'weights-{number}.svg' for number in range(2, 8)} | {
+        'spread.svg', 'errors.svg', 'filters.svg', 'input.svg', 'responses-2.svg', 'responses-3.svg', 'activations.svg',
+        'accuracy.svg', 'training-values.svg', 'training-flips.svg'} <= set(pictures)
     assert not re.search(r'https?://|<script', html)
 
 
@@ -144,7 +144,7 @@ def test_the_measures_of_sign_layers(fbin, fbin_page, sketch_folder):
         (*shown, _), = cells(html, name)
         assert [float(value) for value in shown] == pytest.approx(values, abs=6e-5)
     order = sorted(losses, key=lambda name: losses[name][1], reverse=True)
-    places = [html.index(f'<td>{name}</td><td>0') for name in order]
+    places = [re.search(rf'<td>{name}</td>\s*<td class="number">0', html).start() for name in order]
     assert places == sorted(places)
     kept = {int(name[-1]) for name in order[:2]}
     assert [cells(html, name)[0][-1] for name in order] == ['keep real'] * 2 + [''] * 4
@@ -193,7 +193,7 @@ def test_a_page_describes_the_method_of_its_network_and_all_others(sketch_folder
                                f'--binarizer={binarizer}')
     report.main([str(checkpoint), f'--out={tmp_path}/report'])
     html = (tmp_path / 'report/index.html').read_text()
-    about_the_network, rest = html.split('<h2>The weights and their two values</h2>')
+    about_the_network, rest = html.split('>The weights and their two values</h2>')
     method = binarize.METHODS[binarizer]
     assert f'trained with {method.title}: {method.formula}.' in about_the_network
     assert cells(about_the_network, 'binarizer') == [[f'{binarizer}, convolutions 2 to 2']]
@@ -221,7 +221,7 @@ def test_a_moved_checkpoint_without_data_gets_a_page_that_says_what_is_missing(s
     for sentence in ('no metrics.jsonl beside', 'no weights.jsonl of this network', 'A doodle that the program drew',
                      'the validation images are missing (--data_dir: there is no folder /nowhere)'):
         assert sentence in html
-    assert not (tmp_path / 'report/activations.png').exists() and not (tmp_path / 'report/accuracy.png').exists()
+    assert not (tmp_path / 'report/activations.svg').exists() and not (tmp_path / 'report/accuracy.svg').exists()
     assert '/nowhere' in refused(tmp_path / 'moved.pth.tar', f'--out={tmp_path}/other', '--activations')
     assert '/elsewhere' in refused(tmp_path / 'moved.pth.tar', f'--out={tmp_path}/other', '--data_dir=/elsewhere')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['moved.pth.tar', 'report']
@@ -237,13 +237,13 @@ def test_nothing_is_overwritten_silently(wbin, sketch_folder, tmp_path, refused)
     out = tmp_path / 'report'
     report.main([str(wbin), f'--out={out}', f'--image={sketch_folder}/val/ring/0.png'])
     html = (out / 'index.html').read_text()
-    assert 'The image ' in html and 'val/ring/0.png' in html and 'activations.png' not in html
+    assert 'The image ' in html and 'val/ring/0.png' in html and 'activations.svg' not in html
     (out / 'notes.txt').write_text('seen')
-    (out / 'weights-2.png').write_bytes(b'old')
+    (out / 'weights-2.svg').write_bytes(b'old')
     assert '--overwrite' in refused(wbin, f'--out={out}')
-    assert (out / 'weights-2.png').read_bytes() == b'old'
+    assert (out / 'weights-2.svg').read_bytes() == b'old'
     report.main([str(wbin), f'--out={out}', '--overwrite'])
-    assert (out / 'weights-2.png').read_bytes() != b'old' and (out / 'notes.txt').read_text() == 'seen'
+    assert (out / 'weights-2.svg').read_bytes() != b'old' and (out / 'notes.txt').read_text() == 'seen'
     assert 'The first validation image of tuberlin (bar)' in (out / 'index.html').read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['mine', 'report']
 
