@@ -10,19 +10,21 @@ from .figures import REFERENCE, WIDTH
 
 NUMBERED = 45       # classes up to which the cells of a matrix have numbers
 SHADES: dict = dict(cmap='Blues', norm=PowerNorm(0.5, 0, 1))      # small shares are seen too
-COLUMNS = 6         # of pictures
-SHORT = 16          # letters of a class above and below a picture
+NARROW = 7.8        # inches, which a phone shows nearly whole
+COLUMNS = 5         # of pictures
+SIDE, GAP, TEXTS = 1.48, 0.08, 0.7      # inches, of a picture, beside it, above and below it
+SHORT = 18          # letters of a class above and below a picture
 
 
 def accuracies(rows: Sequence[tuple], mean: float, split: bool) -> Figure:
     """Dots with intervals of (class, share, low, high), the first at the top.
 
-    With `split` the first and the second half stand side by side. mean is a share too.
+    With `split` the first and the second half stand side by side. mean: a share, for a line.
     """
-    half = math.ceil(len(rows) / 2)
-    parts = [rows[:half], rows[half:]] if split or len(rows) > 24 else [rows]
-    height = 0.9 + 0.2 * len(parts[0])
-    figure = Figure(figsize=(WIDTH if len(parts) > 1 else 7.5, height), layout='constrained')
+    longest = math.ceil(len(rows) / 2) if split else len(rows)
+    parts = [rows[:longest], rows[longest:]] if split else [rows]
+    figure = Figure(figsize=(WIDTH if split else NARROW, 0.7 + 0.2 * longest),
+                    layout='constrained')
     axes = figure.subplots(1, len(parts), squeeze=False, sharex=True)[0]
     for ax, part in zip(axes, parts):
         names, *numbers = zip(*part)
@@ -32,13 +34,13 @@ def accuracies(rows: Sequence[tuple], mean: float, split: bool) -> Figure:
         ax.plot(share, places, 'o', color='#0072b2', markersize=5.5)
         ax.axvline(100 * mean, **REFERENCE)
         ax.set_yticks(places, names)
-        ax.set(xlabel='top-1 accuracy, %', xlim=(-2, 102), ylim=(-0.7, half - 0.3))
+        ax.set(xlabel='top-1 accuracy, %', xlim=(-2, 102), ylim=(len(part) - longest - 0.7, len(part) - 0.3))
     return figure
 
 
 def matrix(shares: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Figure:
     """A confusion matrix with the names of its classes; rows are the true ones."""
-    cell = min(0.55, max(0.235, 7.5 / len(names)))
+    cell = min(0.45, max(0.235, 7.5 / len(names)))
     side = cell * len(names) + 1.7
     figure = Figure(figsize=(side + 0.6, side), layout='constrained')
     ax = figure.subplots()
@@ -53,9 +55,10 @@ def matrix(shares: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Figu
     ax.tick_params(which='minor', length=0)
     if len(names) <= NUMBERED:
         for row, column in np.argwhere(counts):
-            ax.text(column, row, str(counts[row, column]), ha='center', va='center',
-                    fontsize=9 if cell > 0.4 else 7,
-                    color='white' if shares[row, column] > 0.35 else 'black')
+            text = ax.text(column, row, str(counts[row, column]), ha='center', va='center',
+                           fontsize=9 if cell > 0.4 else 7,
+                           color='white' if shares[row, column] > 0.35 else 'black')
+            text.set_in_layout(False)       # which takes seconds
     add_bar(figure, ax, image)
     return figure
 
@@ -81,14 +84,15 @@ def pictures(items: Sequence[tuple]) -> Figure:
     """(pixels (h, w) or (h, w, 3) in [0, 1], class, [(class, probability), …]) as a grid."""
     columns = min(COLUMNS, len(items))
     rows = math.ceil(len(items) / columns)
-    figure = Figure(figsize=(WIDTH * columns / COLUMNS, 2.5 * rows), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax in axes[len(items):]:
-        ax.remove()
-    for ax, (pixels, name, guesses) in zip(axes, items):
+    width, height = SIDE + GAP, SIDE + TEXTS
+    figure = Figure(figsize=(width * columns, height * rows))
+    for place, (pixels, name, guesses) in enumerate(items):
+        row, column = divmod(place, columns)
+        left, bottom = width * column + GAP / 2, height * (rows - 1 - row) + 0.65 * TEXTS
+        ax = figure.add_axes((left / width / columns, bottom / height / rows,
+                              SIDE / width / columns, SIDE / height / rows))
         ax.imshow(pixels, cmap='gray', vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[])
-        ax.grid(False)
         ax.set_title(shortened(name), fontweight='bold')
         ax.set_xlabel('\n'.join(f'{shortened(guess)} {100 * share:.0f} %'
                                 for guess, share in guesses))

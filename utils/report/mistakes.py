@@ -19,10 +19,11 @@ from .page import Page
 
 PAIRS = 10          # of confused classes that are listed
 EACH_END = 20       # classes with the lowest and with the highest accuracy, of more than MOST
+SIDE_BY_SIDE = 24   # classes from which on the accuracies have two columns
 MOST = 60           # classes that fit into one picture
 CONFUSED = 30       # classes of the part of a larger confusion matrix that is shown
-FIRST = 18          # mistakes that are shown
-FURTHER = 36        # of them folded
+FIRST = 15          # mistakes that are shown
+FURTHER = 35        # of them folded
 
 
 class Measured(NamedTuple):
@@ -67,13 +68,13 @@ def add_mistakes(page: Page, source: Source, measured: Measured, all_images: int
 
 def what_was_measured(source: Source, measured: Measured, all_images: int) -> str:
     images = len(measured.target)
-    which = ('All' if images == all_images else
+    which = (f'All {images:,}' if images == all_images else
              f'{images:,} of the {all_images:,}, evenly spaced (--images),')
     crops = ', ten crops of each, as in training' if source.flags['tenCrop'] else ''
     return (f'{which} validation images of {datasets.data_name(source.flags["dataset"])}{crops}, '
-            f'classified by the network of this checkpoint ({measured.arithmetic}). Intervals are '
-            "95 % score intervals (Wilson's): where the accuracy on ever more images of this kind "
-            'would plausibly lie.').replace('All validation', f'All {images:,} validation')
+            f'classified by the network of this checkpoint ({measured.arithmetic}). The intervals '
+            "(95 %, Wilson's) say how far the accuracy on so many images may lie from that on all "
+            'images of this kind.')
 
 
 def overall(source: Source, measured: Measured, all_images: int) -> list[tuple[str, str]]:
@@ -85,8 +86,8 @@ def overall(source: Source, measured: Measured, all_images: int) -> list[tuple[s
     if classes > 5:
         rows.append(('top-5 accuracy', f'{measured.metrics["top5"]:.2f} %'))
     rows.append(('a guess', f'{100 / classes:.2f} %, one in {classes}'))
-    return [*rows, ('in training', recorded(source.checkpoint['metrics'], right, images,
-                                            all_images))]
+    said = recorded(source.checkpoint['metrics'], right, images, all_images)
+    return [*rows, ('recorded in training', said)]
 
 
 def recorded(metrics: dict, right: int, images: int, all_images: int) -> str:
@@ -132,7 +133,7 @@ def add_classes(page: Page, counts: Tensor, classes: list[str]):
     page.figure('classes', f'Top-1 accuracy of {which}, in percent, with its 95 % interval (thin). '
                 'Dotted: all images. Of few images an interval is wide; where two overlap widely, '
                 'the order of the classes is chance.',
-                figures.accuracies(rows, mean, split=len(order) > MOST),
+                figures.accuracies(rows, mean, split=len(order) > SIDE_BY_SIDE),
                 alt=f'Accuracy of {len(shown)} classes: lowest {rows[0][0]} with '
                 f'{100 * rows[0][1]:.0f} %, highest {rows[-1][0]} with {100 * rows[-1][1]:.0f} %.')
     with page.folded(f'Accuracy of all {len(classes)} classes as a table'):
@@ -210,8 +211,9 @@ def add_pictures(page: Page, source: Source, measured: Measured):
     wrong = mistakes(measured.target, measured.likeliest, measured.probabilities)
     if not wrong:
         return
-    caption = ('Misclassified images, the most confident mistakes first. Above each: its class, '
-               'and below the two likeliest classes with their probabilities.')
+    caption = ('Misclassified images as the network sees them, the most confident mistakes first: '
+               'above each its class, below it the two classes that the network finds the '
+               'likeliest, with their probabilities.')
     first, further = wrong[:FIRST], wrong[FIRST:FIRST + FURTHER]
     page.figure('mistakes', caption, figures.pictures(described(first, source, measured)),
                 alt=f'{len(first)} of {len(wrong)} misclassified images.')

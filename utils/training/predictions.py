@@ -81,8 +81,12 @@ def mistakes(target: Tensor, likeliest: Tensor, probabilities: Tensor) -> list[i
 
 def most_confused(counts: Tensor, number: int) -> list[int]:
     """Up to so many class numbers: those of the worst of the confused_pairs, pair by pair."""
-    classes = dict.fromkeys(label for pair in confused_pairs(counts) for label in pair)
-    return list(classes)[:number]
+    classes: dict[int, None] = {}
+    for pair in confused_pairs(counts):
+        if len(classes.keys() | pair) > number:
+            break
+        classes |= dict.fromkeys(pair)
+    return list(classes)
 
 
 def confused_adjacent(counts: Tensor) -> list[int]:
