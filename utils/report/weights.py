@@ -78,7 +78,7 @@ def add_errors(page: Page, layers: list[Layer], binarizer: str):
                 'under the methods that lose less than everything (above), and by how many percent '
                 'the closest exceed dab, the smallest possible (below); the lines only guide the '
                 'eye.', figures.errors(numbers, relative),
-                'Relative error, from the smallest to the largest of the convolutions: ' + '; '.join(
+                'Relative error, its smallest and largest: ' + '; '.join(
                     f'{method} {extremes(numbers, errors)}' for method, errors in relative.items())
                 + '.')
     digits = {method: 4 if max(errors) < 10 else 1 for method, errors in relative.items()}
