@@ -1,9 +1,9 @@
-"""Why binarization works in one network, on one page: python3 -m utils.report CHECKPOINT
+"""What binarization makes of one network, on one page: python3 -m utils.report CHECKPOINT
 
-Writes a folder with index.html, which opens from disk, and its pictures: the weights of every
-binarized layer and their two values, their error under each method, the responses of the first
-layers to an image, what sign layers lose and which inputs that suggests keeping real, and the
-curves of the training.
+Writes a folder with index.html, which opens from disk, and its pictures: how accurate, small and
+fast the network is, the weights of every binarized layer and their two values, their error under
+each method, the responses of the first layers to an image, what sign layers lose and which inputs
+that suggests keeping real, and the curves of the training.
 """
 from utils import interrupt     # before torch
 
@@ -35,6 +35,7 @@ from .mistakes import add_mistakes
 from .network import add_network
 from .page import Page, check_folder
 from .responses import add_responses
+from .summary import add_summary
 from .validation import Centers, center, evenly_spaced, measure
 from .weights import add_errors, add_weights
 
@@ -139,7 +140,9 @@ def write(options: argparse.Namespace, subject: Subject) -> Path:
     """Write the report and return the path of its page. Raises RunError."""
     source, model, data, why_no_data, sketch = subject
     layers = measure_layers(model)
-    page = Page(f'Why it works: {source.flags["name"]}')
+    page = Page(f'{source.flags["model_def"]} with binarized weights on '
+                f'{datasets.data_name(source.flags["dataset"])}')
+    add_summary(page, source, model)
     page.heading('The network')
     add_network(page, source, model)
     page.heading('What it gets right and wrong')
@@ -164,7 +167,7 @@ def write(options: argparse.Namespace, subject: Subject) -> Path:
         else:
             page.text(f'Left out, as the validation images are missing ({why_no_data}); --data_dir '
                       'says where they are.')
-    page.heading('Over training')
+    page.heading('Training')
     add_curves(page, layers, Path(source.path).parent, source.checkpoint['epoch'])
     with naming('--out', RunError):
         return page.save(options.out)

@@ -18,8 +18,8 @@ TEMPLATE = Path(__file__).with_name('page.html')
 GENERATOR = 'utils.report'      # marks a page as ours
 CSS_PIXELS = 96                 # an inch
 RASTER = 2 * CSS_PIXELS         # dots an inch, of what is not drawn as lines
-NARROWEST = 640                 # pixels, to which a picture shrinks before it scrolls
-NUMBER = re.compile(r'[+−-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?( ?%)?|–|')
+NARROWEST = 800                 # pixels, to which a picture shrinks before it scrolls
+NUMBER = re.compile(r'[+−-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?( %)?|–|')
 
 
 class Page:
