@@ -28,14 +28,15 @@ from utils.errors import InputError, RunError, naming, reported
 from utils.data import load_data
 from utils.source import Source, checkpoint_source, stored_network
 
-from .activations import add_activations, evenly_spaced
+from .activations import add_activations
 from .curves import add_curves
 from .layers import measure_layers
-from .mistakes import Centers, add_mistakes, center, measure
+from .mistakes import add_mistakes
 from .network import add_network
 from .page import Page, check_folder
 from .responses import add_responses
 from .summary import add_summary
+from .validation import Centers, center, evenly_spaced, measure
 from .weights import add_errors, add_weights
 
 PROGRAM = 'utils.report'

@@ -161,19 +161,26 @@ def error_pairs(dab: np.ndarray, others: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def activations(names: list[str], measures: dict[str, list[float]], kept: list[str]) -> Figure:
-    """Dots for {measure: a value per sign layer}, the first at the top; `kept` names are shaded."""
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.3 * len(names)), layout='constrained')
-    ax = figure.subplots()
-    places = np.arange(len(names))[::-1]
+def activations(numbers: list[int], measures: dict[str, list[float]], kept: list[int],
+                scores: list[float], kept_by_score: list[int]) -> Figure:
+    """Dots for {measure: a value per sign layer}, the first at the top, and beside them scores > 0.
+
+    numbers: those of the convolutions. Those in `kept` and in kept_by_score are shaded.
+    """
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.25 * len(numbers)), layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    places = np.arange(len(numbers))[::-1]
     for (measure, values), style in zip(measures.items(), MEASURES):
-        ax.plot(values, places, linestyle='', label=measure, **style)
-    for place, name in zip(places, names):
-        if name in kept:
-            ax.axhspan(place - 0.45, place + 0.45, color='0.82', zorder=0)
-    handles = ax.get_legend_handles_labels()[0]
-    ax.set_yticks(places, names)
-    ax.set(xlabel='measure (no unit; 0 would be no loss)', xlim=(0, None),
-           ylim=(-0.7, len(names) - 0.3))
+        left.plot(values, places, linestyle='', label=measure, **style)
+    right.plot(scores, places, linestyle='', marker='D', color='#7a3e9d', label='error per cost')
+    for ax, shaded in ((left, kept), (right, kept_by_score)):
+        for place, number in zip(places, numbers):
+            if number in shaded:
+                ax.axhspan(place - 0.45, place + 0.45, color='0.82', zorder=0)
+    left.set_yticks(places, [f'convolution {number}' for number in numbers])
+    left.set(xlabel='measure (no unit; 0 would be no loss)', xlim=(0, None),
+             ylim=(-0.7, len(numbers) - 0.3))
+    right.set(xlabel='error per cost, relative', xscale='log')
+    handles = [handle for ax in (left, right) for handle in ax.get_legend_handles_labels()[0]]
     legend_outside(figure, [*handles, Patch(color='0.82', label='suggested: keep real')])
     return figure

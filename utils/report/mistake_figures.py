@@ -34,7 +34,8 @@ def accuracies(rows: Sequence[tuple], mean: float, split: bool) -> Figure:
         ax.plot(share, places, 'o', color='#0072b2', markersize=5.5)
         ax.axvline(100 * mean, **REFERENCE)
         ax.set_yticks(places, names)
-        ax.set(xlabel='top-1 accuracy, %', xlim=(-2, 102), ylim=(len(part) - longest - 0.7, len(part) - 0.3))
+        ax.set(xlabel='top-1 accuracy, %', xlim=(-2, 102),
+               ylim=(len(part) - longest - 0.7, len(part) - 0.3))
     return figure
 
 

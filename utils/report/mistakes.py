@@ -1,21 +1,14 @@
 """The section on what the network gets right and wrong: accuracies, confusions, mistakes."""
-from typing import NamedTuple
-
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import Tensor
 
 import datasets
-from utils import packed
-from utils.provenance import device_name
 from utils.source import Source
-from utils.training import epoch
-from utils.training.predictions import (Predictions, confused_adjacent, confused_pairs, confusion,
-                                        lowest_first, mistakes, most_confused, wilson_interval)
-from utils.training.progress import Progress
+from utils.training.predictions import (confused_adjacent, confused_pairs, confusion, lowest_first,
+                                        mistakes, most_confused, wilson_interval)
 
 from . import mistake_figures as figures
 from .page import Page
+from .validation import Measured, as_pixels
 
 PAIRS = 10          # of confused classes that are listed
 EACH_END = 20       # classes with the lowest and with the highest accuracy, of more than MOST
@@ -24,34 +17,6 @@ MOST = 60           # classes that fit into one picture
 CONFUSED = 30       # classes of the part of a larger confusion matrix that is shown
 FIRST = 15          # mistakes that are shown
 FURTHER = 35        # of them folded
-
-
-class Measured(NamedTuple):
-    """What the network takes the images for; the rows of all tensors are the images."""
-    images: Subset
-    target: Tensor
-    likeliest: Tensor           # class numbers, the likeliest first
-    probabilities: Tensor       # of those
-    metrics: dict               # see epoch.Meter.read
-    arithmetic: str             # device and kind, for the reader
-
-
-def measure(model: nn.Module, flags: dict, images: Subset) -> Measured:
-    """Classify the images as validation in training does, on a GPU if there is one.
-
-    flags: those of the run; its --amp counts on a GPU only, since the CPU computes on bits. Images
-    are items (tensor, label); a tensor is an image or its ten crops.
-    """
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    amp = flags['amp'] if device.type == 'cuda' else None
-    on_bits = device.type == 'cpu' and packed.on_bits(model) is not model
-    loader = DataLoader(images, flags['testbatchsize'])
-    predictions = Predictions()
-    metrics = epoch.validate(model.to(device), loader, device,
-                             Progress('validation images', len(loader)), amp, predictions.observe)
-    model.cpu()
-    arithmetic = f'{device_name(device)}, {"on bits" if on_bits else amp or "float32"}'
-    return Measured(images, *predictions.gather(), metrics, arithmetic)
 
 
 def add_mistakes(page: Page, source: Source, measured: Measured, all_images: int):
@@ -234,29 +199,3 @@ def described(numbers: list[int], source: Source, measured: Measured) -> list[tu
         items.append((pixels, source.classes[measured.target[number]],
                       [(source.classes[label], share) for label, share in guesses]))
     return items
-
-
-def center(image: Tensor) -> Tensor:
-    """The image (C, h, w), or the center one of its ten crops (10, C, h, w)."""
-    return image[4] if image.dim() == 4 else image      # after the four corners
-
-
-class Centers(Dataset):
-    """The items of images with the center crop alone."""
-
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        image, label = self.images[index]
-        return center(image), label
-
-
-def as_pixels(image: Tensor, spec: datasets.DatasetSpec):
-    """What the network sees, as pixels in [0, 1]: (h, w), dark ink on light, or (h, w, 3)."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    pixels = (center(image) * std + mean).clamp(0, 1)
-    return 1 - pixels[0].numpy() if spec.is_sketch else pixels.permute(1, 2, 0).numpy()
