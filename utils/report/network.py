@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import datasets
-from utils.binarize import METHODS
+from utils.binarize import METHODS, convolutions
 from utils.describe import convolution_rows
 from utils.source import Source
 
@@ -25,7 +25,7 @@ def add_network(page: Page, source: Source, model: nn.Module):
     page.text('Binarization gives every filter of a convolution two numbers, α and β, and replaces '
               'each of its weights by one of them, so that a weight takes 1 bit instead of 32. '
               f'This network was trained with {method.title}{formula}.')
-    page.table([], facts(source))
+    page.table([], facts(source, len(convolutions(model))))
     image = torch.zeros(1, source.channels, flags['inpsize'], flags['inpsize'])
     header, *rows = convolution_rows(model, image)
     with page.folded(f'Its {len(rows)} convolutions, numbered as everywhere on this page'):
@@ -36,8 +36,8 @@ def add_network(page: Page, source: Source, model: nn.Module):
               'of them become α. Weights and errors have no unit.')
 
 
-def facts(source: Source) -> list[tuple[str, str]]:
-    """The rows of the table about the run."""
+def facts(source: Source, count: int) -> list[tuple[str, str]]:
+    """The rows of the table about the run; count: how many convolutions the network has."""
     flags = source.flags
     side, channels = flags['inpsize'], source.channels
     return [
@@ -47,7 +47,7 @@ def facts(source: Source) -> list[tuple[str, str]]:
                     f'{channels} channel{"s" if channels > 1 else ""}'),
         ('data', data(source)),
         ('binarizer', f'{flags["binarizer"]}, '
-                      f'convolutions {flags["binStart"]} to {flags["binEnd"]}'),
+                      f'convolutions {flags["binStart"]} to {min(flags["binEnd"], count)}'),
         ('training', training(flags))]
 
 

@@ -12,7 +12,7 @@ from .words import capitalized, extremes, number, span
 
 FILTERS = 4     # of each layer get a histogram
 FEW = 4         # layers, all of whose histograms are shown; of more, three are
-MANY = 12       # from here on their table is folded
+MANY = 10       # of more, the table is folded
 
 
 def add_weights(page: Page, layers: list[Layer]):
