@@ -22,7 +22,7 @@ MEASURES: list[dict] = [
     dict(marker='o', color='#0072b2'),
     dict(marker='s', color='#c06a00', markerfacecolor='none', markersize=9),
     dict(marker='^', color='black', markerfacecolor='none', markersize=9)]
-CLOSE = 5       # times as far from dab as xnor, methods are still drawn beside it
+CLOSE = 3       # times as far from dab as xnor, methods are still drawn beside it
 
 
 def panel_grid(count: int, columns: int, height: float, right: float = 0.1, **options):

@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).with_name('page.html')
 GENERATOR = 'utils.report'      # marks a page as ours
 CSS_PIXELS = 96                 # an inch
 RASTER = 2 * CSS_PIXELS         # dots an inch, of what is not drawn as lines
-NARROWEST = 800                 # pixels, to which a picture shrinks before it scrolls
+SHRINKS = 0.75                  # to which part of its width a picture shrinks before it scrolls
 NUMBER = re.compile(r'[+−-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?( %)?|–|')
 
 
@@ -70,7 +70,7 @@ class Page:
         self.pictures[f'{name}.svg'] = svg.getvalue()
         width, height = (round(CSS_PIXELS * inches) for inches in figure.get_size_inches())
         self._add('figure', file=f'{name}.svg', caption=caption, alt=alt or caption, width=width,
-                  height=height, narrowest=min(width, NARROWEST))
+                  height=height, narrowest=round(SHRINKS * width))
 
     @contextlib.contextmanager
     def folded(self, summary: str) -> Iterator[None]:

@@ -13,11 +13,11 @@ from utils import binarize, packed
 from utils.provenance import processor_name
 from utils.source import Source
 from utils.training.logs import read_log
+from utils.training.predictions import wilson_interval
 
 from .page import Page
 from .words import number
 
-CONFIDENCE, QUANTILE = '95 %', 1.959964     # of the normal distribution, both sides
 TIMED = 0.5             # seconds, for which images go through a network
 IMAGES = 5, 50          # at least and at most
 
@@ -27,12 +27,12 @@ def add_summary(page: Page, source: Source, model: nn.Module):
     flags, metrics = source.flags, source.checkpoint['metrics']
     page.text(what(source))
     images, classes = metrics['images'], len(source.classes)
-    low, high = wilson(metrics['top1'] / 100, images)
+    low, high = wilson_interval(round(images * metrics['top1'] / 100), images)
     crops = ', ten crops each' if flags['tenCrop'] else ''
     chosen = (', on which its epoch was chosen as the best, so a little optimistic'
               if Path(source.path).name == 'best.pth.tar' else '')
     tiles = [(f'{metrics["top1"]:.1f} %', 'top-1 accuracy',
-              f'{CONFIDENCE} interval {100 * low:.1f} to {100 * high:.1f} % (Wilson) on {images:,} '
+              f'95 % interval {100 * low:.1f} to {100 * high:.1f} % (Wilson) on {images:,} '
               f'validation images{crops}{chosen}; top-5 {metrics["top5"]:.1f} %; guessing: '
               f'{100 / classes:.1f} %'),
              *size(source, model), speed(source, model)]
@@ -54,19 +54,6 @@ def what(source: Source) -> str:
 
 def epochs(count: int) -> str:
     return f'{count} epoch{"s" if count != 1 else ""}'
-
-
-def wilson(share: float, images: int) -> tuple[float, float]:
-    """The interval of the true share, in [0, 1], that fits `share` of so many images.
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927: the
-    shares p with |p − share| ≤ z·√(p(1 − p)/images), here at 95 %. Unlike share ± 2 standard
-    errors it stays within 0 and 1 and is right for few images.
-    """
-    weight = QUANTILE ** 2 / images
-    centre = (share + weight / 2) / (1 + weight)
-    half = QUANTILE * math.sqrt(share * (1 - share) / images + weight / (4 * images)) / (1 + weight)
-    return max(0., centre - half), min(1., centre + half)
 
 
 def size(source: Source, model: nn.Module) -> list[tuple[str, str, str]]:
@@ -104,7 +91,8 @@ def speed(source: Source, model: nn.Module) -> tuple[str, str, str]:
         return f'{number(1e3 * seconds)} ms', 'an image, in float32', where
     on_bits = seconds_an_image(bits, image)
     return (f'{number(1e3 * on_bits)} ms', 'an image, on bits',
-            f'{where}; {number(1e3 * seconds)} ms in float32, {seconds / on_bits:.1f} times as long')
+            f'{where}; {number(1e3 * seconds)} ms in float32, {seconds / on_bits:.1f} times as '
+            'long')
 
 
 @torch.inference_mode()

@@ -1,4 +1,6 @@
 """The sections on the weights: their two values, and what binarization loses of them."""
+import contextlib
+
 import torch
 
 from utils import binarize
@@ -10,6 +12,7 @@ from .words import capitalized, extremes, number, span
 
 FILTERS = 4     # of each layer get a histogram
 FEW = 4         # layers, all of whose histograms are shown; of more, three are
+MANY = 12       # from here on their table is folded
 
 
 def add_weights(page: Page, layers: list[Layer]):
@@ -78,12 +81,15 @@ def add_errors(page: Page, layers: list[Layer], binarizer: str):
                 'under the methods that lose less than everything (above), and by how many percent '
                 'the closest exceed dab, the smallest possible (below); the lines only guide the '
                 'eye.', figures.errors(numbers, relative),
-                'Relative error, from the smallest to the largest of the convolutions: ' + '; '.join(
+                'Relative error, its smallest and largest: ' + '; '.join(
                     f'{method} {extremes(numbers, errors)}' for method, errors in relative.items())
                 + '.')
     digits = {method: 4 if max(errors) < 10 else 1 for method, errors in relative.items()}
-    page.table(['convolution', 'name', 'filters', 'n', 'mean K/n', *relative, 'dab / xnor',
-                'filters with dab > xnor'], [error_row(layer, digits) for layer in layers])
+    rows = [error_row(layer, digits) for layer in layers]
+    with page.folded(f'The errors of all {len(rows)} convolutions') if len(rows) > MANY else \
+            contextlib.nullcontext():
+        page.table(['convolution', 'name', 'filters', 'n', 'mean K/n', *relative, 'dab / xnor',
+                    'filters with dab > xnor'], rows)
     add_filter_errors(page, layers, binarizer, figures.on_scale(relative))
 
 
