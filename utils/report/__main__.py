@@ -143,8 +143,6 @@ def write(options: argparse.Namespace, subject: Subject) -> Path:
     page = Page(f'{source.flags["model_def"]} with binarized weights on '
                 f'{datasets.data_name(source.flags["dataset"])}')
     add_summary(page, source, model)
-    page.heading('The network')
-    add_network(page, source, model)
     page.heading('What it gets right and wrong')
     if data:
         images = evenly_spaced(data.val, options.images)
@@ -152,6 +150,8 @@ def write(options: argparse.Namespace, subject: Subject) -> Path:
     else:
         page.text(f'Left out, as the validation images are missing ({why_no_data}); --data_dir '
                   'says where they are.')
+    page.heading('The network')
+    add_network(page, source, model)
     page.heading('The weights and their two values')
     add_weights(page, layers)
     page.heading('What binarization loses of the weights')

@@ -33,10 +33,10 @@ def add_mistakes(page: Page, source: Source, measured: Measured, all_images: int
 
 def what_was_measured(source: Source, measured: Measured, all_images: int) -> str:
     images = len(measured.target)
-    which = (f'All {images:,}' if images == all_images else
-             f'{images:,} of the {all_images:,}, evenly spaced (--images),')
-    crops = ', ten crops of each, as in training' if source.flags['tenCrop'] else ''
-    return (f'{which} validation images of {datasets.data_name(source.flags["dataset"])}{crops}, '
+    which = f'{images:,} of the {all_images:,}' if images < all_images else f'All {images:,}'
+    how = ', evenly spaced (--images)' if images < all_images else ''
+    how += ', ten crops of each, as in training' if source.flags['tenCrop'] else ''
+    return (f'{which} validation images of {datasets.data_name(source.flags["dataset"])}{how}, '
             f'classified by the network of this checkpoint ({measured.arithmetic}). The intervals '
             "(95 %, Wilson's) say how far the accuracy on so many images may lie from that on all "
             'images of this kind.')
