@@ -83,6 +83,11 @@ def test_the_most_confused_classes_are_whole_pairs():
     assert predictions.most_confused(counts, 3) == [1, 4] and predictions.most_confused(counts, 9) == [1, 4, 2, 3, 0]
 
 
+def test_what_a_class_is_taken_for():
+    counts = torch.tensor([[4, 0, 2, 2, 5], [0] * 5, [0] * 5, [0] * 5, [0, 0, 0, 0, 1]])
+    assert predictions.taken_for(counts, 0) == [(4, 5), (2, 2), (3, 2)] and predictions.taken_for(counts, 4) == []
+
+
 # The section
 
 def a_run(classes, top1=50., images=100, crops=False):

@@ -1,9 +1,9 @@
 """What binarization makes of one network, on one page: python3 -m utils.report CHECKPOINT
 
 Writes a folder with index.html, which opens from disk, and its pictures: how accurate, small and
-fast the network is, the weights of every binarized layer and their two values, their error under
-each method, the responses of the first layers to an image, what sign layers lose and which inputs
-that suggests keeping real, and the curves of the training.
+fast the network is, what it gets right and wrong, the weights of every binarized layer and their
+two values, their error under each method, the responses of the first layers to an image, what sign
+layers lose and which inputs that suggests keeping real, and the curves of the training.
 """
 from utils import interrupt     # before torch
 

@@ -4,12 +4,13 @@ from torch import Tensor
 import datasets
 from utils.source import Source
 from utils.training.predictions import (confused_adjacent, confused_pairs, confusion, lowest_first,
-                                        mistakes, most_confused, wilson_interval)
+                                        mistakes, most_confused, taken_for, wilson_interval)
 
 from . import mistake_figures as figures
 from .page import Page
 from .validation import Measured, as_pixels
 
+TAKEN_FOR = 3       # classes that are named for each
 PAIRS = 10          # of confused classes that are listed
 EACH_END = 20       # classes with the lowest and with the highest accuracy, of more than MOST
 SIDE_BY_SIDE = 24   # classes from which on the accuracies have two columns
@@ -105,16 +106,9 @@ def add_classes(page: Page, counts: Tensor, classes: list[str]):
         page.table(['class', 'images', 'right', 'top-1', '95 % interval', 'most often taken for'],
                    [(classes[label], images[label], right[label],
                      percent(right[label], images[label]), interval(right[label], images[label]),
-                     taken_for(counts[label], label, classes)) for label in lowest_first(counts)])
-
-
-def taken_for(row: Tensor, label: int, classes: list[str]) -> str:
-    """The three classes that images of a class are most often taken for, with their numbers."""
-    wrong = row.clone()
-    wrong[label] = 0
-    return ', '.join(f'{classes[other]} ({wrong[other]})'
-                     for other in wrong.sort(descending=True, stable=True).indices[:3].tolist()
-                     if wrong[other])
+                     ', '.join(f'{classes[other]} ({wrong})'
+                               for other, wrong in taken_for(counts, label)[:TAKEN_FOR]))
+                    for label in lowest_first(counts)])
 
 
 def add_pairs(page: Page, counts: Tensor, classes: list[str]):

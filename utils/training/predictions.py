@@ -57,6 +57,13 @@ def confused_pairs(counts: Tensor) -> list[tuple[int, int]]:
     return [divmod(place, len(counts)) for place in order if pairs[place]]
 
 
+def taken_for(counts: Tensor, label: int) -> list[tuple[int, int]]:
+    """(other class, images) that images of class `label` are taken for in counts, most first."""
+    row = counts[label].tolist()
+    return sorted(((other, images) for other, images in enumerate(row)
+                   if images and other != label), key=lambda pair: -pair[1])
+
+
 def wilson_interval(right: int, images: int) -> tuple[float, float]:
     """The score interval at LEVEL of the accuracy of which `right` of so many images are a sample.
 
