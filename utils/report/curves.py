@@ -102,7 +102,7 @@ def layers_alt(panels: dict[str, dict[int, list[Curve]]]) -> str:
     for title, layers in panels.items():
         first, last = ([curves[0][1][place] for curves in layers.values()] for place in (0, -1))
         numbers = list(layers)
-        texts.append(f'{title.partition(" ")[0] if "α" in title else title}: after the first epoch '
+        texts.append(f'{title.split(" and ")[0]}: after the first epoch '
                      f'{extremes(numbers, first)}, after the last {extremes(numbers, last)}')
     return '; '.join(map(capitalized, texts)) + '.'
 
