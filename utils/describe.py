@@ -55,10 +55,8 @@ def inputs_are_binary(model: nn.Module, sample: Tensor) -> dict[int, bool]:
     return binary
 
 
-def describe(model: nn.Module, channels: int, inpsize: int, device: torch.device,
-             verbose: bool = False) -> str:
-    """Device, table of the convolutions, parameters, and the memory of the binarized weights."""
-    sample = torch.zeros(1, channels, inpsize, inpsize, device=device)
+def convolution_rows(model: nn.Module, sample: Tensor) -> list[tuple[str, ...]]:
+    """The table of the convolutions, its header first; sample: images (N, channels, side, side)."""
     binary_inputs = inputs_are_binary(model, sample)
     rows = [('conv', 'name', 'shape', 'weights', 'inputs')]
     for number, name, conv in convolutions(model):
@@ -66,6 +64,13 @@ def describe(model: nn.Module, channels: int, inpsize: int, device: torch.device
         rows.append((str(number), name, '×'.join(map(str, shape)),
                      'binarized' if binarization(conv) else 'real',
                      'binarized' if binary_inputs[number] else 'real'))
+    return rows
+
+
+def describe(model: nn.Module, channels: int, inpsize: int, device: torch.device,
+             verbose: bool = False) -> str:
+    """Device, table of the convolutions, parameters, and the memory of the binarized weights."""
+    rows = convolution_rows(model, torch.zeros(1, channels, inpsize, inpsize, device=device))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [f'device: {device_name(device)}']
     lines += [str(model)] if verbose else []

@@ -11,7 +11,8 @@ from utils.experiment import Experiment
 from utils.files import write_text
 from utils.provenance import device_name
 from utils.training import epoch, parallel
-from utils.training.predictions import Predictions, confused_pairs, confusion, lowest_first
+from utils.training.predictions import (Predictions, confused_pairs, confusion, lowest_first,
+                                        taken_for)
 from utils.training.progress import Progress
 
 SHOWN = 10          # classes and pairs, without --verbose; all classes where there are few
@@ -65,11 +66,7 @@ def class_table(counts: Tensor, classes: list[str], every: bool) -> str:
     lines = [f'{"class":{width}}  images  top-1 %  most often taken for']
     for label in shown:
         share = f'{100 * right[label] / images[label]:.2f}' if images[label] else '–'
-        wrong = counts[label].clone()
-        wrong[label] = 0
-        taken = [f'{classes[other]} ({wrong[other]})'
-                 for other in wrong.sort(descending=True, stable=True).indices[:3].tolist()
-                 if wrong[other]]
+        taken = [f'{classes[other]} ({wrong})' for other, wrong in taken_for(counts, label)[:3]]
         lines.append(f'{classes[label]:{width}}  {images[label]:6}  {share:>7}  '
                      f'{", ".join(taken)}'.rstrip())
     if len(shown) < len(order):

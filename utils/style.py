@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from utils.binarize import METHODS
 
 matplotlib.rcParams.update({
-    'font.size': 9, 'axes.titlesize': 9, 'axes.grid': True, 'grid.color': '0.9',
-    'axes.axisbelow': True, 'hatch.linewidth': 0.6, 'savefig.dpi': 100})
+    'font.size': 9, 'axes.titlesize': 9, 'axes.grid': True, 'axes.axisbelow': True,
+    'grid.color': 'black', 'grid.alpha': 0.12,      # on any ground
+    'hatch.linewidth': 0.6, 'savefig.dpi': 100})
 
 REAL = dict(color='black', linestyle='-', marker='D')
 

@@ -1,9 +1,9 @@
-"""Why binarization works in one network, on one page: python3 -m utils.report CHECKPOINT
+"""What binarization makes of one network, on one page: python3 -m utils.report CHECKPOINT
 
-Writes a folder with index.html, which opens from disk, and its pictures: the weights of every
-binarized layer and their two values, their error under each method, the responses of the first
-layers to an image, what sign layers lose and which inputs that suggests keeping real, and the
-curves of the training.
+Writes a folder with index.html, which opens from disk, and its pictures: how accurate, small and
+fast the network is, what it gets right and wrong, the weights of every binarized layer and their
+two values, their error under each method, the responses of the first layers to an image, what sign
+layers lose and which inputs that suggests keeping real, and the curves of the training.
 """
 from utils import interrupt     # before torch
 
@@ -28,15 +28,19 @@ from utils.errors import InputError, RunError, naming, reported
 from utils.data import load_data
 from utils.source import Source, checkpoint_source, stored_network
 
-from .activations import add_activations, evenly_spaced
+from .activations import add_activations
 from .curves import add_curves
 from .layers import measure_layers
+from .mistakes import add_mistakes
 from .network import add_network
 from .page import Page, check_folder
 from .responses import add_responses
+from .summary import add_summary
+from .validation import Centers, center, evenly_spaced, measure
 from .weights import add_errors, add_weights
 
 PROGRAM = 'utils.report'
+SIGN_IMAGES = 200       # on which sign layers are measured, at most
 
 
 class Subject(NamedTuple):
@@ -67,8 +71,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='the data, where it is no longer where training found it')
     parser.add_argument('--image', metavar='FILE',
                         help='the sketch to respond to (default: a validation image)')
-    parser.add_argument('--images', type=at_least(1), default=200, metavar='N',
-                        help='validation images to measure sign layers on (default: %(default)s)')
+    parser.add_argument('--images', type=at_least(1), default=1000, metavar='N',
+                        help='validation images to classify, evenly spaced (default: %(default)s); '
+                        f'sign layers are measured on {SIGN_IMAGES} of them')
     parser.add_argument('--activations', action='store_true',
                         help='fail where sign layers cannot be measured (without: say so on the '
                         'page)')
@@ -90,17 +95,14 @@ def prepare(options: argparse.Namespace) -> Subject:
                          'them')
     if options.image and not is_sketch:
         raise InputError('--image: responses are shown for networks of sketches (1 channel) only')
-    data, why_no_data = None, ''
-    if is_sketch or has_signs(model):
-        try:
-            flags = source.flags
-            data = load_data(source.spec, options.data_dir or flags['data_dir'],
-                             flags['inpsize'], source,
-                             skipBroken=flags.get('skipBroken', False))
-        except InputError as error:
-            if options.data_dir or options.activations:
-                raise
-            why_no_data = str(error)
+    data, why_no_data, flags = None, '', source.flags
+    try:
+        data = load_data(source.spec, options.data_dir or flags['data_dir'], flags['inpsize'],
+                         source, flags['tenCrop'], skipBroken=flags.get('skipBroken', False))
+    except InputError as error:
+        if options.data_dir or options.activations:
+            raise
+        why_no_data = str(error)
     sketch = choose_sketch(source, data, why_no_data, options.image) if is_sketch else None
     return Subject(source, model, data, why_no_data, sketch)
 
@@ -127,7 +129,7 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
             raise InputError(f'--image: {error}') from error
     if data:
         image, label = data.val[0]
-        return image, f'The first validation image of {name} ({data.classes[label]})'
+        return center(image), f'The first validation image of {name} ({data.classes[label]})'
     doodle, label = Doodles('val')[0]
     title = (f'A doodle that the program drew ({CLASSES[label]}), as the validation images are '
              f'missing ({why_no_data})')
@@ -138,7 +140,16 @@ def write(options: argparse.Namespace, subject: Subject) -> Path:
     """Write the report and return the path of its page. Raises RunError."""
     source, model, data, why_no_data, sketch = subject
     layers = measure_layers(model)
-    page = Page(f'Why it works: {source.flags["name"]}')
+    page = Page(f'{source.flags["model_def"]} with binarized weights on '
+                f'{datasets.data_name(source.flags["dataset"])}')
+    add_summary(page, source, model)
+    page.heading('What it gets right and wrong')
+    if data:
+        images = evenly_spaced(data.val, options.images)
+        add_mistakes(page, source, measure(model, source.flags, images), len(data.val))
+    else:
+        page.text(f'Left out, as the validation images are missing ({why_no_data}); --data_dir '
+                  'says where they are.')
     page.heading('The network')
     add_network(page, source, model)
     page.heading('The weights and their two values')
@@ -151,12 +162,12 @@ def write(options: argparse.Namespace, subject: Subject) -> Path:
     if has_signs(model):
         page.heading('What binarization loses of the activations')
         if data:
-            images = evenly_spaced(data.val, options.images)
-            add_activations(page, model, source.flags, images)
+            few = evenly_spaced(Centers(data.val), min(options.images, SIGN_IMAGES))
+            add_activations(page, model, source.flags, few)
         else:
             page.text(f'Left out, as the validation images are missing ({why_no_data}); --data_dir '
                       'says where they are.')
-    page.heading('Over training')
+    page.heading('Training')
     add_curves(page, layers, Path(source.path).parent, source.checkpoint['epoch'])
     with naming('--out', RunError):
         return page.save(options.out)

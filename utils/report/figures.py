@@ -1,4 +1,4 @@
-"""The pictures of a report: each function draws numbers and knows nothing of networks.
+"""The pictures of weights and activations: each function draws numbers, and knows no network.
 
 Everything that is told apart by colour is told apart by line, marker or hatch too, for gray print.
 """
@@ -9,29 +9,36 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from utils.style import legend_outside, method_style
 
-WIDTH = 11      # inches, 1100 pixels
+from .words import span
+
+WIDTH = 11      # inches, 1056 pixels
 ALPHA: dict = dict(facecolor='#5b9bc8', edgecolor='0.2')
 BETA: dict = dict(facecolor='#e9c48a', edgecolor='0.2', hatch='////')
-LINES = [dict(color='#0072b2', linestyle='-', marker='o'),
-         dict(color='#e08a00', linestyle='--', marker='s')]
 REFERENCE: dict = dict(color='0.35', linestyle=':', linewidth=1.3)
 MEASURES: list[dict] = [
     dict(marker='o', color='#0072b2'),
     dict(marker='s', color='#c06a00', markerfacecolor='none', markersize=9),
     dict(marker='^', color='black', markerfacecolor='none', markersize=9)]
+CLOSE = 3       # times as far from dab as xnor, methods are still drawn beside it
 
-Curves = dict[str, tuple[list[int], list[float]]]       # {label: (epochs, values)}
 
+def panel_grid(count: int, columns: int, height: float, right: float = 0.1, **options):
+    """A figure of `count` panels of `height` inches in so many columns: (figure, list of axes).
 
-def panel_grid(count: int, columns: int, height: float, **options):
-    """A figure of `count` panels of `height` inches in so many columns: (figure, list of axes)."""
+    Its margins in inches, for a legend above and the labels, are given: to measure them takes
+    seconds. right: that at the right.
+    """
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH, height * rows + 0.6), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False, **options).flatten()
+    above, below, left, gap = 0.6, 0.5, 0.8, 0.55
+    total = height * rows + above + below
+    panel = (WIDTH - left - right - gap * (columns - 1)) / columns
+    figure = Figure(figsize=(WIDTH, total))
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=dict(
+        left=left / WIDTH, right=1 - right / WIDTH, top=1 - above / total, bottom=below / total,
+        wspace=gap / panel, hspace=0.4), **options).flatten()
     for unused in axes[count:]:
         unused.remove()
     for lowest in axes[max(count - columns, 0):count]:      # of its column
@@ -39,9 +46,15 @@ def panel_grid(count: int, columns: int, height: float, **options):
     return figure, axes[:count]
 
 
+def legend_above(figure: Figure, handles: list):
+    """One legend in a row above the panels of panel_grid."""
+    figure.legend(handles=handles, loc='upper center', ncols=len(handles), frameon=False,
+                  borderaxespad=0.1)
+
+
 def histograms(filters: Sequence[tuple]) -> Figure:
     """A histogram of every (title, weights (n,), mask (n,), alpha, beta), the groups apart."""
-    figure, axes = panel_grid(len(filters), len(filters), 2.1)
+    figure, axes = panel_grid(len(filters), len(filters), 1.7)
     for ax, (title, weights, mask, alpha, beta) in zip(axes, filters):
         boundary = (alpha + beta) / 2
         edges = edges_around(boundary, weights)
@@ -54,7 +67,7 @@ def histograms(filters: Sequence[tuple]) -> Figure:
         ax.set(title=title, xlabel='weight')
         ax.locator_params(axis='x', nbins=5)
     axes[0].set_ylabel('number of weights')
-    legend_outside(figure, [
+    legend_above(figure, [
         *(Line2D([], [], color='black', linestyle=line, label=label)
           for label, line in (('β', '--'), ('boundary', ':'), ('α', '-'))),
         Patch(**BETA, label='weights that become β'),
@@ -73,7 +86,7 @@ def edges_around(boundary: float, weights: np.ndarray) -> np.ndarray:
 
 def spread(numbers: list[int], shares: list, alphas: list, betas: list) -> Figure:
     """Box plots over the filters of each convolution: K/n above, α and β below."""
-    figure = Figure(figsize=(WIDTH, 5.4), layout='constrained')
+    figure = Figure(figsize=(WIDTH, 4.6), layout='constrained')
     above, below = figure.subplots(2, sharex=True)
     places = np.arange(len(numbers))
     common = dict(patch_artist=True, whis=(5, 95), showfliers=False,
@@ -92,115 +105,82 @@ def spread(numbers: list[int], shares: list, alphas: list, betas: list) -> Figur
     return figure
 
 
-def name_convolutions(ax, numbers):
-    ax.set_xticks(range(len(numbers)), numbers, fontsize=9 if len(numbers) <= 30 else 6)
-    ax.set(xlabel='number of the convolution', xlim=(-0.6, len(numbers) - 0.4))
+def name_convolutions(ax, numbers: list[int]):
+    """The horizontal axis of a plot with a place for each convolution; of many, some are named."""
+    places = range(0, len(numbers), math.ceil(len(numbers) / 30))
+    ax.set_xticks(places, [numbers[place] for place in places])
+    ax.set(xlabel='convolution', xlim=(-0.6, len(numbers) - 0.4))
 
 
 def errors(numbers: list[int], relative: dict[str, list[float]]) -> Figure:
-    """Relative errors {method: one per convolution} on a log axis; dab and xnor again, closer."""
-    figure = Figure(figsize=(WIDTH, 5.4), layout='constrained')
+    """Relative errors {method: one per convolution}; below, by how much they exceed dab's.
+
+    Methods that lose more than the weights are, above 1, are left to a note: on the axis of bnn,
+    whose values have no scale, all others would lie on one line.
+    """
+    figure = Figure(figsize=(WIDTH, 5), layout='constrained')
     above, below = figure.subplots(2, sharex=True)
-    for ax, methods in ((above, relative), (below, ('dab', 'xnor'))):
+    excess = {method: [100 * (error / least - 1) if least else 0.
+                       for error, least in zip(errors, relative['dab'])]
+              for method, errors in relative.items()}
+    drawn = on_scale(relative)
+    close = [method for method in drawn if max(excess[method]) <= CLOSE * max(excess['xnor'])]
+    for ax, methods, values in ((above, drawn, relative), (below, close, excess)):
         for method in methods:
-            ax.plot(range(len(numbers)), relative[method], label=method, **method_style(method))
-        ax.set_ylabel('relative error')
-        ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
-    above.set(yscale='log', title='all methods, logarithmic axis')
-    below.set(title='dab and xnor, linear axis that does not begin at 0')
-    below.margins(y=0.15)
+            ax.plot(range(len(numbers)), values[method], label=method, **method_style(method))
+    above.set(ylabel='relative error',
+              ylim=(0, 1.2 * max(max(relative[method]) for method in drawn)))
+    beyond = [f'{method} ({span(relative[method])})' for method in relative if method not in drawn]
+    if beyond:
+        above.set_title(f'beyond this axis: {", ".join(beyond)}', loc='right')
+    below.set_ylabel('more than dab, %')
+    below.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+    above.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     name_convolutions(below, numbers)
     return figure
 
 
-def error_pairs(dab: np.ndarray, xnor: np.ndarray) -> Figure:
-    """Relative error under dab against that under xnor, a point for each filter."""
-    figure = Figure(figsize=(5.6, 5.2), layout='constrained')
-    ax = figure.subplots()
-    low, high = min(dab.min(), xnor.min()), max(dab.max(), xnor.max())
-    limits = low - 0.04 * (high - low), high + 0.04 * (high - low)
-    ax.plot(limits, limits, **REFERENCE, label='equal errors')
-    ax.plot(xnor, dab, '.', color='#0072b2', markersize=5, markeredgewidth=0, alpha=0.5,
-            label='a filter')
-    ax.set(xlabel='relative error under xnor', ylabel='relative error under dab', xlim=limits,
-           ylim=limits, aspect='equal')
-    ax.legend(loc='upper left')
+def on_scale(relative: dict[str, list[float]]) -> list[str]:
+    """The methods that lose nowhere more than setting all weights to 0 would."""
+    return [method for method, errors in relative.items() if max(errors) <= 1]
+
+
+def error_pairs(dab: np.ndarray, others: dict[str, np.ndarray]) -> Figure:
+    """Relative error under dab against that under each other method, a point for each filter."""
+    figure = Figure(figsize=(0.4 + 4.4 * len(others), 4.3), layout='constrained')
+    panels = figure.subplots(1, len(others), squeeze=False)[0]
+    for ax, (method, errors) in zip(panels, others.items()):
+        low, high = min(dab.min(), errors.min()), max(dab.max(), errors.max())
+        limits = low - 0.04 * (high - low), high + 0.04 * (high - low)
+        ax.plot(limits, limits, **REFERENCE, label='equal errors')
+        ax.plot(errors, dab, '.', color='#0072b2', markersize=5, markeredgewidth=0, alpha=0.5,
+                label='a filter', rasterized=True)      # thousands of them
+        ax.set(xlabel=f'relative error under {method}', ylabel='relative error under dab',
+               xlim=limits, ylim=limits, aspect='equal')
+        ax.legend(loc='upper left', frameon=False)
     return figure
 
 
-def picture(pixels: np.ndarray) -> Figure:
-    """One gray picture (h, w)."""
-    figure = Figure(figsize=(2.6, 2.6), layout='constrained')
-    ax = figure.subplots()
-    ax.imshow(pixels, cmap='gray')
-    ax.set_axis_off()
-    return figure
+def activations(numbers: list[int], measures: dict[str, list[float]], kept: list[int],
+                scores: list[float], kept_by_score: list[int]) -> Figure:
+    """Dots for {measure: a value per sign layer}, the first at the top, and beside them scores > 0.
 
-
-def responses(channels: list[int], maps: dict[str, np.ndarray]) -> Figure:
-    """Maps {title of a row: (channels, h, w)}; each column, a channel, has its own gray scale."""
-    figure = Figure(figsize=(9.5, 1.3 + 2 * len(maps)), layout='constrained')
-    axes = figure.subplots(len(maps), len(channels), squeeze=False)
-    for column, channel in enumerate(channels):
-        values = np.stack([rows[column] for rows in maps.values()])
-        for row, ax in enumerate(axes[:, column]):
-            image = ax.imshow(values[row], cmap='gray', vmin=values.min(), vmax=values.max())
-            ax.set(xticks=[], yticks=[])
-        axes[0, column].set_title(f'channel {channel}')
-        bar = figure.colorbar(image, ax=axes[:, column], location='bottom', shrink=0.85, aspect=25,
-                              pad=0.02)
-        bar.ax.locator_params(nbins=4)
-    for ax, title in zip(axes[:, 0], maps):
-        ax.set_ylabel(title)
-    return figure
-
-
-def activations(names: list[str], measures: dict[str, list[float]], kept: list[str]) -> Figure:
-    """Dots for {measure: a value per sign layer}, the first at the top; `kept` names are shaded."""
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.3 * len(names)), layout='constrained')
-    ax = figure.subplots()
-    places = np.arange(len(names))[::-1]
+    numbers: those of the convolutions. Those in `kept` and in kept_by_score are shaded.
+    """
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.25 * len(numbers)), layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    places = np.arange(len(numbers))[::-1]
     for (measure, values), style in zip(measures.items(), MEASURES):
-        ax.plot(values, places, linestyle='', label=measure, **style)
-    for place, name in zip(places, names):
-        if name in kept:
-            ax.axhspan(place - 0.45, place + 0.45, color='0.88', zorder=0)
-    handles = ax.get_legend_handles_labels()[0]
-    ax.set_yticks(places, names)
-    ax.set(xlabel='measure (no unit; 0 would be no loss)', xlim=(0, None),
-           ylim=(-0.7, len(names) - 0.3))
-    legend_outside(figure, [*handles, Patch(color='0.88', label='suggested: keep real')])
+        left.plot(values, places, linestyle='', label=measure, **style)
+    right.plot(scores, places, linestyle='', marker='D', color='#7a3e9d', label='error per cost')
+    for ax, shaded in ((left, kept), (right, kept_by_score)):
+        for place, number in zip(places, numbers):
+            if number in shaded:
+                ax.axhspan(place - 0.45, place + 0.45, color='0.82', zorder=0)
+    left.set_yticks(places, [f'convolution {number}' for number in numbers])
+    left.set(xlabel='measure (no unit; 0 would be no loss)', xlim=(0, None),
+             ylim=(-0.7, len(numbers) - 0.3))
+    right.set(xlabel='error per cost, relative', xscale='log')
+    handles = [handle for ax in (left, right) for handle in ax.get_legend_handles_labels()[0]]
+    legend_outside(figure, [*handles, Patch(color='0.82', label='suggested: keep real')])
     return figure
-
-
-def per_layer(panels: dict[str, Curves], ylabel: str, epoch: int) -> Figure:
-    """A panel for each {title: curves}, all on the same axes; a dotted line at `epoch`."""
-    columns = 3 if len(panels) <= 6 else 5
-    figure, axes = panel_grid(len(panels), columns, 1.6, sharex=True, sharey=True)
-    for ax, (title, curves) in zip(axes, panels.items()):
-        draw_curves(ax, curves, epoch)
-        ax.set_title(title)
-    figure.supxlabel('epoch')
-    figure.supylabel(ylabel)
-    legend_outside(figure, axes[0].get_legend_handles_labels()[0])
-    return figure
-
-
-def accuracy(panels: dict[str, Curves], epoch: int) -> Figure:
-    """A panel for each {title: curves in percent}; a dotted line at `epoch`."""
-    figure, axes = panel_grid(len(panels), len(panels), 3, sharey=True)
-    for ax, (title, curves) in zip(axes, panels.items()):
-        draw_curves(ax, curves, epoch)
-        ax.set(title=title, xlabel='epoch')
-    axes[0].set(ylabel='accuracy, %', ylim=(0, 100))
-    legend_outside(figure, axes[0].get_legend_handles_labels()[0])
-    return figure
-
-
-def draw_curves(ax, curves: Curves, epoch: int):
-    """Curves with a dotted line at the epoch of the checkpoint."""
-    for (label, (epochs, values)), style in zip(curves.items(), LINES):
-        ax.plot(epochs, values, label=label, linewidth=1.3, **style, markersize=4,
-                markevery=max(1, len(epochs) // 8))
-    ax.axvline(epoch, **REFERENCE, label='this checkpoint')
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))

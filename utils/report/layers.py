@@ -14,12 +14,18 @@ class Layer(NamedTuple):
     """A binarized convolution as evaluation sees it; all tensors per filter are (out,)."""
     number: int
     name: str
+    method: str             # the name of its own binarizer
     projected: Tensor       # the projected latent weights W, (out, c, kh, kw)
+    weight: Tensor          # their W~ that the layer computes with, of their shape
     alpha: Tensor
     beta: Tensor
     mask: Tensor            # of their shape, True where a weight becomes alpha
     norms: Tensor           # ‖W‖², in float64, above 0
     errors: dict[str, Tensor]   # {method: ‖W − W~‖²}, in float64
+
+    @property
+    def title(self) -> str:
+        return title(self.number, self.name)
 
     @property
     def shares(self) -> Tensor:
@@ -34,6 +40,15 @@ class Layer(NamedTuple):
         excess = self.errors['dab'] - self.errors['xnor']
         return int((excess > ROUNDING * self.norms).sum())
 
+    def two_valued(self, method: str) -> Tensor:
+        """W~ of the projected weights under a method; under its own, what it computes with."""
+        return self.weight if method == self.method else two_valued(self.projected, method)
+
+
+def title(number: int, name: str) -> str:
+    """What the page calls the convolution of this number and name."""
+    return f'convolution {number} ({name})'
+
 
 def measure_layers(model: nn.Module) -> list[Layer]:
     """The Layer of every binarized convolution."""
@@ -47,7 +62,8 @@ def measure_layers(model: nn.Module) -> list[Layer]:
             if own.method.state_dict():     # learned values, which only this layer has
                 difference = projected.double() - weight
                 errors[own.name] = difference.flatten(1).square().sum(1)
-            layers.append(Layer(number, name, projected, alpha, beta, mask, norms, errors))
+            layers.append(Layer(number, name, own.name, projected, weight, alpha, beta, mask,
+                                norms, errors))
     return layers
 
 

@@ -1,15 +1,14 @@
-"""The section on the network: what it is, how it was trained, how accurate it is."""
-import math
-
+"""The section on the network: what it is, how it was trained, what is binarized."""
 import torch
 from torch import nn
 
 import datasets
-from utils.binarize import METHODS
-from utils.describe import describe
+from utils.binarize import METHODS, convolutions
+from utils.describe import convolution_rows
 from utils.source import Source
 
 from .page import Page
+from .summary import epochs
 
 SCHEDULES = {       # what becomes of the learning rate
     'decayschedular': 'divided by {decaylevel:g} every {decayinterval} epochs down to {minlr:g}',
@@ -26,29 +25,29 @@ def add_network(page: Page, source: Source, model: nn.Module):
     page.text('Binarization gives every filter of a convolution two numbers, α and β, and replaces '
               'each of its weights by one of them, so that a weight takes 1 bit instead of 32. '
               f'This network was trained with {method.title}{formula}.')
-    page.table([], facts(source))
-    page.text('Its convolutions, numbered as everywhere on this page:')
-    table = describe(model, source.channels, flags['inpsize'], torch.device('cpu'))
-    page.block(table.partition('\n')[2])    # without the line on the device
+    page.table([], facts(source, len(convolutions(model))))
+    image = torch.zeros(1, source.channels, flags['inpsize'], flags['inpsize'])
+    header, *rows = convolution_rows(model, image)
+    with page.folded(f'Its {len(rows)} convolutions, numbered as everywhere on this page'):
+        page.table(('convolution', *header[1:]), rows)
     page.text('The weights on this page are the latent ones that training keeps, projected as the '
               'network does before it binarizes them: centred over the input channels, if there '
               'are several, and clamped to ±1. n is the number of weights of a filter, K how many '
               'of them become α. Weights and errors have no unit.')
 
 
-def facts(source: Source) -> list[tuple[str, str]]:
-    """The rows of the table about the run."""
-    flags, epoch = source.flags, source.checkpoint['epoch']
+def facts(source: Source, count: int) -> list[tuple[str, str]]:
+    """The rows of the table about the run; count: how many convolutions the network has."""
+    flags = source.flags
     side, channels = flags['inpsize'], source.channels
     return [
         ('run', flags['name']),
-        ('checkpoint', f'{source.path}, after {epoch} epochs'),
+        ('checkpoint', f'{source.path}, after {epochs(source.checkpoint["epoch"])}'),
         ('network', f'{flags["model_def"]}, for images of {side} × {side} pixels and '
                     f'{channels} channel{"s" if channels > 1 else ""}'),
         ('data', data(source)),
-        ('accuracy', accuracy(source.checkpoint['metrics'], flags['tenCrop'])),
         ('binarizer', f'{flags["binarizer"]}, '
-                      f'convolutions {flags["binStart"]} to {flags["binEnd"]}'),
+                      f'convolutions {flags["binStart"]} to {min(flags["binEnd"], count)}'),
         ('training', training(flags))]
 
 
@@ -74,11 +73,3 @@ def data(source: Source) -> str:
     own = (f', own images normalized by mean {source.flags["mean"]} and std {source.flags["std"]}'
            if datasets.is_own(source.flags['dataset']) else '')
     return f'{name}, {len(source.classes)} classes{own}'
-
-
-def accuracy(metrics: dict, tenCrop: bool) -> str:
-    share, images = metrics['top1'] / 100, metrics['images']
-    deviation = 100 * math.sqrt(share * (1 - share) / images)
-    crops = ', ten crops of each' if tenCrop else ''
-    return (f'top-1 {metrics["top1"]:.2f} ± {deviation:.2f} %, top-5 {metrics["top5"]:.2f} %, of '
-            f'{images} validation images (± is the standard error of so many images){crops}')

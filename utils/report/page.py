@@ -1,26 +1,25 @@
-"""One page of plain HTML and its pictures, in a folder that opens from disk."""
+"""One page, built from parts, and its pictures, in a folder that opens from disk."""
+import contextlib
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace as Part
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from utils.errors import InputError
 from utils.files import write_atomically, write_text
+from utils.pages import render
 
-GENERATOR = '<meta name="generator" content="utils.report">'    # marks a page as ours
-STYLE = '''
-body { color: #111; font: 16px/1.5 sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em }
-figure { margin: 1.5em 0 }
-figcaption { color: #444; font-size: 90% }
-img { display: block; max-width: 100% }
-pre { background: #f3f3f3; overflow-x: auto; padding: .7em }
-table { border-collapse: collapse; font-size: 90%; margin: 1em 0 }
-th, td { border-bottom: 1px solid #ccc; padding: .15em .7em; text-align: left }
-'''
+TEMPLATE = Path(__file__).with_name('page.html')
+GENERATOR = 'utils.report'      # marks a page as ours
+CSS_PIXELS = 96                 # an inch
+RASTER = 2 * CSS_PIXELS         # dots an inch, of what is not drawn as lines
+SHRINKS = 0.75                  # to which part of its width a picture shrinks before it scrolls
+NUMBER = re.compile(r'[+−-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?( %)?|–|')
 
 
 class Page:
@@ -28,57 +27,82 @@ class Page:
 
     def __init__(self, title: str):
         self.title = title
-        self.parts = [f'<h1>{escape(title)}</h1>']
+        self.parts: list[Part] = []
+        self.headings: list[Part] = []
         self.pictures: dict[str, bytes] = {}    # by file name
+        self._inside = self.parts               # where the next part goes
+
+    def _add(self, kind: str, **values) -> Part:
+        part = Part(kind=kind, **values)
+        self._inside.append(part)
+        return part
 
     def heading(self, text: str):
-        self.parts.append(f'<h2>{escape(text)}</h2>')
+        """The heading of a section, which the contents link; they follow what is added before."""
+        anchor = '-'.join(re.findall(r'\w+', text.lower()))
+        self.headings.append(self._add('heading', text=text, anchor=anchor))
 
     def text(self, text: str):
-        self.parts.append(f'<p>{escape(text)}</p>')
+        self._add('text', text=text)
 
     def block(self, text: str):
-        self.parts.append(f'<pre>{escape(text)}</pre>')
+        self._add('block', text=text)
+
+    def tiles(self, tiles: Sequence[tuple[str, str, str]]):
+        """Key numbers: (value, what it is, details) of each."""
+        self._add('tiles', tiles=tiles)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence]):
-        """A table; header is empty for one without a header."""
-        lines = [html_row('th', header)] if header else []
-        lines += [html_row('td', row) for row in rows]
-        self.parts.append('\n'.join(['<table>', *lines, '</table>']))
+        """A table; header is empty for one without a header. Columns of numbers end in line."""
+        rows = [[str(cell) for cell in row] for row in rows]
+        numeric = [all(map(NUMBER.fullmatch, column)) for column in zip(*rows)]
+        self._add('table', header=header, rows=rows, numeric=numeric)
 
-    def figure(self, name: str, caption: str, figure: Figure):
-        """A picture `name`.png; the caption says what is plotted, in which unit."""
-        png = io.BytesIO()
-        figure.savefig(png, format='png')
-        self.pictures[f'{name}.png'] = png.getvalue()
-        self.parts.append(f'<figure><img src="{name}.png" alt="{escape(caption)}">\n'
-                          f'<figcaption>{escape(caption)}</figcaption></figure>')
+    def figure(self, name: str, caption: str, figure: Figure, alt: str | None = None):
+        """A picture `name`.svg; the caption says what is plotted, in which unit.
+
+        alt: what is to be seen in it, for those who cannot see it (default: the caption).
+        """
+        svg = io.BytesIO()
+        with rc_context({'svg.hashsalt': name}):        # the same file from the same numbers
+            figure.savefig(svg, format='svg', dpi=RASTER, transparent=True,
+                           metadata={'Date': None})
+        self.pictures[f'{name}.svg'] = svg.getvalue()
+        width, height = (round(CSS_PIXELS * inches) for inches in figure.get_size_inches())
+        self._add('figure', file=f'{name}.svg', caption=caption, alt=alt or caption, width=width,
+                  height=height, narrowest=round(SHRINKS * width))
+
+    @contextlib.contextmanager
+    def folded(self, summary: str) -> Iterator[None]:
+        """What is added within the block is shown only when a reader opens `summary`."""
+        outside, part = self._inside, self._add('folded', summary=summary, parts=[])
+        self._inside = part.parts
+        try:
+            yield
+        finally:
+            self._inside = outside
 
     def save(self, folder: Path) -> Path:
         """Write the page and its pictures, for those of an earlier report; returns its path."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in re.findall(r'<img src="([\w.-]+)"', earlier_page(folder)):
+        for name in re.findall(r'<img src="([\w-]+\.(?:png|svg))"', earlier_page(folder)):
             (folder / name).unlink(missing_ok=True)
-        for name, png in self.pictures.items():
-            write_atomically(folder / name, lambda path: path.write_bytes(png))
-        head = (f'<meta charset="utf-8">\n{GENERATOR}\n<title>{escape(self.title)}</title>\n'
-                f'<style>{STYLE}</style>')
-        body = '\n'.join(self.parts)
-        write_text(folder / 'index.html',
-                   f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n'
-                   f'<body>\n{body}\n</body>\n</html>\n')
+        for name, picture in self.pictures.items():
+            write_atomically(folder / name, lambda path: path.write_bytes(picture))
+        write_text(folder / 'index.html', self.html())
         return folder / 'index.html'
 
-
-def html_row(tag, cells):
-    return '<tr>' + ''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells) + '</tr>'
+    def html(self) -> str:
+        first = self.parts.index(self.headings[0]) if self.headings else len(self.parts)
+        return render(TEMPLATE, title=self.title, generator=GENERATOR, headings=self.headings,
+                      intro=self.parts[:first], parts=self.parts[first:])
 
 
 def earlier_page(folder: Path) -> str:
     """The text of the page that an earlier report left in the folder; '' if there is none."""
     index = folder / 'index.html'
     text = index.read_text(encoding='utf-8', errors='replace') if index.is_file() else ''
-    return text if GENERATOR in text else ''
+    return text if f'<meta name="generator" content="{GENERATOR}">' in text else ''
 
 
 def check_folder(folder: Path, overwrite: bool):

@@ -1,0 +1,73 @@
+"""The validation images of a report: which are measured, what the network takes them for."""
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+import datasets
+from utils import packed
+from utils.provenance import device_name
+from utils.training import epoch
+from utils.training.predictions import Predictions
+from utils.training.progress import Progress
+
+
+class Measured(NamedTuple):
+    """What the network takes the images for; the rows of all tensors are the images."""
+    images: Subset
+    target: Tensor
+    likeliest: Tensor           # class numbers, the likeliest first
+    probabilities: Tensor       # of those
+    metrics: dict               # see epoch.Meter.read
+    arithmetic: str             # device and kind, for the reader
+
+
+def measure(model: nn.Module, flags: dict, images: Subset) -> Measured:
+    """Classify the images as validation in training does, on a GPU if there is one.
+
+    flags: those of the run; its --amp counts on a GPU only, since the CPU computes on bits. Images
+    are items (tensor, label); a tensor is an image or its ten crops.
+    """
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    amp = flags['amp'] if device.type == 'cuda' else None
+    on_bits = device.type == 'cpu' and packed.on_bits(model) is not model
+    loader = DataLoader(images, flags['testbatchsize'])
+    predictions = Predictions()
+    metrics = epoch.validate(model.to(device), loader, device,
+                             Progress('validation images', len(loader)), amp, predictions.observe)
+    model.cpu()
+    arithmetic = f'{device_name(device)}, {"on bits" if on_bits else amp or "float32"}'
+    return Measured(images, *predictions.gather(), metrics, arithmetic)
+
+
+def evenly_spaced(images, count: int) -> Subset:
+    """Up to `count` of the images, evenly spaced, so that every class has its share."""
+    places = torch.linspace(0, len(images) - 1, min(count, len(images)))
+    return Subset(images, places.long().tolist())
+
+
+def center(image: Tensor) -> Tensor:
+    """The image (C, h, w), or the center one of its ten crops (10, C, h, w)."""
+    return image[4] if image.dim() == 4 else image      # after the four corners
+
+
+class Centers(Dataset):
+    """The items of images with the center crop alone."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        image, label = self.images[index]
+        return center(image), label
+
+
+def as_pixels(image: Tensor, spec: datasets.DatasetSpec):
+    """What the network sees, as pixels in [0, 1]: (h, w), dark ink on light, or (h, w, 3)."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    pixels = (center(image) * std + mean).clamp(0, 1)
+    return 1 - pixels[0].numpy() if spec.is_sketch else pixels.permute(1, 2, 0).numpy()
