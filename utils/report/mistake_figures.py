@@ -92,7 +92,7 @@ def pictures(items: Sequence[tuple]) -> Figure:
         left, bottom = width * column + GAP / 2, height * (rows - 1 - row) + 0.65 * TEXTS
         ax = figure.add_axes((left / width / columns, bottom / height / rows,
                               SIDE / width / columns, SIDE / height / rows))
-        ax.imshow(pixels, cmap='gray', vmin=0, vmax=1)
+        ax.imshow(pixels, cmap='gray', vmin=0, vmax=1, interpolation='none')
         ax.set(xticks=[], yticks=[])
         ax.set_title(shortened(name), fontweight='bold')
         ax.set_xlabel('\n'.join(f'{shortened(guess)} {100 * share:.0f} %'
