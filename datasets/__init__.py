@@ -31,12 +31,13 @@ from datasets.identity import fingerprint, folder_of, image_names, names_digest
 from datasets.images import INK, ImageError, as_channels, paper_fault, read_image
 from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
+from datasets.transforms import center, pixels
 from utils.errors import InputError
 
 __all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
-           'ImageError', 'as_channels', 'crops_a_share', 'data_name', 'fingerprint', 'folder_of',
-           'image_files', 'image_names', 'is_own', 'load', 'name_of_folder', 'names',
-           'normalization', 'paper_fault', 'read_image', 'spec', 'transform']
+           'ImageError', 'as_channels', 'center', 'crops_a_share', 'data_name', 'fingerprint',
+           'folder_of', 'image_files', 'image_names', 'is_own', 'load', 'name_of_folder', 'names',
+           'normalization', 'paper_fault', 'pixels', 'read_image', 'spec', 'transform']
 
 SPLITS = 'train', 'val', 'test'
 

@@ -100,6 +100,21 @@ def before_crop(steps: Steps) -> Callable[[Image.Image], Tensor]:
     return v2.Compose([*steps.before_crop, v2.PILToTensor()])
 
 
+def center(image: Tensor) -> Tensor:
+    """The image (C, h, w), or the center one of its ten crops (10, C, h, w)."""
+    return image[4] if image.dim() == 4 else image      # after the four corners
+
+
+def pixels(image: Tensor, spec) -> Tensor:
+    """What a network sees of an image, or of its center crop, normalized as the DatasetSpec says.
+
+    (C, h, w) in [0, 1]; sketches are dark on light.
+    """
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+    seen = (center(image) * std + mean).clamp(0, 1)
+    return 1 - seen if spec.is_sketch else seen
+
+
 class SquareTransform:
     """What compose does, of a batch and on any device; training is augmented by steps.batched.
 

@@ -22,7 +22,7 @@ from utils.training import loaders, parallel, record
 from utils.training.board import Board
 from utils.training.events import Events
 from utils.training.folder import make_room
-from utils.training.pictures import GAP, TEXT, TILE, Pictures, as_picture, filters, surest_mistakes, with_text
+from utils.training.pictures import GAP, TEXT, TILE, Pictures, filters, surest_mistakes, to_pil, with_text
 from utils.training.predictions import Predictions
 
 TINY = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=sketchanetwbin', '--inpsize=81', '--binaryWeight', '--dataOn=device']
@@ -173,14 +173,14 @@ def test_the_images_are_those_of_this_process(monkeypatch, rank):
 def test_sketches_are_dark_on_white_and_photographs_in_colour():
     doodles = datasets.load('doodles', '', 97)
     state = torch.get_rng_state()
-    picture = as_picture(doodles.val[0][0], doodles.spec)
+    picture = to_pil(datasets.pixels(doodles.val[0][0], doodles.spec))
     assert picture.mode == 'L' and picture.size == (97, 97) and picture.getpixel((0, 0)) == 255 and picture.getextrema()[0] < 100
     crops = torch.stack([torch.full((1, 9, 9), float(number)) for number in range(10)])
     spec = datasets.spec('folder:x', 1, (0.,), (10.,))
-    assert as_picture(crops / 100, spec).getextrema() == (153, 153)     # the center crop, the fifth
+    assert to_pil(datasets.pixels(crops / 100, spec)).getextrema() == (153, 153)     # the center crop, the fifth
     photograph = torch.tensor([1., 0., 0.]).view(3, 1, 1).expand(3, 8, 8)
     mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in datasets.normalization('cifar10'))
-    assert as_picture((photograph - mean) / std, datasets.spec('cifar10')).getpixel((3, 3)) == (255, 0, 0)
+    assert to_pil(datasets.pixels((photograph - mean) / std, datasets.spec('cifar10'))).getpixel((3, 3)) == (255, 0, 0)
     assert torch.equal(state, torch.get_rng_state())
 
 

@@ -230,10 +230,10 @@ def test_the_center_is_the_crop_of_a_run_without_ten_crops(doodle_network):
     _, ten_crops, one_crop = doodle_network
     centers = validation.Centers(ten_crops)
     assert len(centers) == len(one_crop) and torch.equal(centers[5][0], one_crop[5][0])
-    assert torch.equal(validation.center(one_crop[5][0]), one_crop[5][0])
+    assert torch.equal(datasets.center(one_crop[5][0]), one_crop[5][0])
     photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     ten, one = (datasets.transform('cifar10', 32, tenCrop=ten)(photograph) for ten in (True, False))
-    assert torch.equal(validation.center(ten), one)
+    assert torch.equal(datasets.center(ten), one)
 
 
 @pytest.mark.parametrize('name', ['doodles', 'cifar10'])
@@ -241,8 +241,8 @@ def test_pixels_are_those_before_normalization(name):
     spec = datasets.spec(name)
     pixels = torch.rand(spec.channels, 5, 5)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    shown = torch.as_tensor(validation.as_pixels((pixels - mean) / std, spec))
-    expected = 1 - pixels[0] if spec.channels == 1 else pixels.permute(1, 2, 0)
+    shown = datasets.pixels((pixels - mean) / std, spec)
+    expected = 1 - pixels if spec.channels == 1 else pixels
     assert torch.allclose(shown, expected, atol=1e-6)
 
 

@@ -30,10 +30,9 @@ class Recognizer:
 
     def __init__(self, source: Source):
         flags, self.classes = source.flags, source.classes
-        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1)
-                               for values in datasets.normalization(source.spec))
+        self.spec = source.spec
         self.ink, self.frame = flags['ink'], frame_of(flags['dataset'])
-        self.transform = datasets.transform(source.spec, flags['inpsize'])
+        self.transform = datasets.transform(self.spec, flags['inpsize'])
         self.network = packed.on_bits(stored_network(source).eval())
         self.arithmetic = arithmetic(self.network)
 
@@ -57,16 +56,15 @@ class Recognizer:
         top = log_probs.softmax(0).topk(min(LIKELIEST, len(self.classes)))
         likeliest = [[self.classes[label], probability] for label, probability
                      in zip(top.indices.tolist(), top.values.tolist())]
-        url = picture(image * self.std + self.mean)
+        url = picture(datasets.pixels(image, self.spec))
         return {'likeliest': likeliest, 'seen': url, 'network_ms': 1000 * (after - before),
                 'total_ms': 1000 * (time.perf_counter() - start)}
 
 
-def picture(ink: Tensor) -> str:
-    """The URL of a PNG, black on white, of the image (1, height, width) whose ink is 1, paper 0."""
-    pixels = (255 * (1 - ink[0])).round().clamp(0, 255).byte().numpy()
+def picture(pixels: Tensor) -> str:
+    """The URL of a gray PNG of pixels (1, height, width) in [0, 1]."""
     png = io.BytesIO()
-    Image.fromarray(pixels).save(png, 'PNG', compress_level=1)
+    Image.fromarray((255 * pixels[0]).round().byte().numpy()).save(png, 'PNG', compress_level=1)
     return f'data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'
 
 

@@ -36,7 +36,7 @@ from .network import add_network
 from .page import Page, check_folder
 from .responses import add_responses
 from .summary import add_summary
-from .validation import Centers, center, evenly_spaced, measure
+from .validation import Centers, evenly_spaced, measure
 from .weights import add_errors, add_weights
 
 PROGRAM = 'utils.report'
@@ -129,7 +129,8 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
             raise InputError(f'--image: {error}') from error
     if data:
         image, label = data.val[0]
-        return center(image), f'The first validation image of {name} ({data.classes[label]})'
+        title = f'The first validation image of {name} ({data.classes[label]})'
+        return datasets.center(image), title
     doodle, label = Doodles('val')[0]
     title = (f'A doodle that the program drew ({CLASSES[label]}), as the validation images are '
              f'missing ({why_no_data})')

@@ -8,7 +8,7 @@ from utils.training.predictions import (confused_adjacent, confused_pairs, confu
 
 from . import mistake_figures as figures
 from .page import Page
-from .validation import Measured, as_pixels
+from .validation import Measured
 
 TAKEN_FOR = 3       # classes that are named for each
 PAIRS = 10          # of confused classes that are listed
@@ -187,7 +187,8 @@ def described(numbers: list[int], source: Source, measured: Measured) -> list[tu
     """(pixels, class, [(likely class, its probability), …]) of these images."""
     items = []
     for number in numbers:
-        pixels = as_pixels(measured.images[number][0], source.spec)
+        seen = datasets.pixels(measured.images[number][0], source.spec)
+        pixels = seen.permute(1, 2, 0).squeeze(2).numpy()
         guesses = zip(measured.likeliest[number, :2].tolist(),
                       measured.probabilities[number, :2].tolist())
         items.append((pixels, source.classes[measured.target[number]],

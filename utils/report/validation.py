@@ -47,11 +47,6 @@ def evenly_spaced(images, count: int) -> Subset:
     return Subset(images, places.long().tolist())
 
 
-def center(image: Tensor) -> Tensor:
-    """The image (C, h, w), or the center one of its ten crops (10, C, h, w)."""
-    return image[4] if image.dim() == 4 else image      # after the four corners
-
-
 class Centers(Dataset):
     """The items of images with the center crop alone."""
 
@@ -63,11 +58,4 @@ class Centers(Dataset):
 
     def __getitem__(self, index):
         image, label = self.images[index]
-        return center(image), label
-
-
-def as_pixels(image: Tensor, spec: datasets.DatasetSpec):
-    """What the network sees, as pixels in [0, 1]: (h, w), dark ink on light, or (h, w, 3)."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    pixels = (center(image) * std + mean).clamp(0, 1)
-    return 1 - pixels[0].numpy() if spec.is_sketch else pixels.permute(1, 2, 0).numpy()
+        return datasets.center(image), label

@@ -12,7 +12,7 @@ import datasets
 from utils import console
 
 from . import parallel
-from .predictions import Predictions
+from .predictions import Predictions, mistakes
 
 MISTAKES, MOST_FILTERS = 6, 256
 TILE, GAP, TEXT, FONT = 200, 12, 220, 20    # pixels; TensorBoard's cards are wide and 200 high
@@ -37,7 +37,7 @@ class Pictures:
         for place in surest_mistakes(target, likeliest, probabilities, MISTAKES):
             image, _ = self.images[parallel.rank() + place * parallel.processes()]
             two = zip(likeliest[place, :2].tolist(), probabilities[place, :2].tolist())
-            pictures.append(with_text(as_picture(image, self.spec), [
+            pictures.append(with_text(to_pil(datasets.pixels(image, self.spec)), [
                 self.classes[target[place]], 'taken for',
                 *(f'{self.classes[label]} {100 * share:.1f} %' for label, share in two)]))
         return pictures
@@ -49,22 +49,12 @@ def surest_mistakes(target: Tensor, likeliest: Tensor, probabilities: Tensor,
 
     One of each class before the second of any.
     """
-    order = probabilities[:, 0].sort(descending=True, stable=True).indices
-    wrong = order[likeliest[order, 0] != target[order]].tolist()
+    wrong = mistakes(target, likeliest, probabilities)
     labels, first = target.tolist(), {}
     for place in wrong:
         first.setdefault(labels[place], place)
     chosen = set(first.values())
     return [*first.values(), *(place for place in wrong if place not in chosen)][:most]
-
-
-def as_picture(image: Tensor, spec: datasets.DatasetSpec) -> Image.Image:
-    """A normalized image (C, H, W), or the center one of ten crops; sketches dark on white."""
-    if image.dim() == 4:
-        image = image[4]
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in datasets.normalization(spec))
-    pixels = (image * std + mean).clamp(0, 1)
-    return to_pil(1 - pixels if spec.is_sketch else pixels)
 
 
 def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
