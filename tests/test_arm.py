@@ -11,6 +11,8 @@ import torch
 import test_native
 import test_packed_ops
 from conftest import ROOT
+from utils.bench import arm
+from utils.errors import InputError
 from utils.files import cache_folder
 from utils.native import compiler, cpu
 from utils.packed import ops
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.skipif(None in (shutil.which(CROSS), shutil.which(EMULA
                                 reason=f'no {CROSS} or no {EMULATOR}')
 
 
-class Arm:
+class Emulated:
     """The operators of ops, and cpu.call, of an emulated processor."""
 
     def __init__(self, program, instructions):
@@ -64,7 +66,7 @@ class Arm:
 
 @pytest.fixture(scope='module')
 def processors():
-    """{name of an instruction set: Arm}, compiled once for all workers, with the flags of the libraries."""
+    """{name of an instruction set: Emulated}, compiled once for all workers, with the flags of the libraries."""
     program = cache_folder() / 'arm'
     program.parent.mkdir(parents=True, exist_ok=True)
     if not program.exists():
@@ -73,11 +75,11 @@ def processors():
             subprocess.run([CROSS, *flags, '-static', '-std=c++20', '-Wno-psabi', ROOT / 'tests/arm.cpp',
                             ROOT / 'utils/native/cpu.cpp', '-o', f'{folder}/arm'], check=True)
             os.replace(f'{folder}/arm', program)
-    found = {name: Arm(program, name) for name in ('neon', 'portable')}
+    found = {name: Emulated(program, name) for name in ('neon', 'portable')}
     yield found
-    for arm in found.values():
-        arm.process.communicate()
-        assert arm.process.returncode == 0
+    for emulated in found.values():
+        emulated.process.communicate()
+        assert emulated.process.returncode == 0
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +105,8 @@ def test_sums_of_bytes_do_not_overflow(processors, words):
         signs, marked = signs | (share == 1), marked | (share == 1)
         test_packed_ops.check(signs, marked, alpha, beta, 1, 0)
         bits, prepared = test_packed_ops.bits_of(signs), ops.prepare(ops.pack_mask(marked), 64 * words)
-        neon, portable = (arm.binary_conv2d(bits, prepared, alpha, beta, 64 * words, 1) for arm in processors.values())
+        neon, portable = (emulated.binary_conv2d(bits, prepared, alpha, beta, 64 * words, 1)
+                          for emulated in processors.values())
         assert torch.equal(neon, portable)
 
 
@@ -146,3 +149,20 @@ def test_forward_and_backward_equal_those_in_pytorch(shape, threads):
 
 def test_nan_shows():
     test_native.test_nan_shows()
+
+
+def test_the_estimate_of_the_loops(capsys):
+    if not shutil.which(arm.ANALYZER):
+        pytest.skip('no llvm-mca')
+    rows = arm.bench(None)
+    assert len(rows) == len(arm.PROCESSORS) * (1 + len(arm.CONVOLUTIONS))
+    for row in rows[:3]:    # vector units: 2 to 4, of 16 bytes; three instructions, or one, a multiply-add of them
+        assert 0.8 * 2 * 128 / 3 < row['binary'] < 4 * 128 / 3 and 3.9 < row['float'] <= 16
+    assert all(row['binary_cycles'] < row['float_cycles'] for row in rows[3:])
+    assert 'NOT measured' in capsys.readouterr().out
+
+
+def test_without_the_tools_it_says_so(monkeypatch):
+    monkeypatch.setattr(arm, 'ANALYZER', 'no-such-tool')
+    with pytest.raises(InputError, match='there is no no-such-tool'):
+        arm.bench(None)
