@@ -13,7 +13,7 @@ from typing import TypeVar
 from ..files import cache_folder
 
 Loaded = TypeVar('Loaded')
-# Vectors as OpenMP has them need the compiler alone, threads a library: PyTorch's (threads.h).
+# -fopenmp would fail with Apple's clang: threads are those of threads.h.
 COMMON = ['-O3', '-fopenmp-simd', '-pthread', '-fno-math-errno', '-fno-trapping-math', '-shared',
           '-fPIC']
 THREADS = Path(__file__).with_name('threads.h')

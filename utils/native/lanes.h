@@ -74,7 +74,8 @@ int64_t keep(const float* w, const uint32_t* place_of, int64_t count, uint32_t f
 #elif defined(__AVX2__)
     for (; i + 8 <= count; i += 8) {
         const __m256i place = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place_of + i));
-        const __m256i above_first = _mm256_sub_epi32(place, _mm256_set1_epi32(first)), most = _mm256_set1_epi32(last - first);
+        const __m256i above_first = _mm256_sub_epi32(place, _mm256_set1_epi32(first));
+        const __m256i most = _mm256_set1_epi32(last - first);
         const __m256i is_inside = _mm256_cmpeq_epi32(_mm256_min_epu32(above_first, most), above_first);
         const int inside = _mm256_movemask_ps(_mm256_castsi256_ps(is_inside));
         const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(LANES_IN[inside]));

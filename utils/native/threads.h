@@ -1,5 +1,5 @@
-// Work in PyTorch's threads, whatever the compiler knows of OpenMP: Apple's has none of it, and without it
-// at::parallel_for runs in one thread.
+// Parallel loops in PyTorch's threads, also from compilers without OpenMP, as Apple's: at::parallel_for, compiled without
+// it, runs in one thread.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -14,8 +14,8 @@
 
 namespace {
 
-// What `#pragma omp parallel` compiles to: it calls run(argument) in so many threads, this one among them. Both GNU's
-// OpenMP library and LLVM's have this function; PyTorch has loaded one of them.
+// What GCC makes of `#pragma omp parallel`: a call of run(argument) in so many threads, this one among them. GNU's OpenMP
+// library has it and LLVM's too, and PyTorch has loaded one of them.
 using Region = void (*)(void (*run)(void*), void* argument, unsigned threads, unsigned flags);
 
 Region region() {    // null where there is none
@@ -33,7 +33,7 @@ void call_in_threads(void (*run)(void*), void* argument, int64_t threads) {
     try {
         for (int64_t t = 1; t < threads; t++) others.emplace_back(run, argument);
     } catch (const std::system_error&) {
-        // The system gives no more of them: those that there are do the work.
+        // The system gives no more threads: those that there are do the work.
     }
     run(argument);
     for (std::thread& other : others) other.join();

@@ -7,7 +7,7 @@
 namespace {
 
 struct Neon {
-    static constexpr int64_t most = 1;    // a load for every AND, count and add is fewer than a core can do beside them
+    static constexpr int64_t most = 1;    // a core loads a vector of filters in the time of its AND, count and add
 
     static void run(const Convolution& c, int64_t group, const Position* position, int64_t, float* out, int64_t) {
         constexpr int VECTORS = FILTERS / 2;

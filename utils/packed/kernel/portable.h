@@ -2,18 +2,20 @@
 #pragma once
 #include "convolution.h"
 
-// The functions that instructions.h chooses from, of one set: all that they inline is compiled with it.
-#define ENTRY_POINTS(TARGET, SET)                                                                                     \
-    struct SET##Functions {                                                                                           \
-        TARGET static void pixels(const Packing& p, int64_t begin, int64_t end) {                                     \
-            pack_pixels(p, begin, end, SET::signs);                                                                   \
-        }                                                                                                             \
-        TARGET static void planes(const Packing& p, int64_t image, int64_t begin, int64_t end) {                      \
-            pack_planes(p, image, begin, end);                                                                        \
-        }                                                                                                             \
-        TARGET static void tabulate(Convolution& c, int64_t group) { ::tabulate(c, group); }                          \
-        TARGET static void frame(Convolution& c, int64_t n) { ::frame(c, n); }                                        \
-        TARGET static void convolve(const Convolution& c, int64_t begin, int64_t end) { ::convolve<SET>(c, begin, end); } \
+// The functions of an instruction set that instructions.h chooses from; what they inline is compiled with that set.
+#define ENTRY_POINTS(TARGET, SET)                                                                 \
+    struct SET##Functions {                                                                       \
+        TARGET static void pixels(const Packing& p, int64_t begin, int64_t end) {                 \
+            pack_pixels(p, begin, end, SET::signs);                                               \
+        }                                                                                         \
+        TARGET static void planes(const Packing& p, int64_t image, int64_t begin, int64_t end) {  \
+            pack_planes(p, image, begin, end);                                                    \
+        }                                                                                         \
+        TARGET static void tabulate(Convolution& c, int64_t group) { ::tabulate(c, group); }      \
+        TARGET static void frame(Convolution& c, int64_t n) { ::frame(c, n); }                    \
+        TARGET static void convolve(const Convolution& c, int64_t begin, int64_t end) {           \
+            ::convolve<SET>(c, begin, end);                                                       \
+        }                                                                                         \
     };
 
 namespace {
