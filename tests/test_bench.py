@@ -33,6 +33,7 @@ FLAGS = {
     'data': {'--data_dir', '--inpsize', '--images', '--rounds'},
     'epoch': set(),
     'kernels': set(),
+    'arm': set(),
     'gpu': {'--data_dir'},
 }
 

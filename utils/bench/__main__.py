@@ -4,7 +4,8 @@ On a GPU where there is one, but for packed. Prints medians of the rounds, their
 (ours / baseline) and the quartiles of the ratio; the last line under --json is a list of objects:
 {case, baseline_s, ours_s, ratio}; of `packed` {case, batch, threads, float_s, packed_s, speedup};
 of `epoch` one per epoch, {epoch, wall, images} and the seconds of each part; of `kernels` {network,
-computed_s, bytes_s, launches}; {case, error} of what failed.
+computed_s, bytes_s, launches}; of `arm` {case, binary, float, ratio} in multiply-adds a cycle and
+{case, binary_cycles, float_cycles}; {case, error} of what failed.
 """
 from utils import interrupt     # before torch
 
@@ -22,7 +23,7 @@ import models
 from utils.arguments import Parser, at_least, one_of
 from utils.errors import RunError, reported
 
-from . import data, epoch, evaluation, gpu, kernels, packed, step
+from . import arm, data, epoch, evaluation, gpu, kernels, packed, step
 from .timing import machine, print_header
 
 PROGRAM = 'utils.bench'
@@ -78,6 +79,8 @@ BENCHMARKS = {
                        '', header=False, main_flags=True),
     'kernels': Benchmark(kernels.bench, "what the GPU's kernels cost, computed without a GPU",
                          '', header=False),
+    'arm': Benchmark(arm.bench, 'what packed convolutions cost on 64-bit Arm, estimated on any',
+                     '', header=False),
     'gpu': Benchmark(gpu.bench, 'in ten minutes, all that a GPU can tell: correctness and speed',
                      '--data_dir', header=False),
 }

@@ -13,7 +13,10 @@ from typing import TypeVar
 from ..files import cache_folder
 
 Loaded = TypeVar('Loaded')
-COMMON = ['-O3', '-fopenmp', '-fno-math-errno', '-fno-trapping-math', '-shared', '-fPIC']
+# -fopenmp would fail with Apple's clang: threads are those of threads.h.
+COMMON = ['-O3', '-fopenmp-simd', '-pthread', '-fno-math-errno', '-fno-trapping-math', '-shared',
+          '-fPIC']
+THREADS = Path(__file__).with_name('threads.h')
 DIGEST = 32     # bytes of SHA-256 at the end of a cached library, which the loader ignores
 
 
@@ -94,6 +97,11 @@ def is_whole(path: Path) -> bool:
         return False
     data = path.read_bytes()
     return hashlib.sha256(data[:-DIGEST]).digest() == data[-DIGEST:]
+
+
+def native_flags() -> list[str]:
+    """The flags for this processor only: none on Arm, where NEON is in every 64-bit one."""
+    return ['-march=native'] if platform.machine() in ('x86_64', 'AMD64', 'i686') else []
 
 
 def processor() -> tuple[str, str]:

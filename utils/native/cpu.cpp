@@ -2,14 +2,12 @@
 // Formulas and source: utils/binarize.py, which has the same in PyTorch. One thread per filter, one
 // filter at a time in its cache; built and called by utils/native/cpu.py.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#include "lanes.h"
+#include "threads.h"
 
 namespace {
 
@@ -56,71 +54,6 @@ void project(float* weights, int64_t channels, int64_t taps, Scratch& scratch) {
     for (int64_t start = 0; start < n; start += row)
         for (int64_t i = 0; i < std::min(row, n - start); i++)
             weights[start + i] = clamp(weights[start + i] - shifts[i]);
-}
-
-struct Range {
-    float low, high;
-};
-
-#ifdef __AVX512F__
-constexpr int LANES = 16;
-#else
-constexpr int LANES = 8;    // wider ones would be taken apart, slowly
-#endif
-typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-// The least and the largest of w, count >= 1.
-Range range(const float* w, int64_t count) {
-    Lanes low = w[0] - Lanes{}, high = low;
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        const Lanes x = *reinterpret_cast<const Lanes*>(w + i);
-        low = x < low ? x : low;
-        high = x > high ? x : high;
-    }
-    Range all = {w[0], w[0]};
-    for (int lane = 0; lane < LANES; lane++) all = {std::min(all.low, low[lane]), std::max(all.high, high[lane])};
-    for (; i < count; i++) all = {std::min(all.low, w[i]), std::max(all.high, w[i])};
-    return all;
-}
-
-#if defined(__AVX2__) && !defined(__AVX512F__)
-// For every mask of 8 lanes the numbers of the lanes in it, a byte each from the lowest.
-constexpr auto LANES_IN = [] {
-    std::array<uint64_t, 256> table{};
-    for (int mask = 0; mask < 256; mask++)
-        for (int lane = 7; lane >= 0; lane--)
-            if (mask >> lane & 1) table[mask] = table[mask] << 8 | lane;
-    return table;
-}();
-#endif
-
-// The weights at a place from first to last, moved to the front of `to`, which may be w and holds 16 more.
-int64_t keep(const float* w, const uint32_t* place_of, int64_t count, uint32_t first, uint32_t last, float* to) {
-    int64_t kept = 0, i = 0;
-#ifdef __AVX512F__
-    for (; i + 16 <= count; i += 16) {
-        const __m512i above_first = _mm512_sub_epi32(_mm512_loadu_si512(place_of + i), _mm512_set1_epi32(first));
-        const __mmask16 inside = _mm512_cmple_epu32_mask(above_first, _mm512_set1_epi32(last - first));
-        _mm512_storeu_ps(to + kept, _mm512_maskz_compress_ps(inside, _mm512_loadu_ps(w + i)));
-        kept += __builtin_popcount(inside);
-    }
-#elif defined(__AVX2__)
-    for (; i + 8 <= count; i += 8) {
-        const __m256i place = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place_of + i));
-        const __m256i above_first = _mm256_sub_epi32(place, _mm256_set1_epi32(first)), most = _mm256_set1_epi32(last - first);
-        const __m256i is_inside = _mm256_cmpeq_epi32(_mm256_min_epu32(above_first, most), above_first);
-        const int inside = _mm256_movemask_ps(_mm256_castsi256_ps(is_inside));
-        const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(LANES_IN[inside]));
-        _mm256_storeu_ps(to + kept, _mm256_permutevar8x32_ps(_mm256_loadu_ps(w + i), order));
-        kept += __builtin_popcount(inside);
-    }
-#endif
-    for (; i < count; i++) {
-        to[kept] = w[i];
-        kept += place_of[i] - first <= last - first;
-    }
-    return kept;
 }
 
 // Add the number of weights in each bin to counts and the sum of their places, counted from 0, to sums.
@@ -223,11 +156,9 @@ extern "C" {
 void dab_forward(float* weights, float* two_valued, float* alpha, float* beta, float* boundary,
                  float* marked, int64_t filters, int64_t channels, int64_t taps, int threads) {
     const int64_t n = channels * taps;
-#pragma omp parallel num_threads(threads)
-    {
+    in_threads(filters, 1, threads, [=](int64_t begin, int64_t end) {
         Scratch scratch;
-#pragma omp for schedule(static)
-        for (int64_t f = 0; f < filters; f++) {
+        for (int64_t f = begin; f < end; f++) {
             float* w = weights + f * n;
             project(w, channels, taps, scratch);
             double total = 0;
@@ -257,7 +188,7 @@ void dab_forward(float* weights, float* two_valued, float* alpha, float* beta, f
             float* out = two_valued + f * n;
             for (int64_t i = 0; i < n; i++) out[i] = w[i] > threshold ? a : b;
         }
-    }
+    });
 }
 
 // The gradient of the latent weights out of that of W~, both (filters, channels, taps).
@@ -266,18 +197,19 @@ void dab_backward(const float* gradient, const float* weights, const float* alph
                   int64_t filters, int64_t channels, int64_t taps, int threads) {
     const int64_t n = channels * taps;
     const float s = channels > 1 ? 1 - 1.0f / channels : 1;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t f = 0; f < filters; f++) {
-        const float *g = gradient + f * n, *w = weights + f * n;
-        float* out = latent_gradient + f * n;
-        const float threshold = boundary[f], share_above = s / marked[f], share_below = s / (n - marked[f]);
-        const float above = s * std::fabs(alpha[f]), below = s * std::fabs(beta[f]);
-        for (int64_t i = 0; i < n; i++) {
-            const bool is_above = w[i] > threshold;
-            const float slope = std::fabs(w[i]) < 1 ? (is_above ? above : below) : 0.0f;
-            out[i] = g[i] * (slope + (is_above ? share_above : share_below));
+    in_threads(filters, 1, threads, [=](int64_t begin, int64_t end) {
+        for (int64_t f = begin; f < end; f++) {
+            const float *g = gradient + f * n, *w = weights + f * n;
+            float* out = latent_gradient + f * n;
+            const float threshold = boundary[f], share_above = s / marked[f], share_below = s / (n - marked[f]);
+            const float above = s * std::fabs(alpha[f]), below = s * std::fabs(beta[f]);
+            for (int64_t i = 0; i < n; i++) {
+                const bool is_above = w[i] > threshold;
+                const float slope = std::fabs(w[i]) < 1 ? (is_above ? above : below) : 0.0f;
+                out[i] = g[i] * (slope + (is_above ? share_above : share_below));
+            }
         }
-    }
+    });
 }
 
 }

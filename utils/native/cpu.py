@@ -13,8 +13,8 @@ from torch import Tensor
 
 from . import compiler
 
-SOURCE = Path(__file__).with_name('cpu.cpp')
-FLAGS = ['-march=native', '-std=c++17']     # for this processor only
+SOURCES = [Path(__file__).with_name(name) for name in ('cpu.cpp', 'lanes.h')] + [compiler.THREADS]
+FLAGS = ['-std=c++17', *compiler.native_flags()]
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
 SIGNATURES = {
     'dab_forward': [POINTER] * 6 + [SIZE] * 3 + [ctypes.c_int],
@@ -26,7 +26,7 @@ SIGNATURES = {
 def library() -> ctypes.CDLL | None:
     """The loaded library; None, with one warning, where it cannot be built."""
     try:
-        loaded = compiler.load('cpu', [SOURCE], FLAGS, (FLAGS, compiler.processor()),
+        loaded = compiler.load('cpu', SOURCES, FLAGS, (FLAGS, compiler.processor()),
                                ctypes.CDLL)
     except compiler.BuildError as error:
         warnings.warn(f'binarization on the CPU runs in PyTorch, correct but slower: {error}')

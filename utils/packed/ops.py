@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from ..native import compiler
 
-SOURCES = sorted(Path(__file__).with_name('kernel').glob('*.[ch]*'))
+SOURCES = [*sorted(Path(__file__).with_name('kernel').glob('*.[ch]*')), compiler.THREADS]
 FLAGS = ['-std=c++20', '-Wno-psabi',
          f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}']
 WORD = 64       # bits

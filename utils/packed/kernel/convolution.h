@@ -1,5 +1,6 @@
 // A convolution of signs with two-valued filters: everything except the counting of bits.
 #pragma once
+#include <limits>
 #include <vector>
 
 #include "signs.h"
@@ -27,13 +28,24 @@ struct Axis {
     std::vector<int32_t> window_of;    // each output: index into windows
 };
 
+Axis axis(int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
+    Axis axis = {size, kernel, stride, pad, size + 2 * pad, (size + 2 * pad - kernel) / stride + 1, {}, {}};
+    for (int64_t i = 0; i < axis.outputs; i++) {
+        const int64_t start = i * stride - pad;
+        const Taps taps = {std::clamp<int64_t>(-start, 0, kernel), std::clamp<int64_t>(size - start, 0, kernel)};
+        if (axis.windows.empty() || !(axis.windows.back() == taps)) axis.windows.push_back(taps);
+        axis.window_of.push_back(static_cast<int32_t>(axis.windows.size() - 1));
+    }
+    return axis;
+}
+
 struct alignas(64) Lanes {    // one number per filter of a group
     double of[FILTERS];
 };
 
 struct Convolution {
     Axis y, x;
-    int64_t channels, words, filters, groups;
+    int64_t images, channels, words, filters, groups;
     int64_t all, tiles, tile;    // output positions, tiles of them, positions per tile
     const uint64_t* image;       // (N, y.size, x.size, words)
     const uint64_t* prepared;    // (groups, taps·words + taps, FILTERS)
@@ -53,6 +65,29 @@ struct Convolution {
         return prepared + group * y.kernel * x.kernel * (words + 1) * FILTERS;
     }
 };
+
+// A convolution of which the sizes are known, with room for all that is computed.
+Convolution plan(const Axis& y, const Axis& x, int64_t images, int64_t channels, int64_t filters, bool relu,
+                 const uint64_t* image) {
+    Convolution c;
+    c.y = y, c.x = x, c.image = image;
+    c.images = images, c.channels = channels, c.words = (channels + 63) / 64;
+    c.filters = filters, c.groups = (filters + FILTERS - 1) / FILTERS;
+    c.lowest = relu ? 0 : -std::numeric_limits<float>::infinity();
+    c.sums.resize(images * y.padded * x.padded);
+    const bool pads = y.pad || x.pad;
+    c.copy.resize(pads ? c.sums.size() * c.words : 0);
+    c.padded = pads ? c.copy.data() : const_cast<uint64_t*>(image);
+    for (auto& window : c.y.window_of) window *= static_cast<int32_t>(x.windows.size());
+    c.slope.resize(c.groups), c.shared.resize(c.groups), c.constant.resize(c.groups * c.windows());
+    c.all = images * y.outputs * x.outputs;
+    const int64_t tiles = std::max<int64_t>(1, (c.all + TILE / 2) / TILE);
+    c.tile = ((std::max<int64_t>(1, c.all) + tiles - 1) / tiles + 5) / 6 * 6;    // whole blocks of Avx512
+    c.tiles = (c.all + c.tile - 1) / c.tile;
+    for (int64_t i = 0; i < y.kernel; i++)
+        for (int64_t k = 0; k < x.kernel * c.words; k++) c.offsets.push_back(i * x.padded * c.words + k);
+    return c;
+}
 
 // Fill slope, shared and constant of one group of filters.
 INLINED void tabulate(Convolution& c, int64_t group) {
