@@ -95,7 +95,10 @@ case ${1:-} in
         experiments ;;
     demo)
         shift; setup
-        exec "$PYTHON" main.py --binaryWeight --epochs=11 --maxlr=0.003 --decayinterval=4 --name="demo-$(date +%Y%m%d-%H%M%S)" "$@" ;;
+        name=demo-$(date +%Y%m%d-%H%M%S)
+        "$PYTHON" main.py --binaryWeight --epochs=14 --maxlr=0.003 --learningratescheduler=cosine --minCrop=0.5 --name="$name" "$@"
+        [ ! -f "logs/$name/best.pth.tar" ] ||
+            echo "draw, and see what it takes your drawing for: $PYTHON -m utils.draw logs/$name/best.pth.tar" ;;
     compare)
         shift; setup
         exec "$PYTHON" -m utils.compare "$@" ;;
