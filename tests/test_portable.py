@@ -26,7 +26,7 @@ from datasets import made_once, resident
 from test_architecture import tracked
 from utils import arguments, checks, config, console, devices, experiment, files, locks, provenance
 from utils.bench import timing
-from utils.errors import InputError
+from utils.errors import InputError, explained
 from utils.describe import arithmetic
 from utils.processes import out_of_reach
 from utils.training import parallel
@@ -41,6 +41,9 @@ def tiny(name='tiny', sign=''):
     import models
     from models.blocks import Units, network
 
+    if name in models.names():
+        return
+
     @models.register(inpsize=16, variants={name: dict(signLayers=sign)})
     def build(nClasses, channels, inpsize, signLayers):
         unit = Units(signLayers)
@@ -51,6 +54,14 @@ def tiny(name='tiny', sign=''):
 def command(data, logs, name, *more):
     return ['--dataset=folder', f'--data_dir={data}', '--channels=1', f'--logdir={logs}', f'--name={name}', '--binaryWeight',
             '--batch-size=12', *more]
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """tiny() for this test only."""
+    import models
+    monkeypatch.setattr(models, '_variants', dict(models._variants))
+    tiny(), tiny('tinyfbin', '2')
 
 
 # Windows
@@ -72,38 +83,38 @@ import torch
 torch.set_num_threads(1)
 import main
 from test_portable_network import tiny
-from utils.report import __main__ as report
 tiny('tinyfbin', '2')
 for arguments in {commands!r}:
     main.main(arguments)
-report.main([{report!r}])
+if {report!r}:
+    from utils.report import __main__ as report
+    report.main([{report!r}])
 '''
 
 
-def test_everything_runs_without_posix(sketch_folder, tmp_path, monkeypatch):
-    """Training, resuming, evaluating, exporting, a packed network and a report, with outputs in cp1252."""
+@pytest.mark.parametrize('reports', [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_everything_runs_without_posix(reports, sketch_folder, tmp_path, registered):
+    """Training, resuming, evaluating, exporting and a packed network, with outputs in cp1252; at last a report."""
     (tmp_path / 'test_portable_network.py').write_text(network_source())
     run, dab = tmp_path / 'logs/run', tmp_path / 'model.dab'
     resume = f'--resume={run}/last.pth.tar'
     train = command(sketch_folder, tmp_path / 'logs', 'run', '--model_def=tinyfbin', '--inpsize=32')
     commands = [[*train, '--epochs=1'], [*train, '--epochs=1', '--overwrite'], [resume, '--epochs=2'], [resume, '--evaluate'],
-                [resume, f'--export={dab}'], [resume, f'--export={dab}', '--overwrite'],
+                [resume, f'--export={dab}'],
                 [f'--packed={dab}', '--evaluate', f'--data_dir={sketch_folder}'],
                 [f'--packed={dab}', '--classify', f'{sketch_folder}/val/box/0.png']]
-    script = WITHOUT_POSIX.format(paths=[str(ROOT), str(ROOT / 'tests'), str(tmp_path)], commands=commands, report=f'{run}/last.pth.tar')
+    script = WITHOUT_POSIX.format(paths=[str(ROOT), str(ROOT / 'tests'), str(tmp_path)], commands=commands, report=f'{run}/last.pth.tar' * reports)
     environment = os.environ | {'LOCALAPPDATA': str(tmp_path / 'local'), 'PYTHONIOENCODING': 'cp1252'}
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, cwd=ROOT, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr.decode('cp1252')
     out, err = done.stdout.decode('cp1252'), done.stderr.decode('cp1252')
     assert err.count('\n') == 2 and err.count('there is no C++ compiler') == 2, err
-    assert out.count('accuracy') == 8 and 'of 8.6 GB free on cpu' in out and 'box' in out.splitlines()[-2]
+    assert out.count('accuracy') == 8 and 'of 8.6 GB free on cpu' in out and f'{sketch_folder}/val/box/0.png: ' in out
     assert f'device: CPU: {platform.processor() or platform.machine()}, ' in out
-    assert (run / 'report/index.html').is_file() and list((tmp_path / 'local/dab').glob('*.sketches'))
+    assert (run / 'report/index.html').is_file() == reports and list((tmp_path / 'local/dab').glob('*.sketches'))
     assert not [path for path in (*run.iterdir(), *(tmp_path / 'local/dab').iterdir()) if path.suffix in ('.lock', '.tmp', '.part')]
     # What fcntl and a compiler change is the way, not the result.
     other = command(sketch_folder, tmp_path, 'posix', '--model_def=tinyfbin', '--inpsize=32', '--epochs=2', '--binSearch=exact')
-    monkeypatch.syspath_prepend(str(tmp_path))
-    tiny('tinyfbin', '2')
     experiment.from_command(other).train()
     ours, theirs = (read_checkpoint(path / 'last.pth.tar')['model'] for path in (tmp_path / 'posix', run))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -224,6 +235,12 @@ def test_names_of_images_are_the_same_everywhere(sketch_folder, monkeypatch):
     assert datasets.names_digest(train) == before
 
 
+@pytest.mark.parametrize('message', [    # of PyTorch, on Linux and on Windows
+    "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')", 'Compiler: cl is not found.'])
+def test_compile_without_a_compiler(message):
+    assert str(explained(RuntimeError(message))).startswith('--compile: PyTorch finds no C++ compiler')
+
+
 def test_sources_are_of_the_oldest_python_and_name_their_encodings():
     for path in tracked():
         ast.parse((ROOT / path).read_text(encoding='utf-8'), feature_version=(3, 11))
@@ -268,9 +285,8 @@ def test_the_device_of_a_process(two_gpus, monkeypatch):
         parallel.own_device(torch.device('mps'))
 
 
-def test_the_device_is_that_of_a_command(sketch_folder, tmp_path):
+def test_the_device_is_that_of_a_command(sketch_folder, tmp_path, registered):
     """A checkpoint, a packed model or the flags of a run that was trained elsewhere can be used here."""
-    tiny()
     arguments_ = command(sketch_folder, tmp_path, 'run', '--model_def=tiny', '--epochs=1', '--device=cpu')
     experiment.from_command(arguments_).train()
     folder = tmp_path / 'run'
