@@ -386,7 +386,7 @@ def image_folders(tmp_path, mode):
             for number in range(count):
                 path = tmp_path / split / label / f'{number}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new(mode, (40, 40), 40 * number).save(path)
+                Image.new('L', (40, 40), 40 * number).convert(mode).save(path)
     return str(tmp_path)
 
 
@@ -425,6 +425,6 @@ def test_commands_under_other_start_methods(method, sketch_folder, tmp_path, sta
         (main.main, [f'--resume={tmp_path}/device/last.pth.tar', '--evaluate', '--dataOn=workers', '--workers=2']),
         (bench.main, ['epoch', *data, '--workers=1', '--dataOn=workers', '--binaryWeight']),
         (report.main, [f'{tmp_path}/device/last.pth.tar'])]
-    code, out, err = start(under, method, commands).wait(590)
+    code, out, err = start(under, method, commands).wait(1500)
     assert (code, err) == (0, ''), err
     assert (tmp_path / 'c/compare.md').exists() and 'Beside arithmetic' in out and (tmp_path / 'device/report/index.html').exists()
