@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import datasets
 import models
-from utils.arguments import (SWITCH, Parser, at_least, dataset, is_valid, layers, one_of,
+from utils.arguments import (SWITCH, Parser, at_least, dataset, device, is_valid, layers, one_of,
                              per_channel, run_name, some_of)
 from utils.binarize import METHODS
 from utils.errors import InputError
@@ -164,6 +164,10 @@ def learning_rate_flags(flag):
 
 
 def arithmetic_flags(flag):
+    flag('--device', once=True, changes_result=False, default='auto', type=device,
+         metavar='NAME',
+         help='cpu, cuda (NVIDIA and AMD), xpu (Intel), mps (Apple), or one of several, like '
+              'cuda:1 (default: auto, cuda where it is, else cpu)')
     flag('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
          help='compute under autocast in this type; latent weights stay float32 (default: off)')
     flag('--channelsLast', action=SWITCH,

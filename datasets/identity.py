@@ -29,7 +29,7 @@ def image_names(images: transforms.Transformed, below: bool = False) -> list[str
 
 def names_digest(images: transforms.Transformed) -> str:
     """A hash of the names of the images in their folder, which stays where the folder is moved."""
-    names = '\0'.join(image_names(images, below=True))
+    names = '\0'.join(image_names(images, below=True)).replace(os.sep, '/')
     return hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]
 
 

@@ -147,7 +147,7 @@ def read_val_labels(path: Path) -> dict[str, str]:
     numbers, a wnid alone or the number of a class alone, as in the devkit.
     """
     with naming('--val_labels'):
-        text = path.read_text(errors='replace')
+        text = path.read_text(encoding='utf-8', errors='replace')
     wnids = dict(re.findall(r'(ILSVRC2012_val_\d{8})\b.*?\b(n\d{8})\b', text))
     if wnids:
         return wnids

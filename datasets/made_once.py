@@ -1,11 +1,11 @@
 """Files in cache_folder() that one process makes, while others that need them wait for it."""
-import fcntl
 import os
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from utils import locks
 from utils.files import write_atomically
 
 Content = TypeVar('Content')
@@ -25,12 +25,9 @@ def made_once(path: Path, read: Callable[[Path], Content],
     path.parent.mkdir(parents=True, exist_ok=True)
     part, temporary = Path(f'{path}.part'), Path(f'{path}.tmp')
     with _locked(part):
-        try:
-            with suppress(OSError, ValueError):
-                return read(path)       # another process has made it
-            write_atomically(path, write, temporary=temporary)
-        finally:
-            part.unlink()
+        with suppress(OSError, ValueError):
+            return read(path)       # another process has made it
+        write_atomically(path, write, temporary=temporary)
     return read(path)
 
 
@@ -38,7 +35,7 @@ def open_in_use(path: Path) -> BinaryIO:
     """The file, open for reading: make_room keeps it while it is open or mapped anywhere."""
     file = open(path, 'rb')
     with suppress(OSError):     # no locks here, or a file of another user
-        fcntl.flock(file, fcntl.LOCK_SH)
+        locks.keep(file)
         os.utime(path)
     return file
 
@@ -46,39 +43,32 @@ def open_in_use(path: Path) -> BinaryIO:
 def make_room(folder: Path, size: int):
     """Remove what killed processes left, and the least recently used files for `size` new bytes."""
     for part in folder.glob('*.part'):
-        _remove_unless_in_use(part, part.with_suffix('.tmp'))
+        locks.remove_unless_in_use(part, part.with_suffix('.tmp'))
     files = [(path, path.stat()) for path in folder.iterdir() if path.suffix in SUFFIXES]
     total = size + sum(stat.st_size for _, stat in files)
     for path, stat in sorted(files, key=lambda file: max(file[1].st_atime, file[1].st_mtime)):
         if total <= LIMIT:
             break
-        if _remove_unless_in_use(path):
+        if locks.remove_unless_in_use(path):
             total -= stat.st_size
 
 
 @contextmanager
 def _locked(path):
-    """Hold the lock of the file `path`, which is made for it and which only its owner removes."""
+    """Hold the lock of the file `path`, which is made for it and which its owner removes."""
     while True:
         with open(path, 'ab') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if _has_name(file, path):
+            locks.wait(file)
+            if not _has_name(file, path):
+                continue    # its last owner removed it before this process had the lock
+            try:
                 yield
-                return      # else its last owner removed it before this process had the lock
+            finally:
+                locks.remove(file)
+            return
 
 
 def _has_name(file, path):
     with suppress(FileNotFoundError):
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    return False
-
-
-def _remove_unless_in_use(path, *more):
-    """Whether the file was removed, and those beside it: no process holds its lock."""
-    with suppress(OSError), open(path, 'r+b') as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for each in more:
-            each.unlink(missing_ok=True)
-        path.unlink()
-        return True
     return False

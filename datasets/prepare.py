@@ -79,6 +79,8 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
     with tqdm(images, dataset, total, disable=None, unit=' images') as bar:
         counts = shrink_all(bar, part, suffix, channels, size)
     with naming('--out', RunError):
+        if folder.is_dir():
+            folder.rmdir()      # an empty one, which Windows would not replace
         os.replace(part, folder)
     print(f'{folder}: {summary(counts, not_named)}')
 

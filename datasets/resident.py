@@ -1,13 +1,16 @@
 """Data on the device: a whole set as uint8 squares, from which batches are made without workers."""
+import ctypes
 import itertools
 import math
 import os
 from collections.abc import Iterator, Sized
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from datasets.transforms import Transformed, TransformedSquares
+from utils import devices
 from utils.errors import InputError
 
 
@@ -72,10 +75,12 @@ def gigabytes(size: float) -> str:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that the device, or for the CPU the system, can still give."""
-    if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open('/proc/meminfo') as lines:
-            return next(int(line.split()[1]) for line in lines if 'MemAvailable' in line) * 1024
-    except (OSError, StopIteration):    # not Linux
+    if device.type != 'cpu':
+        return devices.free_memory(device)
+    with suppress(OSError, StopIteration), open('/proc/meminfo', encoding='utf-8') as lines:
+        return next(int(line.split()[1]) for line in lines if 'MemAvailable' in line) * 1024
+    if hasattr(os, 'sysconf'):      # macOS
         return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    status = (ctypes.c_uint64 * 8)(64)      # MEMORYSTATUSEX of Windows: 2 × 4 and 7 × 8 bytes,
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(status)     # its size first, ullAvailPhys third
+    return status[2]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from utils import devices
 from utils.errors import InputError
 
 
@@ -66,8 +67,11 @@ class SignConv2d(nn.Conv2d):
         # Sums of ±1 are integers, but Winograd's algorithm computes them with rounding errors.
         marked_sum = convolve(x, mask.to(x.dtype), None).round()
         total_sum = convolve(x, torch.ones_like(weight[:1]), None).round()
+        if not devices.has_float64(x.device):       # and waits for it
+            alpha, beta, marked_sum, total_sum = (
+                values.cpu() for values in (alpha, beta, marked_sum, total_sum))
         alpha, beta = (values.double().view(-1, 1, 1) for values in (alpha, beta))
-        y = ((alpha - beta) * marked_sum + beta * total_sum).to(x.dtype)
+        y = ((alpha - beta) * marked_sum + beta * total_sum).to(x.dtype).to(x.device)
         return y if bias is None else y + bias.view(-1, 1, 1)
 
     def has_two_values(self) -> bool:

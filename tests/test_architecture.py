@@ -13,6 +13,7 @@ LAYERS = [
     ['utils', 'utils.console', 'utils.interrupt', 'utils.provenance', 'utils.memory_format',
      'utils.pages'],
     ['utils.errors'],
+    ['utils.locks', 'utils.devices'],
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
     ['utils.binarize', 'utils.hooks', 'utils.arguments'],

@@ -26,11 +26,11 @@ CPU = torch.device('cpu')
 SMALL = ['--model_def=densenet', '--batch-size=2', '--channels=3', '--rounds=2', '--json']
 NETWORK = {'--model_def', '--channels', '--binStart', '--binEnd', '--inpsize'}
 FLAGS = {
-    'step': NETWORK | {'--batch-size', '--binSearch', '--rounds'},
-    'flags': NETWORK | {'--batch-size', '--binSearch', '--rounds'},
-    'eval': NETWORK | {'--binSearch', '--rounds'},
+    'step': NETWORK | {'--device', '--batch-size', '--binSearch', '--rounds'},
+    'flags': NETWORK | {'--device', '--batch-size', '--binSearch', '--rounds'},
+    'eval': NETWORK | {'--device', '--binSearch', '--rounds'},
     'packed': NETWORK | {'--threads', '--rounds'},
-    'data': {'--data_dir', '--inpsize', '--images', '--rounds'},
+    'data': {'--device', '--data_dir', '--inpsize', '--images', '--rounds'},
     'epoch': set(),
     'kernels': set(),
     'arm': set(),

@@ -6,8 +6,8 @@ from torch.nn.utils import parametrize
 from models.blocks import Sign
 
 from .hooks import watching_inputs
-from .training import parallel
 from .training.epoch import batches_on, predict
+from .training.sums import Sums
 
 MEASURES = 'RMSE', 'normalized RMSE', 'one-minus-square'
 
@@ -33,16 +33,16 @@ def binarization_losses(model: nn.Module, loader, device: torch.device,
     """
     model.eval()
     signs = {name: module for name, module in model.named_modules() if isinstance(module, Sign)}
-    sums = {name: torch.zeros(4, dtype=torch.float64, device=device) for name in signs}
+    sums = {name: Sums(len(MEASURES), device) for name in signs}
 
     def add(name, x):
-        losses = sign_losses(x.float())
-        sums[name] += torch.cat([losses, losses.new_ones(1)]) * len(images)
+        sums[name].add(sign_losses(x.float()) * len(images), [1] * len(MEASURES), len(images))
 
     with parametrize.cached(), watching_inputs(signs, add):
         for images, _ in progress(batches_on(device, loader)):
             predict(model, images)
-    return {name: (parallel.sum_(total)[:3] / total[3]).tolist() for name, total in sums.items()}
+    totals = {name: of_layer.read() for name, of_layer in sums.items()}
+    return {name: [value / count for value in values] for name, (values, count) in totals.items()}
 
 
 def loss_table(losses: dict[str, list[float]]) -> str:

@@ -6,6 +6,7 @@ reason for a refusal.
 import argparse
 import difflib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -13,10 +14,12 @@ from typing import NamedTuple
 
 import datasets
 from models.blocks import layer_set, layer_string
+from utils.devices import GPUS, NUMBERED
 from utils.errors import InputError
 
 MOST = {int: 2 ** 32 - 1, float: 1e37}  # a step of Adam, up to 10 × --maxlr, must fit in float32
 NAME_BYTES = 255    # of a folder's name, on every common file system
+NOT_IN_NAMES = '<>:"\\|?*' if os.name == 'nt' else ''
 SWITCH = argparse.BooleanOptionalAction
 
 
@@ -146,6 +149,8 @@ def run_name(text: str) -> str:
     if {'', '.', '..'} & set(text.split('/')):
         raise argparse.ArgumentTypeError(
             f'{text!r} must be a folder inside --logdir, like run or group/run')
+    if wrong := [character for character in text if character in NOT_IN_NAMES]:
+        raise argparse.ArgumentTypeError(f'{text!r} has {wrong[0]}, which names on Windows cannot')
     if len(os.fsencode(text)) > NAME_BYTES:
         raise argparse.ArgumentTypeError(f'must have at most {NAME_BYTES} bytes, not '
                                          f'{len(os.fsencode(text))}')
@@ -171,6 +176,13 @@ def dataset(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f'{error} ({datasets.OWN} is for your own images in train/<class>/ and val/<class>/)'
         ) from None
+
+
+def device(text: str) -> str:
+    """The type of --device: auto, cpu or a kind of devices.GPUS, like cuda, with its number."""
+    if re.fullmatch(rf'auto|cpu|mps|({"|".join(NUMBERED)})(:\d{{1,3}})?', text):
+        return text
+    raise argparse.ArgumentTypeError(f'{text!r} is not one of auto, cpu, {", ".join(GPUS)}, cuda:1')
 
 
 def per_channel(smallest: float) -> Callable[[str], str]:

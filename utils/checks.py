@@ -84,6 +84,8 @@ def check_action(flags: argparse.Namespace):
                          'a packed model has no sign layers')
     if flags.packed and flags.amp not in (None, 'off'):
         raise InputError(f'--amp={flags.amp}: a packed model computes in bits and float32')
+    if flags.packed and flags.device not in ('auto', 'cpu'):
+        raise InputError(f'--device={flags.device}: a packed model computes on the CPU')
     if flags.export and not flags.resume:
         raise InputError('--export=FILE needs the checkpoint to export: --resume=FILE')
     ending = Path(flags.export or '').suffix

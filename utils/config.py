@@ -47,7 +47,8 @@ def config_words(path: str, parser: Parser, typed: Sequence[str],
     with naming('--config'), naming(path):
         values = read_config(path, parser)
         once = [name for name, value in values.items()
-                if parser.rules[name].once and value not in (None, False) and name != 'config']
+                if parser.rules[name].once and name != 'config'
+                and value not in (None, False, parser.get_default(name))]
         followed = [name for name, others in FOLLOWS.items() if 'resume' in values   # of a run
                     and names & others and name not in names and values.get(name) is not None]
         if 'data_dir' in names and str(values.get('dataset')).startswith('folder:'):

@@ -12,7 +12,7 @@ def prepare():
     for name in 'stdout', 'stderr':
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, 'w'))
+            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))
         elif hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
 
@@ -75,6 +75,8 @@ def discard(stream):
 
 def is_closed(stream) -> bool:
     """Whether nobody reads the pipe any more that the stream writes to."""
+    if not hasattr(select, 'poll'):     # Windows
+        return True
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .binarize import binarization, convolutions, weight_bits
+from .devices import float32_in
 from .hooks import watching_inputs
 from .provenance import device_name
 
@@ -28,11 +29,7 @@ def arithmetic(device: torch.device, amp: str | None, channels_last: bool) -> st
     """
     parts = [f'{amp} under autocast, weights in float32' if amp else 'float32']
     if device.type == 'cuda':
-        has_tf32 = torch.cuda.get_device_capability(device) >= (8, 0)
-        for what, backend in (('convolutions', torch.backends.cudnn),
-                              ('matrix products', torch.backends.cuda.matmul)):
-            tf32 = has_tf32 and backend.allow_tf32
-            parts.append(f'{what} of float32 in {"TF32" if tf32 else "float32"}')
+        parts += [f'{what} of float32 in {dtype}' for what, dtype in float32_in(device).items()]
         parts.append(f'cuDNN benchmark {"on" if torch.backends.cudnn.benchmark else "off"}')
         if torch.are_deterministic_algorithms_enabled():
             parts.append('deterministic algorithms')

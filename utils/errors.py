@@ -30,6 +30,8 @@ EXPLANATIONS = {    # of what the message of a RuntimeError or MemoryError conta
     r'Too many open files': 'too many files are open: use fewer --workers, or raise ulimit -n',
     r'(\w+) does not have a deterministic implementation':
         r'--deterministic: PyTorch has no deterministic \1: train without the flag',
+    r'No working C\+\+ compiler found|Compiler: .* is not found':
+        '--compile: PyTorch finds no C++ compiler: train without the flag',
     r'process pool was terminated': 'a process was killed; perhaps memory ran out',
     r'Connection (closed|reset) by peer':
         'another process of torchrun ended; its own message says why',

@@ -143,11 +143,9 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     """The experiment of a command line (None: that of this process). Raises InputError."""
     words, notes = with_config(arguments, opts.parser())
     given, source = resolve.flags_and_source(words)
-    device = parallel.start()
+    device = parallel.start('cpu' if given.packed else given.device)
     resolve.check_same_start(source, device)
-    if given.packed:
-        device = torch.device('cpu')
-    choose_algorithms(given.deterministic and device.type == 'cuda')
+    choose_algorithms(given.deterministic and device.type != 'cpu')
     data = None
     if not (given.classify or given.export):
         data = load_data(dataset_spec(vars(given)), given.data_dir, given.inpsize, source,

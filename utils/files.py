@@ -1,35 +1,42 @@
 """Where the program keeps files of its own, and how it writes the user's."""
 import contextlib
 import datetime
-import fcntl
 import functools
 import os
 import socket
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from utils import locks
 from utils.errors import InputError
 
 LOCK = '.lock'
 TEMPORARY = '.dab-*.tmp'    # files that are being written, or were when the process was killed
+IS_WINDOWS = os.name == 'nt'
+PATIENCE = 10   # seconds for other programs to close a file, such as a scanner for viruses
 
 
 def cache_folder() -> Path:
     """The folder of everything that can be made again: $XDG_CACHE_HOME/dab, or ~/.cache/dab.
 
-    For a user without a home it is a private folder among the temporary files.
+    On Windows %LOCALAPPDATA%\\dab comes second. For a user without a home it is a private folder
+    among the temporary files.
     """
-    parent = os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    chosen = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA')
+    parent = os.path.expanduser(chosen or '~/.cache')
     return (private_folder() if parent.startswith('~') else Path(parent)) / 'dab'
 
 
 @functools.cache
 def private_folder() -> Path:
     """The same folder for all processes of this user, which no other user can enter."""
+    if not hasattr(os, 'getuid'):       # Windows, where that of temporary files is the user's own
+        return Path(tempfile.gettempdir())
     path = Path(tempfile.gettempdir(), f'dab-{os.getuid()}')
     path.mkdir(0o700, exist_ok=True)
     status = path.lstat()
@@ -50,11 +57,23 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
     try:
         write(temporary)
         if sync:
-            with open(temporary, 'rb') as file:
+            with open(temporary, 'r+b') as file:    # writable, for Windows
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path):
+    """os.replace; Windows refuses it while any program has the target open, so that it waits."""
+    end = time.monotonic() + (PATIENCE if IS_WINDOWS else 0)
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.1)
 
 
 def write_text(path: Path, text: str):
@@ -76,8 +95,8 @@ def claim(folder: Path) -> TextIO:
     while True:
         file = open(folder / LOCK, 'a+', encoding='utf-8')
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):      # what POSIX allows for a lock that is taken
+            locks.take(file)
+        except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or 'another process'
             raise InUse(f'{folder} is in use by {owner}') from None
@@ -94,9 +113,7 @@ def claim(folder: Path) -> TextIO:
 
 def release(file: TextIO):
     """Give up what claim() returned."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(file.name)
-    file.close()
+    locks.remove(file)
 
 
 @contextlib.contextmanager

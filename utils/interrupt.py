@@ -47,7 +47,8 @@ def listen():
         again = _requested is not None and time.monotonic() < _since + PATIENCE
         if not again:
             _requested, _since = signal.Signals(number), time.monotonic()
-            signal.signal(signal.SIGCHLD, lambda *_: None)  # worker processes may end now
+            if hasattr(signal, 'SIGCHLD'):      # not on Windows, as below
+                signal.signal(signal.SIGCHLD, lambda *_: None)  # worker processes may end now
         if not (_deferred or again):
             raise Stopped(number)
 
@@ -56,8 +57,10 @@ def listen():
         sys.unraisablehook = _report_unraisable
     for number in SENTENCES:
         signal.signal(number, stop)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SENTENCES)
+    if hasattr(signal, 'SIGHUP'):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if hasattr(signal, 'pthread_sigmask'):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SENTENCES)
 
 
 def handlers() -> dict:

@@ -16,7 +16,13 @@ PATIENCE = 10   # seconds that a process gets to end by itself when it is asked 
 
 @contextlib.contextmanager
 def out_of_reach() -> Iterator[None]:
-    """Ctrl-C does not reach the processes that the block starts, by whichever start method."""
+    """Ctrl-C does not reach the processes that the block starts, by whichever start method.
+
+    On Windows it does.
+    """
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
     if multiprocessing.get_start_method() != 'fork':
         resource_tracker.ensure_running()   # here: where it starts, it unblocks signals
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # inherited by the new process

@@ -1,4 +1,5 @@
 """Where a result comes from: command line, date, commit, versions, device."""
+import contextlib
 import datetime
 import os
 import platform
@@ -36,8 +37,8 @@ def git_commit() -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}
 
     def git(*arguments):
-        return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True,
-                              check=True, env=environment).stdout.strip()
+        return subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True,
+                              encoding='utf-8', check=True, env=environment).stdout.strip()
     try:
         if Path(git('rev-parse', '--show-toplevel')).resolve() != ROOT:
             return 'unknown'    # a copy of the program inside some other repository
@@ -49,15 +50,18 @@ def git_commit() -> str:
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or CPU and the processor's."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
+    if device.type in ('cuda', 'xpu'):
+        return torch.get_device_module(device).get_device_name(device)
+    if device.type == 'mps':
+        return f'GPU of {processor_name()}'
     return f'CPU: {processor_name()}, {os.cpu_count()} cores'
 
 
 def processor_name() -> str:
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next(line.split(': ')[1].strip() for line in file
-                        if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+        return next(line.split(': ')[1].strip() for line in lines if line.startswith('model name'))
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):       # macOS
+        return subprocess.run(['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True,
+                              encoding='utf-8', check=True).stdout.strip()
+    return platform.processor() or platform.machine()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 import models
-from utils.arguments import Parser, at_least, one_of
+from utils.arguments import Parser, at_least, device, one_of
 from utils.errors import RunError, reported
 
 from . import arm, data, epoch, evaluation, gpu, kernels, packed, step
@@ -43,6 +43,7 @@ FLAGS: dict[str, dict] = {
     '--inpsize': dict(type=at_least(1, most=models.MAX_INPSIZE), metavar='PIXELS',
                       help="side of an image (default: the network's own)"),
     '--binSearch': dict(choices=('fast', 'exact'), default='fast', help='(default: %(default)s)'),
+    '--device': dict(type=device, default='auto', metavar='NAME', help='as of main.py'),
     '--data_dir': dict(metavar='DIR', help='folder of TU-Berlin'),
     '--images': dict(type=at_least(1), default=200, metavar='N',
                      help='images that are read (default: %(default)s)'),
@@ -65,13 +66,13 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     'step': Benchmark(step.bench, 'a training step, its time and memory',
-                      f'{NETWORK} --batch-size --binSearch --rounds'),
+                      f'--device {NETWORK} --batch-size --binSearch --rounds'),
     'flags': Benchmark(step.bench_flags, f'the same under each of {", ".join(step.FLAGS)}',
-                       f'{NETWORK} --batch-size --binSearch --rounds'),
+                       f'--device {NETWORK} --batch-size --binSearch --rounds'),
     'eval': Benchmark(evaluation.bench, 'a validation pass with ten crops',
-                      f'{NETWORK} --binSearch --rounds'),
+                      f'--device {NETWORK} --binSearch --rounds'),
     'data': Benchmark(data.bench, 'the training transform of sketches',
-                      '--data_dir --inpsize --images --rounds',
+                      '--device --data_dir --inpsize --images --rounds',
                       {'data_dir': 'data/tuberlin', 'inpsize': 225}),
     'packed': Benchmark(packed.bench, 'packed networks against float32 ones',
                         f'{NETWORK} --threads --rounds', header=False),

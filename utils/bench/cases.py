@@ -8,6 +8,8 @@ from torch import Tensor, nn
 import models
 from utils.source import new_network
 
+from .timing import kind
+
 CLASSES = 250
 
 
@@ -43,18 +45,18 @@ class Case(NamedTuple):
 DEFAULT = {
     'cpu': [Case('sketchanetwbin', 32, binEnd=7), Case('resnetwbin18', 16),
             Case('bincifar', 64, 3, binEnd=7)],
-    'cuda': [Case('sketchanetwbin', 256, binEnd=7), Case('resnetwbin18', 128),
+    'gpu': [Case('sketchanetwbin', 256, binEnd=7), Case('resnetwbin18', 128),
              Case('bincifar', 256, 3, binEnd=7)],
 }
-BATCH = {'cpu': 16, 'cuda': 128}    # of the networks that --model_def names
+BATCH = {'cpu': 16, 'gpu': 128}     # of the networks that --model_def names
 
 
 def chosen(options: argparse.Namespace, device: torch.device,
            default: list[Case] | None = None) -> list[Case]:
     """The cases of --model_def, or the default ones, as the other flags change them."""
-    cases = default or DEFAULT[device.type]
+    cases = default or DEFAULT[kind(device)]
     if options.model_def:
-        cases = [Case(name, BATCH[device.type]) for name in options.model_def]
+        cases = [Case(name, BATCH[kind(device)]) for name in options.model_def]
     given = {name: value for name, value in vars(options).items()
              if name in Case._fields and value is not None}
     return [case._replace(**given) for case in cases]

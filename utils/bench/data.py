@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets.resident import DeviceLoader
+from utils.devices import choose, moved
 from utils.errors import naming
 
 from .timing import compare, peak_megabytes
@@ -21,7 +22,7 @@ def bench(options: argparse.Namespace) -> list[dict]:
                                      plain=plain).train for plain in (True, False))
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(len(plain), generator=generator)[:options.images].tolist()
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    device = choose(options.device)
     baseline = partial(read, DataLoader(plain, BATCH, sampler=indices), device)
     rows = []
     for name, loader in (('on the device', DeviceLoader(ours, BATCH, indices, device)),
@@ -38,5 +39,5 @@ def bench(options: argparse.Namespace) -> list[dict]:
 def read(loader, device: torch.device):
     """One epoch, until the last image is on the device."""
     for images, _ in loader:
-        images = images.to(device, non_blocking=True)
+        images = moved(images, device)
     images[-1, 0, 0, 0].item()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from utils import binarize
+from utils.devices import moved
 from utils.errors import InputError
 from utils.experiment import Experiment, from_command
 from utils.training import loop
@@ -100,7 +101,7 @@ class WatchedLoader:
     def _batches(self, batches):
         timeline = self.run.timeline
         for batch in batches:
-            batch = [tensor.to(self.device, non_blocking=True) for tensor in batch]
+            batch = [moved(tensor, self.device) for tensor in batch]
             timeline.leave()
             yield batch
             timeline.enter('data')

@@ -7,19 +7,20 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from utils import packed
+from utils.devices import choose
 from utils.training.epoch import predict, predictions
 
 from .cases import chosen
-from .timing import best_device, compare
+from .timing import compare, kind
 
-IMAGES = {'cpu': 2, 'cuda': 32}     # in a batch
+IMAGES = {'cpu': 2, 'gpu': 32}      # in a batch
 
 
 def bench(options: argparse.Namespace) -> list[dict]:
     """The binarized network against the real one, and on bits against simulated."""
-    device, rows = best_device(), []
+    device, rows = choose(options.device), []
     for case in chosen(options, device):
-        crops = case.images(device, IMAGES[device.type], 10)
+        crops = case.images(device, IMAGES[kind(device)], 10)
         real, binary = (case.network(search, device).eval() for search in (None, options.binSearch))
         title = f'eval {case.name} 2 batches of {len(crops)} × 10 crops'
         rows.append(compare(title, partial(validate, real, crops), partial(validate, binary, crops),

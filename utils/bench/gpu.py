@@ -17,13 +17,14 @@ import models
 from datasets.doodles import Doodles
 from utils import console
 from utils.binarize import convolutions
+from utils.devices import choose
 from utils.errors import InputError, RunError
 from utils.native import METHODS
 
 from .cases import BATCH, DEFAULT, Case
 from .correctness import FURTHER, Layer, check_layer, layers_of
 from .step import FLAGS, compare_flag, compare_step
-from .timing import best_device, print_header
+from .timing import print_header
 
 ROUNDS = 9
 MANY = 1_000_000        # binarized weights, from which on a network is in the table of steps
@@ -39,11 +40,11 @@ def bench(options: argparse.Namespace) -> list[dict]:
     fails), a training step of many networks against the real ones in float32 and bfloat16, of some
     under each flag, shares of an epoch with --data_dir or as many invented sketches, and a small
     comparison of methods on --data_dir or doodles. What is done is printed at once."""
-    device = best_device()
+    device = choose()
     if device.type != 'cuda':
         raise InputError('gpu: PyTorch finds no GPU on this machine')
-    default = DEFAULT[device.type]
-    many = [Case(name, BATCH[device.type]) for name in networks_with(MANY)]
+    default = DEFAULT['gpu']
+    many = [Case(name, BATCH['gpu']) for name in networks_with(MANY)]
     workers = f'--workers={min(16, os.cpu_count() or 1)}'
     with tempfile.TemporaryDirectory() as folder:
         own = options.data_dir and ['--dataset=tuberlin', f'--data_dir={options.data_dir}']

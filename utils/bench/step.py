@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils import binarize
+from utils.devices import choose
 from utils.memory_format import channels_last
 from utils.processes import call_in_new_process
 from utils.training.epoch import autocast
 
 from .cases import CLASSES, Case, chosen
-from .timing import CALLS, best_device, compare, interleave, peak_megabytes
+from .timing import CALLS, compare, interleave, kind, peak_megabytes
 
 FLAGS: dict[str, dict] = {      # and what make_step takes for them
     '--amp=bfloat16': {'amp': 'bfloat16'},
@@ -26,7 +27,7 @@ FLAGS: dict[str, dict] = {      # and what make_step takes for them
 
 def bench(options: argparse.Namespace) -> list[dict]:
     """The binarized step against the real one, in time and in memory."""
-    device, rows = best_device(), []
+    device, rows = choose(options.device), []
     bandwidth = copy_bandwidth(device)
     for case in chosen(options, device):
         rows += compare_step(case, device, options.binSearch, options.rounds)
@@ -46,7 +47,7 @@ def bench(options: argparse.Namespace) -> list[dict]:
 
 def bench_flags(options: argparse.Namespace) -> list[dict]:
     """The binarized step under each of FLAGS against the one without."""
-    device = best_device()
+    device = choose(options.device)
     rows = [compare_flag(case, device, flag, options.binSearch, options.rounds)
             for flag in FLAGS for case in chosen(options, device)]
     return sum(rows, [])
@@ -57,14 +58,14 @@ def compare_step(case: Case, device: torch.device, search: str, rounds: int,
     """The row of the binarized step against the real one."""
     real, binary = (make_step(case, device, chosen_search, amp) for chosen_search in (None, search))
     title = f'step {case}' + (f' --amp={amp}' if amp else '')
-    return [compare(title, real, binary, rounds, CALLS[device.type])]
+    return [compare(title, real, binary, rounds, CALLS[kind(device)])]
 
 
 def compare_flag(case: Case, device: torch.device, flag: str, search: str,
                  rounds: int) -> list[dict]:
     """The row of the binarized step under a flag of FLAGS against the one without."""
     plain, ours = (make_step(case, device, search, **settings) for settings in ({}, FLAGS[flag]))
-    return [compare(f'step {case} {flag}', plain, ours, rounds, CALLS[device.type])]
+    return [compare(f'step {case} {flag}', plain, ours, rounds, CALLS[kind(device)])]
 
 
 def make_step(case: Case, device: torch.device, search: str | None, amp: str | None = None,
@@ -93,7 +94,7 @@ def copy_bandwidth(device: torch.device) -> float:
     source = torch.zeros(2 ** 25, device=device)
     target = torch.zeros_like(source)
     seconds, _ = interleave(lambda: target.copy_(source), lambda: None, rounds=9,
-                            calls=CALLS[device.type])
+                            calls=CALLS[kind(device)])
     return 2 * source.nbytes / statistics.median(seconds)
 
 

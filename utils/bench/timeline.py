@@ -10,9 +10,10 @@ FOLD = 4096     # marks that are summed up at once
 class Timeline:
     """Divides the time between two calls of read() into parts, without a gap.
 
-    Where parts are entered within others, the innermost one counts. On a GPU time is that of the
-    current stream: marks are CUDA events, and nothing waits for them before read(). A moment in
-    which the device waits for the host belongs to the part that the host is in.
+    Where parts are entered within others, the innermost one counts. With CUDA time is that of the
+    current stream: marks are its events, and nothing waits for them before read(). A moment in
+    which the device waits for the host belongs to the part that the host is in. On other devices
+    time is that of the host.
     """
 
     def __init__(self, device: torch.device, outermost: str):

@@ -1,26 +1,28 @@
 """How benchmarks measure, and the line that they print for two things measured in turn."""
+import math
 import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
-from utils.errors import naming
+from utils.devices import float32_in
 from utils.provenance import git_commit, processor_name
 
-CALLS = {'cpu': 1, 'cuda': 10}  # of a training step between two waits for the device
+CALLS = {'cpu': 1, 'gpu': 10}   # of a training step between two waits for the device
 
 
-def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+def kind(device: torch.device) -> str:
+    """'cpu' or 'gpu': how large what is measured there should be."""
+    return 'cpu' if device.type == 'cpu' else 'gpu'
 
 
 def synchronize():
     """Wait until the GPU, where there is one, has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def interleave(baseline: Callable, ours: Callable, rounds: int,
@@ -57,22 +59,22 @@ def compare(case: str, baseline: Callable, ours: Callable, rounds: int, calls: i
 
 
 def peak_megabytes() -> float:
-    """Peak resident memory of this process so far, on Linux.
+    """Peak resident memory of this process so far, on Linux; elsewhere NaN.
 
     Not ru_maxrss, which would count the parent before the exec.
     """
-    with naming('peak memory'), open('/proc/self/status') as status:
+    with suppress(OSError), open('/proc/self/status', encoding='utf-8') as status:
         return next(int(line.split()[1]) for line in status if line.startswith('VmHWM')) / 1024
+    return math.nan
 
 
 def machine() -> str:
     """What the benchmarks run on, in a line: processor, GPU and its arithmetic, versions."""
     gpu = ''
     if torch.cuda.is_available():
-        convolutions, products = (
-            'TF32' if backend.fp32_precision == 'tf32' else 'float32'
-            for backend in (torch.backends.cudnn.conv, torch.backends.cuda.matmul))
-        gpu = (f'{torch.cuda.get_device_name()} (convolutions in {convolutions}, matrix products '
-               f'in {products}, cudnn.benchmark {torch.backends.cudnn.benchmark}), ')
+        used = ', '.join(f'{what} in {dtype}' for what, dtype in
+                         float32_in(torch.device('cuda')).items())
+        gpu = (f'{torch.cuda.get_device_name()} ({used}, cudnn.benchmark '
+               f'{torch.backends.cudnn.benchmark}), ')
     return (f'{gpu}{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, '
             f'torch {torch.__version__}, commit {git_commit()}')

@@ -30,12 +30,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 import datasets
 import models
 import opts
-from utils import checks, console, processes, resolve
+from utils import checks, console, devices, processes, resolve
 from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
 from utils.binarize import METHODS
 from utils.config import config_words
@@ -82,8 +80,7 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
     failures, done, results = Failures(), {}, {}
 
     def evaluate(cell, stored):
-        results[cell] = cells.evaluate_cell(cell, stored, flags.tenCrop, flags.data_dir,
-                                            flags.workers, images)
+        results[cell] = cells.evaluate_cell(cell, stored, flags, images)
     for cell in plan:
         with failures.of(cell):
             stored = cells.stored_checkpoint(cell, complete_flags(cell.arguments(common)),
@@ -170,9 +167,9 @@ def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: ar
     rows = [statistics.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
     same_inputs = [(a, b) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]
     pairs = [statistics.paired(a, b, by_kind) for a, b in same_inputs]
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    text = output.markdown(provenance(device, command), rows, [pair for pair in pairs if pair],
-                           flags.tenCrop, datasets.data_name(flags.dataset))
+    origin = provenance(devices.choose(flags.device), command)
+    text = output.markdown(origin, rows, [pair for pair in pairs if pair], flags.tenCrop,
+                           datasets.data_name(flags.dataset))
     networks = ', '.join(dict.fromkeys(cell.model_def for cell in results))
     title = f'{networks} on {datasets.data_name(flags.dataset)}'
     with naming(str(folder), RunError):

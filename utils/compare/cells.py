@@ -11,7 +11,7 @@ import torch
 import models
 import opts
 from models.blocks import has_signs
-from utils import data, experiment, resolve
+from utils import data, devices, experiment, resolve
 from utils.binarize import weight_bits
 from utils.errors import InputError, RunError, begin
 from utils.files import write_text
@@ -103,8 +103,8 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace,
     if training_images and data.is_of_other_images(source.checkpoint, training_images):
         raise InputError(f'{cell.last.parent} was trained on other images than those of '
                          '--data_dir: give this comparison another --name')
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    asked, _ = resolve.resolve(flags, source.classes, source.channels, device)
+    asked, _ = resolve.resolve(flags, source.classes, source.channels,
+                               devices.choose(flags.device))
     for name, value in source.flags.items():
         given = getattr(asked, name, None)
         if given is None and name in ('mean', 'std'):
@@ -127,25 +127,26 @@ def train_cell(arguments: list[str], command: str):
 RESULT = {'ranks', 'curve', 'seconds', 'bits_per_weight', 'bytes'}
 
 
-def evaluate_cell(cell: Cell, stored: dict, tenCrop: bool, data_dir: str, workers: int,
+def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
                   images: str | None) -> dict:
     """The result (see statistics.py) of a finished cell, kept in its result.json.
 
-    stored: its checkpoint. images: datasets.fingerprint of the validation images; a result of
-    others is counted again. None is for any.
+    stored: its checkpoint. flags: of the comparison. images: datasets.fingerprint of the validation
+    images; a result of others is counted again. None is for any.
     """
-    crops = '--tenCrop' if tenCrop else '--no-tenCrop'
-    made_of = {'epoch': stored['epoch'], 'tenCrop': tenCrop, 'metrics': stored['metrics'],
-               'data_dir': data_dir}
+    crops = '--tenCrop' if flags.tenCrop else '--no-tenCrop'
+    made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics'],
+               'data_dir': flags.data_dir}
     if images:
         made_of['images'] = images
     path = cell.last.with_name('result.json')
     with contextlib.suppress(OSError, ValueError, AttributeError):      # absent or damaged
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding='utf-8'))
         if made_of.items() <= result.items() and result.keys() >= RESULT:
             return result
-    trained = experiment.from_command([f'--resume={cell.last}', crops, f'--data_dir={data_dir}',
-                                       f'--workers={workers}'])
+    trained = experiment.from_command([f'--resume={cell.last}', crops,
+                                       f'--data_dir={flags.data_dir}', f'--workers={flags.workers}',
+                                       f'--device={flags.device}'])
     network, (_, loader) = trained.make_network(), trained.make_loaders()
     ranks = true_class_ranks(network, loader, trained.device, trained.flags.amp,
                              f'evaluating {cell.name}')

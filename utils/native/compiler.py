@@ -33,7 +33,8 @@ def load(name: str, sources: Sequence[Path], flags: list[str], identity: object,
     compiler. A compiler or a library that fails is followed by the next compiler. Raises
     BuildError where all fail.
     """
-    decided_by = [*(path.read_text() for path in sources), COMMON, identity, os.environ.get('CXX')]
+    texts = [path.read_text(encoding='utf-8') for path in sources]
+    decided_by = [*texts, COMMON, identity, os.environ.get('CXX')]
     digest = hashlib.sha256(repr(decided_by).encode()).hexdigest()[:16]
     path = cache_folder() / f'{name}-{digest}.so'
     try:
@@ -81,7 +82,8 @@ def build(command: list[str], path: Path, folder: str):
     folder: an empty one, on the file system of `path`.
     """
     built = Path(folder) / path.name
-    done = subprocess.run([*command, '-o', str(built)], capture_output=True, text=True)
+    done = subprocess.run([*command, '-o', str(built)], capture_output=True,
+                          encoding='utf-8', errors='replace')
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         errors = [line for line in lines if 'error' in line] or lines or ['no message']
@@ -107,7 +109,7 @@ def native_flags() -> list[str]:
 def processor() -> tuple[str, str]:
     """What tells processors with other instructions apart: architecture and feature flags."""
     try:
-        with open('/proc/cpuinfo') as file:
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
             features = next((line for line in file if line.startswith(('flags', 'Features'))), '')
     except OSError:
         features = platform.processor()

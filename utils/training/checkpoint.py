@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from utils import devices
 from utils.errors import InputError, RunError, explained, naming
 from utils.files import write_atomically
 
@@ -23,7 +24,7 @@ def on_cpu(value):
 
 def _copied(value):
     if isinstance(value, Tensor):
-        return value.detach().to('cpu', copy=True, non_blocking=True)
+        return value.detach().to('cpu', copy=True, non_blocking=value.is_cuda)
     if isinstance(value, list):
         return [_copied(item) for item in value]
     if isinstance(value, dict):
@@ -156,14 +157,13 @@ def load_model(model: nn.Module, checkpoint: dict, path: str | Path):
 
 def random_state() -> dict:
     """The random state of the CPU and of every GPU."""
-    return {'cpu': torch.get_rng_state(), 'cuda': torch.cuda.get_rng_state_all()}
+    return {'cpu': torch.get_rng_state(), **devices.random_states()}
 
 
 def restore_random_state(state: dict):
     """Continue the random numbers of random_state(). Raises InputError where it is none."""
     try:
         torch.set_rng_state(state['cpu'])
-        if len(state['cuda']) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state['cuda'])
+        devices.restore_random_states(state)
     except (RuntimeError, TypeError):
         raise InputError('the checkpoint has a random state that is none') from None

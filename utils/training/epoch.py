@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from utils import interrupt, packed
+from utils import devices, interrupt, packed
 from utils.errors import RunError
 from utils.processes import out_of_reach
 
-from . import parallel
+from .sums import Sums
 from .updates import Updates
 
 
@@ -25,11 +25,10 @@ class Diverged(RunError, FloatingPointError):
 
 
 class Meter:
-    """Sums of the loss and of the top-1 and top-5 hits over images, kept on the device."""
+    """Sums of the loss and of the top-1 and top-5 hits over images."""
 
     def __init__(self, device: torch.device):
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        self.images = 0
+        self.sums = Sums(3, device)
         self.start = time.perf_counter()
         self.data_time = 0.0
 
@@ -37,19 +36,17 @@ class Meter:
         """Add a batch: log_probs (N, classes), mean loss in nats, target (N,), class numbers."""
         likeliest = log_probs.topk(min(5, log_probs.size(1)), dim=1).indices
         hits = likeliest == target.unsqueeze(1)
-        batch = [loss.detach().double() * len(target), hits[:, 0].sum(), hits.sum()]
-        self.sums += torch.stack(batch)
-        self.images += len(target)
+        batch = [loss.detach(), hits[:, 0].sum().to(loss.dtype), hits.sum().to(loss.dtype)]
+        self.sums.add(torch.stack(batch), (len(target), 1, 1), len(target))
 
     def read(self) -> dict[str, float]:
         """Over all processes; waits for them and for the device.
 
         Loss in nats, top1 and top5 in percent, times in seconds.
         """
-        counted = torch.cat([self.sums, self.sums.new_tensor([self.images])])
-        *sums, images = parallel.sum_(counted).tolist()
+        sums, images = self.sums.read()
         loss, top1, top5 = (value / max(images, 1) for value in sums)
-        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': int(images),
+        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': images,
                 'time': time.perf_counter() - self.start, 'data_time': self.data_time}
 
 
@@ -63,7 +60,7 @@ def batches_on(device: torch.device, loader,
         interrupt.check()
         if meter:
             meter.data_time += time.perf_counter() - requested
-        yield images.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        yield devices.moved(images, device), devices.moved(target, device)
         requested = time.perf_counter()
 
 

@@ -1,4 +1,4 @@
-"""Training under torchrun: one process per device, NCCL on GPUs, Gloo on CPUs."""
+"""Training under torchrun: one process per device, NCCL or XCCL on GPUs, Gloo on CPUs."""
 import contextlib
 import os
 
@@ -7,30 +7,47 @@ from torch import distributed, nn
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from utils import devices
 from utils.binarize import Method
 from utils.errors import InputError
 
 
-def start() -> torch.device:
+BACKENDS = {'cpu': 'gloo', 'cuda': 'nccl', 'xpu': 'xccl'}
+
+
+def start(name: str = 'auto') -> torch.device:
     """Join the other processes, if torchrun started any; returns this process's device.
 
-    Raises InputError where there are fewer GPUs than processes or the others cannot be reached.
+    name: of --device. Raises InputError where that is missing, where there are fewer GPUs than
+    processes or the others cannot be reached.
     """
-    cuda = torch.cuda.is_available()
-    device = torch.device('cpu')
-    if cuda:
-        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
-        if device.index >= torch.cuda.device_count():
-            raise InputError('torchrun: this machine has fewer GPUs than processes: give '
-                             f'--nproc_per_node={torch.cuda.device_count()}, or less')
-        torch.cuda.set_device(device)
+    device = own_device(devices.choose(name))
     if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
         try:
-            distributed.init_process_group('nccl' if cuda else 'gloo', **fresh_store())
+            distributed.init_process_group(BACKENDS[device.type], **fresh_store())
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise InputError(f'the processes of torchrun cannot be joined (without torchrun, unset '
                              f'WORLD_SIZE): {first_line}') from error
+    return device
+
+
+def own_device(device: torch.device) -> torch.device:
+    """That of this process among the processes of torchrun, from now on the current one."""
+    under_torchrun = 'WORLD_SIZE' in os.environ
+    if under_torchrun and device.type not in BACKENDS:
+        raise InputError(f'--device={device}: torchrun is for {", ".join(BACKENDS)}')
+    if under_torchrun and device.index is not None:
+        raise InputError(f'--device={device}: torchrun gives each process a GPU of its own: write '
+                         f'--device={device.type}')
+    if device.type in devices.NUMBERED:
+        if device.index is None:
+            device = torch.device(device.type, int(os.environ.get('LOCAL_RANK', 0)))
+        found = devices.count(device.type)
+        if device.index >= found:
+            raise InputError('torchrun: this machine has fewer GPUs than processes: give '
+                             f'--nproc_per_node={found}, or less')
+        torch.get_device_module(device).set_device(device)
     return device
 
 
@@ -89,7 +106,7 @@ def replicate(model: nn.Module, device: torch.device, syncBN: bool = False) -> n
         return model
     if syncBN:
         model = SyncBatchNorm.convert_sync_batchnorm(model)
-    device_ids = [device.index] if device.type == 'cuda' else None
+    device_ids = None if device.index is None else [device.index]
     # A learned value that a method uses in its mask alone has no gradient.
     learned = any(isinstance(module, Method) and [*module.parameters()]
                   for module in model.modules())

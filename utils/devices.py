@@ -1,0 +1,83 @@
+"""What PyTorch computes on: the device of a command, and in what devices differ."""
+import torch
+from torch import Tensor
+
+from utils.errors import InputError
+
+GPUS = {'cuda': 'NVIDIA or AMD GPU', 'xpu': 'Intel GPU', 'mps': 'Apple GPU'}
+NUMBERED = 'cuda', 'xpu'    # of which a machine can have several
+
+
+def choose(name: str = 'auto') -> torch.device:
+    """The device of this name; auto: an NVIDIA or AMD GPU where there is one, else the CPU.
+
+    Raises InputError where the machine does not have it.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = torch.device(name)
+    if device.type != 'cpu' and (device.index or 0) >= (found := count(device.type)):
+        numbers = f' but {", ".join(f"{device.type}:{number}" for number in range(found))}'
+        raise InputError(f'--device={name}: PyTorch {torch.__version__} finds no '
+                         f'{GPUS[device.type]} on this machine{numbers if found else ""}')
+    return device
+
+
+def count(kind: str) -> int:
+    """How many devices of a kind of GPUS PyTorch finds."""
+    module = torch.get_device_module(kind)
+    return module.device_count() if module.is_available() else 0
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device. The host waits for the copy, but for kind cuda.
+
+    Elsewhere the tensor could be freed while it is copied (PyTorch's issue 189690, of mps).
+    """
+    return tensor.to(device, non_blocking=device.type == 'cuda')
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether it computes in float64: Apple's GPUs do not, nor do some of Intel's."""
+    if device.type == 'xpu':
+        return torch.xpu.get_device_properties(device).has_fp64
+    return device.type != 'mps'
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a GPU can still give."""
+    if device.type == 'mps':
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return torch.get_device_module(device).mem_get_info(device)[0]
+
+
+def float32_in(device: torch.device) -> dict[str, str]:
+    """What a GPU of kind cuda computes float32 convolutions and matrix products in, as it is set.
+
+    `allow_tf32`, the older way to ask, raises an error where the newer settings differ (PyTorch's
+    notes on CUDA semantics, "TensorFloat-32"). GPUs before Ampere have no TF32.
+    """
+    has_tf32 = torch.cuda.get_device_capability(device) >= (8, 0)
+    settings = {'convolutions': torch.backends.cudnn.conv,
+                'matrix products': torch.backends.cuda.matmul}
+    return {what: 'TF32' if has_tf32 and backend.fp32_precision == 'tf32' else 'float32'
+            for what, backend in settings.items()}
+
+
+def random_states() -> dict[str, list[Tensor]]:
+    """The random state of every GPU, by kind: of cuda always, of others where they are."""
+    states = {'cuda': torch.cuda.get_rng_state_all()}
+    if count('xpu'):
+        states['xpu'] = torch.xpu.get_rng_state_all()
+    if count('mps'):
+        states['mps'] = [torch.mps.get_rng_state()]
+    return states
+
+
+def restore_random_states(states: dict[str, list[Tensor]]):
+    """Continue the random numbers of random_states(), where as many GPUs of the kind are here."""
+    for kind in GPUS.keys() & states.keys():
+        if states[kind] and len(states[kind]) == count(kind):
+            for number, state in enumerate(states[kind]):
+                where = () if kind == 'mps' else (number,)
+                torch.get_device_module(kind).set_rng_state(state, *where)
