@@ -76,8 +76,7 @@ def data_flags(flag):
               'that are mostly dark (default: %(default)s)')
     flag('--minCrop', type=at_least(0, float, above=True, most=1), default=datasets.MIN_CROP,
          metavar='SHARE',
-         help='smallest share of the area of a training image that its random crop keeps (default: '
-              '%(default)s, as published)')
+         help='smallest share of its area that a training crop keeps (default: %(default)s)')
 
 
 def model_flags(flag):

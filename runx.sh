@@ -96,7 +96,7 @@ case ${1:-} in
     demo)
         shift; setup
         name=demo-$(date +%Y%m%d-%H%M%S)
-        "$PYTHON" main.py --binaryWeight --epochs=14 --maxlr=0.003 --learningratescheduler=cosine --minCrop=0.5 --name="$name" "$@"
+        "$PYTHON" main.py --binaryWeight --inpsize=81 --epochs=20 --maxlr=0.003 --learningratescheduler=cosine --minCrop=0.7 --name="$name" "$@"
         [ ! -f "logs/$name/best.pth.tar" ] ||
             echo "draw, and see what it takes your drawing for: $PYTHON -m utils.draw logs/$name/best.pth.tar" ;;
     compare)
