@@ -191,7 +191,7 @@ def test_a_run_records_what_it_measured(run, birds):
     assert f'own images: birds (sketches, --ink=dark), normalized by --mean={mean} --std={std}, measured on 12 of 12 training' in log
     assert [flags[name] for name in ('dataset', 'channels', 'mean', 'std')] == ['folder:birds', 1, mean, std]
     assert 'data: 12 training images, 6 validation images, 3 classes' in log
-    row = dict(facts(checkpoint_source(run / 'last.pth.tar')))['data']
+    row = dict(facts(checkpoint_source(run / 'last.pth.tar'), 8))['data']
     assert row == f'birds, 3 classes, own images normalized by mean {mean} and std {std}'
 
 

@@ -83,7 +83,7 @@ def test_the_summary(tmp_path, monkeypatch):
     monkeypatch.setattr(summary, 'seconds_an_image', lambda *_: 0.0123)
     model = binarize.wrap(models.build('bincifar', 3, 1, 32), 2, 5).eval()
     flags = dict(name='run', model_def='bincifar', signLayers=None, inpsize=32, dataset='tuberlin', tenCrop=True, binarizer='dab',
-                 channels=None, mean=None, std=None, ink='dark')
+                 channels=None, mean=None, std=None, ink='dark', minCrop=0.08)
     source = Source(str(tmp_path / 'best.pth.tar'), flags, ['bar', 'box', 'ring'], 1, checkpoint={
         'epoch': 1, 'metrics': {'top1': 75., 'top5': 100., 'images': 12}})
     (tmp_path / 'history.jsonl').write_text('{"date": "2026-11-25T01:02:03+00:00"}\n{"date": "2026-11-26T01:02:03+00:00"}\n')

@@ -130,7 +130,7 @@ def assembly() -> str:
     flags = [flag for flag in compiler.COMMON if flag not in ('-shared', '-fPIC')]
     with tempfile.NamedTemporaryFile(suffix='.s') as file:
         run([COMPILER, *flags, '-std=c++20', '-Wno-psabi', '-S', str(SOURCE), '-o', file.name])
-        return Path(file.name).read_text()
+        return Path(file.name).read_text(encoding='utf-8')
 
 
 def find_blocks(code: str) -> Blocks:

@@ -17,6 +17,7 @@ from .page import Page
 
 DECISIVE = 'normalized RMSE'    # the measure that the first rule goes by
 RULES = 'error', 'error and cost'
+ALL_REAL = 'all inputs real'     # where the family has no such network
 MANY = 10       # layers, whose table is folded
 
 
@@ -121,7 +122,7 @@ def add_hybrids(page: Page, model_def: str, costs: Costs, signs: frozenset[int],
     hybrids = {f'{model_def}, this one': signs}
     hybrids |= {f'by {rule}': signs.difference(kept[rule]) for rule in RULES}
     if widest:
-        *_, real = (name for name, layers in family.items() if not layers)
+        real = [ALL_REAL, *(name for name, layers in family.items() if not layers)][-1]
         hybrids |= {name: layers for name, layers in family.items()
                     if layers and layers != signs} | {real: frozenset()}
         page.text('The suggested hybrids, as commands:')
@@ -129,7 +130,7 @@ def add_hybrids(page: Page, model_def: str, costs: Costs, signs: frozenset[int],
                              f'--signLayers={layer_string(hybrids[f"by {rule}"])} …   # by {rule}'
                              for rule in RULES))
     else:
-        hybrids['all inputs real'] = frozenset()
+        hybrids[ALL_REAL] = frozenset()
         page.text(f'{model_def} takes no --signLayers, so that these hybrids need a change of its '
                   'file.')
     page.text('What each would cost for one image, beside the networks of its family, in millions '

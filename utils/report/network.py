@@ -63,6 +63,7 @@ def training(flags: dict) -> str:
         'but none of {noDecay}': flags['weightDecay'] > 0 and flags['noDecay'],
         'gradients clipped at the norm {clipGrad:g}': flags['clipGrad'] > 0,
         'label smoothing {labelSmoothing:g}': flags['labelSmoothing'] > 0,
+        'crops of at least {minCrop:g} of an image': flags['minCrop'] != datasets.MIN_CROP,
         'seed {manualSeed}': True,
     }
     return ', '.join(part.format_map(flags) for part, is_used in parts.items() if is_used)
