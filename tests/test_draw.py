@@ -566,17 +566,19 @@ def test_it_says_when_the_server_has_gone(person):
 
 
 @pytest.mark.soak
-def test_it_recognizes_doodles_that_a_person_draws(person, tmp_path):
-    """Nine of twelve validation doodles, one of each class but the last, by a network trained for some minutes."""
-    main.main(['--binaryWeight', '--learningratescheduler=cosine', '--maxlr=0.003', '--epochs=14', '--workers=0',
-               f'--logdir={tmp_path}', '--name=run'])
-    source = draw.sketch_source(f'{tmp_path}/run/best.pth.tar')
+@pytest.mark.parametrize('name, epochs, file', [('sketchanetwbin', 20, 'run/best.pth.tar'), ('sketchanetfbin', 50, 'model.dab')])
+def test_it_recognizes_doodles_that_a_person_draws(person, tmp_path, name, epochs, file):
+    """Nine of twelve validation doodles, one of each class but the last, by a network trained as by runx.sh demo."""
+    main.main(['--binaryWeight', f'--model_def={name}', '--inpsize=81', '--minCrop=0.7', '--learningratescheduler=cosine',
+               '--maxlr=0.003', f'--epochs={epochs}', '--workers=0', f'--logdir={tmp_path}', '--name=run'])
+    main.main([f'--resume={tmp_path}/run/best.pth.tar', f'--export={tmp_path}/model.dab'])
+    source = draw.sketch_source(f'{tmp_path}/{file}')
     recognizer, right = Recognizer(source), 0
     with Server(draw.render(draw.TEMPLATE, **draw.facts(source, recognizer)), recognizer.answer) as server:
         Served(server)
-        for label, name in enumerate(CLASSES[:12]):
+        for label, drawn in enumerate(CLASSES[:12]):
             person.open(server.url)
-            person.draw([np.array(stroke) for stroke in DOODLES[name](Hand(f'0 val {label}'))])
-            right += person.see()[0][0] == name
+            person.draw([np.array(stroke) for stroke in DOODLES[drawn](Hand(f'0 val {label}'))])
+            right += person.see()[0][0] == drawn
         server.shutdown()
     assert right >= 9
