@@ -10,7 +10,7 @@ from .figures import REFERENCE, WIDTH
 
 NUMBERED = 45       # classes up to which the cells of a matrix have numbers
 SHADES: dict = dict(cmap='Blues', norm=PowerNorm(0.5, 0, 1))      # small shares are seen too
-NARROW = 7.8        # inches, which a phone shows nearly whole
+NARROW = 4.9        # inches, which a phone shows whole
 COLUMNS = 5         # of pictures
 SIDE, GAP, TEXTS = 1.48, 0.08, 0.7      # inches, of a picture, beside it, above and below it
 SHORT = 18          # letters of a class above and below a picture
