@@ -148,8 +148,8 @@ def test_the_measures_of_sign_layers(fbin, fbin_page, sketch_folder):
     places = [re.search(rf'<td>convolution {name[-1]}</td>\s*<td class="number">0', html).start() for name in order]
     assert places == sorted(places)
     kept = {int(name[-1]) for name in order[:2]}
-    shares = [cells(html, f'convolution {name[-1]}')[0][-1] for name in order]
-    assert [share in ('error', 'both') for share in shares] == [True] * 2 + [False] * 4
+    by_error = [cells(html, f'convolution {name[-1]}')[0][-2] for name in order]
+    assert by_error == ['✓'] * 2 + [''] * 4
     assert f'--signLayers={layer_string({2, 3, 4, 5, 6, 7} - kept)} ' in html
     assert cells(html, 'sketchanethybrid')[0][:2] == ['6-7', '2-5'] and cells(html, 'sketchanethybridv2')
 

@@ -92,8 +92,8 @@ def test_the_summary(tmp_path, monkeypatch):
     sentence, (accuracy, bits, size, speed) = page.parts[0].text, page.parts[1].tiles
     assert 'trained for 1 epoch on tuberlin (3 classes) with distribution-aware binarization' in sentence
     assert 'Run: run, last started on 2026-11-26; checkpoint: best.pth.tar' in sentence
-    assert accuracy[0] == '75.0 %' and 'interval 46.8 to 91.1 % (Wilson) on 12 validation images, ten crops each' in accuracy[2]
-    assert 'guessing: 33.3 %' in accuracy[2] and 'optimistic' in accuracy[2]
+    assert accuracy[0] == '75.0\xa0%' and 'interval 46.8 to 91.1\xa0% (Wilson) on 12 validation images, ten crops each' in accuracy[2]
+    assert 'chance: 33.3\xa0%' in accuracy[2] and 'optimistic' in accuracy[2] and 'top-5' not in accuracy[2]
     packed.write(tmp_path / 'model.dab', packed.Description('bincifar', None, source.classes, 32, *(
         list(values) for values in datasets.normalization('tuberlin')), 'tuberlin', True), packed.pack(model))
     in_file = (tmp_path / 'model.dab').stat().st_size

@@ -56,7 +56,8 @@ def own_data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
 def checkpoint_source(path: str | Path) -> Source:
     """The Source of a checkpoint. Raises InputError."""
     if packed.is_packed(path):
-        raise InputError(f'{path} is a packed model, which --packed takes: name a checkpoint')
+        raise InputError(f'{path} is a packed model (main.py takes it as --packed): name a '
+                         'checkpoint')
     stored = checkpoints.read_checkpoint(path)
     with naming(f'{path} is not a checkpoint that this program can use'):
         flags = opts.recorded(stored['flags'])

@@ -10,6 +10,7 @@ if __name__ == '__main__':
 
 import argparse
 import os
+import shlex
 import socket
 import threading
 import webbrowser
@@ -91,7 +92,7 @@ def facts(source: Source, recognizer: Recognizer) -> dict:
     name = flags['model_def']
     if checkpoint and flags['binaryWeight']:
         name += f', binarized by {flags["binarizer"]}'
-    accuracy = 'not recorded in a packed model'
+    accuracy = ''       # a packed model does not record it
     if checkpoint:
         metrics = checkpoint['metrics']
         accuracy = (f'{metrics["top1"]:.1f} % of {metrics["images"]} validation images, after '
@@ -100,7 +101,7 @@ def facts(source: Source, recognizer: Recognizer) -> dict:
             'data': datasets.data_name(flags['dataset']), 'classes': source.classes,
             'accuracy': accuracy, 'arithmetic': recognizer.arithmetic,
             'inpsize': flags['inpsize'], 'shown': min(LIKELIEST, len(source.classes)),
-            'command': f'python3 -m {PROGRAM} {source.path}'}
+            'command': f'python3 -m {PROGRAM} {shlex.quote(source.path)}'}
 
 
 if __name__ == '__main__':

@@ -129,11 +129,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(400, str(error))
         try:
             answer = self.server.computer.submit(self.server.answer, strokes).result()
+            content = json.dumps(answer, allow_nan=False).encode()
         except Exception as error:      # a bug of ours ends neither the server nor the page
             if not self.server.has_ended:
                 complain_of(error)
             return self.refuse(500, 'the network failed; the terminal says why')
-        self.respond(200, 'application/json', json.dumps(answer).encode())
+        self.respond(200, 'application/json', content)
 
     def is_acceptable(self) -> bool:
         """Whether the request is from this machine's own page, and in time; if not, refuse it."""

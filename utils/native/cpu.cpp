@@ -26,9 +26,10 @@ struct Scratch {
     std::vector<float> shifts;
 };
 
-// n·(J − total²/n) of `marked` weights that sum to `sum`, of n weights that sum to `total`.
-inline double objective(double marked, double sum, double n, double total) {
-    const double excess = n * sum - marked * total;
+// n·(J − total²/n) of `marked` weights that sum to `sum`, of n weights that sum to `total`: the
+// largest, or with a negative `error` the smallest, where the sum is off by up to |error|.
+inline double objective(double marked, double sum, double n, double total, double error = 0) {
+    const double excess = std::max(std::fabs(n * sum - marked * total) + n * error, 0.0);
     return excess * excess / (marked * (n - marked));
 }
 
@@ -85,10 +86,11 @@ inline void consider(Best& best, double marked, double sum, double value) {
 
 // The boundary of the partition with the largest J, found exactly without sorting the filter.
 //
-// A histogram of counts and sums gives J at every edge between two bins. Inside a bin, the points
-// (K, S) of all further candidates lie in a triangle: the edges of the bin bound how S grows with K.
-// J is convex in (K, S), so its value at the apex bounds them, and the search goes on, in the same
-// way, only between the first and the last bin whose bound exceeds the best edge.
+// A histogram of counts and sums bounds J at every edge between two bins: the sums are of rounded
+// places. Inside a bin, the points (K, S) of all further candidates lie in a triangle: the edges of the
+// bin bound how S grows with K. J is convex in (K, S), so its value at the apex bounds them, and the
+// search goes on, in the same way, only between the first and the last bin that can have, inside or at
+// an edge, a larger J than the best edge has at least. Few weights are sorted, and theirs is exact.
 float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch& scratch) {
     Best best{static_cast<double>(n), total};
     auto& place_of = scratch.place_of;
@@ -102,6 +104,7 @@ float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch
         if (count <= FEW || count > before / 2 || !std::isfinite(scale)) {
             if (w != near.data()) std::copy_n(w, count, near.begin());
             std::sort(near.begin(), near.begin() + count, std::greater<float>());
+            if (marked > 0) consider(best, marked, sum, objective(marked, sum, n, total));
             for (int64_t i = 0; i < count; i++) {
                 marked++, sum += near[i];
                 if (marked < n) consider(best, marked, sum, objective(marked, sum, n, total));
@@ -109,7 +112,7 @@ float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch
             break;
         }
         double sums[MOST_BINS] = {}, counts[MOST_BINS] = {};
-        double above[MOST_BINS + 1], above_sum[MOST_BINS + 1], value[MOST_BINS];
+        double above[MOST_BINS + 1], above_sum[MOST_BINS + 1], at_edge[MOST_BINS + 1], value[MOST_BINS];
         const uint32_t highest = (bins << PLACE_BITS) - 1;
         for (int64_t i = 0; i < count; i++)
             place_of[i] = std::min(static_cast<uint32_t>(static_cast<int32_t>((w[i] - low) * scale)), highest);
@@ -120,26 +123,34 @@ float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch
             above[b] = above[b + 1] + counts[b];
             above_sum[b] = above_sum[b + 1] + sums[b];
         }
-        for (int b = 0; b < bins; b++)
-            value[b] = objective(std::min(std::max(above[b], 0.5), n - 0.5), above_sum[b], n, total);
-        for (int b = 0; b < bins; b++) consider(best, above[b], above_sum[b], value[b]);
-
         const double width = (static_cast<double>(ends.high) - low) / bins;
         const double slack = 1e-3 * width;      // more than what rounding can move a weight out of its bin
+        const double unit = 2 * width / (1 << PLACE_BITS);      // more than that moves its place
+        for (int b = 0; b < bins; b++) {
+            const double inner = std::min(std::max(above[b], 0.5), n - 0.5), error = unit * (above[b] - marked);
+            consider(best, above[b], above_sum[b], objective(inner, above_sum[b], n, total, -error));
+            at_edge[b] = objective(inner, above_sum[b], n, total, error);
+        }
+        at_edge[bins] = marked > 0 ? objective(marked, sum, n, total) : 0;
         for (int b = 0; b < bins; b++) {
             const double bottom = low + b * width - slack, rise = width + 2 * slack;
             const double inside = (sums[b] - counts[b] * bottom) / rise;
             const double apex = std::min(std::max(above[b + 1] + inside, 0.5), n - 0.5);
-            value[b] = objective(apex, above_sum[b + 1] + inside * (bottom + rise), n, total);
+            const double most = counts[b] > 1 ? objective(apex, above_sum[b + 1] + inside * (bottom + rise), n, total,
+                                                          unit * (above[b] - marked)) : 0;
+            value[b] = std::max({most, at_edge[b], at_edge[b + 1]});
         }
         int first = bins, last = -1;
         for (int b = 0; b < bins; b++)
-            if (counts[b] > 1 && value[b] > best.value) first = std::min(first, b), last = b;
+            if (value[b] > best.value) first = std::min(first, b), last = b;
         if (last < 0) break;
 
-        marked = above[last + 1], sum = above_sum[last + 1];
+        const uint32_t end = (last + 1) << PLACE_BITS;
+        marked = above[last + 1];
+#pragma omp simd reduction(+:sum)
+        for (int64_t i = 0; i < count; i++) sum += place_of[i] >= end ? w[i] : 0.0f;
         before = count;
-        count = keep(w, place_of.data(), count, first << PLACE_BITS, ((last + 1) << PLACE_BITS) - 1, near.data());
+        count = keep(w, place_of.data(), count, first << PLACE_BITS, end - 1, near.data());
         w = near.data();
         ends = range(w, count);
     }

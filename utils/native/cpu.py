@@ -44,8 +44,8 @@ def supports(weight: Tensor) -> bool:
 def forward_(projected: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """binarize._fused_forward_ for 'dab', in one pass per filter.
 
-    The split is as exact as DAB.split: a histogram bounds J between its bin edges and is refined
-    where the optimum may lie, until so few weights are left that these are sorted.
+    The split is as exact as DAB.split: a histogram bounds J at its bin edges and between them, and
+    is refined where the optimum may lie, until so few weights are left that these are sorted.
     """
     two_valued, values = torch.empty_like(projected), projected.new_empty(4, len(projected))
     call('dab_forward', projected, two_valued, *values)

@@ -141,33 +141,37 @@ def write(options: argparse.Namespace, subject: Subject) -> Path:
     """Write the report and return the path of its page. Raises RunError."""
     source, model, data, why_no_data, sketch = subject
     layers = measure_layers(model)
-    page = Page(f'{source.flags["model_def"]} with binarized weights on '
+    both = 'weights and inputs' if has_signs(model) else 'weights'
+    page = Page(f'{source.flags["model_def"]} with binarized {both} on '
                 f'{datasets.data_name(source.flags["dataset"])}')
+    missing = (f'Left out, as the validation images are missing ({why_no_data}); --data_dir says '
+               'where they are.')
     add_summary(page, source, model)
     page.heading('What it gets right and wrong')
     if data:
         images = evenly_spaced(data.val, options.images)
         add_mistakes(page, source, measure(model, source.flags, images), len(data.val))
     else:
-        page.text(f'Left out, as the validation images are missing ({why_no_data}); --data_dir '
-                  'says where they are.')
+        page.text(missing)
     page.heading('The network')
     add_network(page, source, model)
     page.heading('The weights and their two values')
     add_weights(page, layers)
     page.heading('What binarization loses of the weights')
     add_errors(page, layers, source.flags['binarizer'])
+    page.heading('Responses to an image')
     if sketch:
-        page.heading('Responses to an image')
         add_responses(page, model, layers, *sketch)
-    if has_signs(model):
-        page.heading('What binarization loses of the activations')
-        if data:
-            few = evenly_spaced(Centers(data.val), min(options.images, SIGN_IMAGES))
-            add_activations(page, model, source.flags, few)
-        else:
-            page.text(f'Left out, as the validation images are missing ({why_no_data}); --data_dir '
-                      'says where they are.')
+    else:
+        page.text('Shown for networks of sketches only.')
+    page.heading('What binarization loses of the activations')
+    if not has_signs(model):
+        page.text('Nothing: the inputs of all convolutions are real.')
+    elif data:
+        few = evenly_spaced(Centers(data.val), min(options.images, SIGN_IMAGES))
+        add_activations(page, model, source.flags, few)
+    else:
+        page.text(missing)
     page.heading('Training')
     add_curves(page, layers, Path(source.path).parent, source.checkpoint['epoch'])
     with naming('--out', RunError):

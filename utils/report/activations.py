@@ -64,14 +64,16 @@ def add_measures(page: Page, losses: dict, scores: dict, costs: Costs, kept: dic
     largest = max(scores.values())
     relative = {number: score / largest for number, score in scores.items()}
     page.figure('activations', 'What sign layers lose (no unit), and that per cost (relative, on a '
-                f'logarithmic axis), sorted by {DECISIVE}, the largest at the top. Shaded: what '
-                'one rule each suggests keeping real.',
+                f'logarithmic axis), sorted by {DECISIVE}, the largest at the top. Shaded: the '
+                f'inputs that a rule suggests keeping real, left by {RULES[0]}, right by '
+                f'{RULES[1]}.',
                 figures.activations(order, by_measure, kept[RULES[0]],
                                     [relative[number] for number in order], kept[RULES[1]]))
     rows = [(f'convolution {number}', *(f'{value:.4f}' for value in losses[number]),
              f'{costs.by_number[number] / 1e6:,.2f}', f'{relative[number]:.4f}',
-             named_by(number, kept)) for number in order]
-    header = ['input of', *MEASURES, 'multiply-adds, millions', 'error per cost', 'keep real, by']
+             *('✓' if number in kept[rule] else '' for rule in RULES)) for number in order]
+    header = ['input of', *MEASURES, 'multiply-adds, millions', 'error per cost',
+              *(f'keep real by {rule}' for rule in RULES)]
     if len(rows) <= MANY:
         page.table(header, rows)
         return
@@ -79,17 +81,12 @@ def add_measures(page: Page, losses: dict, scores: dict, costs: Costs, kept: dic
         page.table(header, rows)
 
 
-def named_by(number: int, kept: dict) -> str:
-    rules = [rule for rule in RULES if number in kept[rule]]
-    return 'both' if len(rules) > 1 else ''.join(rules)
-
-
 def add_rules(page: Page, losses: dict, kept: dict):
     """What the two rules are and what is known of the published one."""
     others = '; '.join(f'{measure} would name {layer_string(worst_third(losses, measure))}'
                        for measure in MEASURES if measure != DECISIVE)
-    page.text(f'Two rules say which inputs a hybrid network should keep real. By {RULES[0]}: of '
-              f'all sign layers the third, rounded up, with the largest {DECISIVE}; it names '
+    page.text(f'Two rules say which inputs a hybrid network should keep real. By {RULES[0]}: one '
+              f'third of them, rounded up, those with the largest {DECISIVE}; it names '
               f'{layer_string(kept[RULES[0]])} ({others}). Normalized, because layers differ in '
               'the scale of their inputs. By error and cost, after Prabhu et al., '
               '“Hybrid Binary Networks” (WACV 2018, arXiv 1804.03867): the layers with the larger '
@@ -125,9 +122,10 @@ def add_hybrids(page: Page, model_def: str, costs: Costs, signs: frozenset[int],
         real = [ALL_REAL, *(name for name, layers in family.items() if not layers)][-1]
         hybrids |= {name: layers for name, layers in family.items()
                     if layers and layers != signs} | {real: frozenset()}
-        page.text('The suggested hybrids, as commands:')
+        page.text('The suggested hybrids, as commands, which name the inputs that stay binarized '
+                  '(… stands for the other flags of the run):')
         page.block('\n'.join(f'python3 main.py --model_def={model_def} --binaryWeight '
-                             f'--signLayers={layer_string(hybrids[f"by {rule}"])} …   # by {rule}'
+                             f'--signLayers={layer_string(hybrids[f"by {rule}"])} …'
                              for rule in RULES))
     else:
         hybrids[ALL_REAL] = frozenset()
@@ -135,8 +133,8 @@ def add_hybrids(page: Page, model_def: str, costs: Costs, signs: frozenset[int],
                   'file.')
     page.text('What each would cost for one image, beside the networks of its family, in millions '
               f'of multiply-adds, of {costs.total / 1e6:,.1f} in all. Binary ones have binarized '
-              'weights and inputs; of the real ones, those with binarized weights only add. '
-              f'Equivalent: the real ones and 1/{BINARY} of the binary ones.')
+              f'weights and inputs. Equivalent: real + binary / {BINARY}, the speed-up that the '
+              'paper counts with.')
     page.table(['network', 'inputs kept real', '--signLayers', 'real', 'binary', 'binary, share',
                 'equivalent'],
                [hybrid_row(name, layers, widest | signs, costs)

@@ -42,8 +42,10 @@ def add_curves(page: Page, layers: list[Layer], folder: Path, epoch: int):
         panels = {title: {name: curve(rows, key) for name, rows in splits.items()}
                   for title, key in ACCURACIES.items()}
         page.figure('accuracy', 'Accuracy after each epoch, in percent of the (augmented) training '
-                    'images and of the validation images. The dotted line is the epoch of this '
-                    'checkpoint.', charts.accuracy(panels, epoch), accuracy_alt(panels))
+                    'images and of the validation images. Training images are cropped and counted '
+                    'while the weights still change, so that they can score lower. The dotted line '
+                    'is the epoch of this checkpoint.', charts.accuracy(panels, epoch),
+                    accuracy_alt(panels))
     add_layer_curves(page, layers, folder, epoch)
 
 

@@ -13,7 +13,7 @@ SHADES: dict = dict(cmap='Blues', norm=PowerNorm(0.5, 0, 1))      # small shares
 NARROW = 4.9        # inches, which a phone shows whole
 COLUMNS = 5         # of pictures
 SIDE, GAP, TEXTS = 1.48, 0.08, 0.7      # inches, of a picture, beside it, above and below it
-SHORT = 18          # letters of a class above and below a picture
+SHORT = 18          # letters of a class
 
 
 def accuracies(rows: Sequence[tuple], mean: float, split: bool) -> Figure:
@@ -33,7 +33,7 @@ def accuracies(rows: Sequence[tuple], mean: float, split: bool) -> Figure:
         ax.hlines(places, low, high, color='0.45', linewidth=1)
         ax.plot(share, places, 'o', color='#0072b2', markersize=5.5)
         ax.axvline(100 * mean, **REFERENCE)
-        ax.set_yticks(places, names)
+        ax.set_yticks(places, list(map(shortened, names)))
         ax.set(xlabel='top-1 accuracy, %', xlim=(-2, 102),
                ylim=(len(part) - longest - 0.7, len(part) - 0.3))
     return figure
@@ -41,6 +41,7 @@ def accuracies(rows: Sequence[tuple], mean: float, split: bool) -> Figure:
 
 def matrix(shares: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Figure:
     """A confusion matrix with the names of its classes; rows are the true ones."""
+    names = list(map(shortened, names))
     cell = min(0.45, max(0.235, 7.5 / len(names)))
     side = cell * len(names) + 1.7
     figure = Figure(figsize=(side + 0.6, side), layout='constrained')
@@ -95,10 +96,17 @@ def pictures(items: Sequence[tuple]) -> Figure:
         ax.imshow(pixels, cmap='gray', vmin=0, vmax=1, interpolation='none')
         ax.set(xticks=[], yticks=[])
         ax.set_title(shortened(name), fontweight='bold')
-        ax.set_xlabel('\n'.join(f'{shortened(guess)} {100 * share:.0f} %'
+        ax.set_xlabel('\n'.join(f'{shortened(guess)} {rounded(share)}'
                                 for guess, share in guesses))
     return figure
 
 
+def rounded(share: float) -> str:
+    """A probability in whole percent; what is not 0 or 100 does not become it."""
+    return '> 99 %' if share > 0.99 else '< 1 %' if share < 0.01 else f'{100 * share:.0f} %'
+
+
 def shortened(name: str) -> str:
-    return name if len(name) <= SHORT else name[:SHORT - 1] + '…'
+    """The name of a class as it is, but not longer than SHORT letters; $ begins no formula."""
+    name = name if len(name) <= SHORT else name[:SHORT - 1] + '…'
+    return name.encode('utf-8', 'backslashreplace').decode().replace('$', r'\$')

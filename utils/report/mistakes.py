@@ -51,7 +51,7 @@ def overall(source: Source, measured: Measured, all_images: int) -> list[tuple[s
             ('its 95 % interval', interval(right, images))]
     if classes > 5:
         rows.append(('top-5 accuracy', f'{measured.metrics["top5"]:.2f} %'))
-    rows.append(('a guess', f'{100 / classes:.2f} %, one in {classes}'))
+    rows.append(('chance', f'{100 / classes:.2f} %, one in {classes}'))
     said = recorded(source.checkpoint['metrics'], right, images, all_images)
     return [*rows, ('recorded in training', said)]
 

@@ -3,6 +3,7 @@ import contextlib
 import io
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace as Part
@@ -10,12 +11,13 @@ from types import SimpleNamespace as Part
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from utils import interrupt
 from utils.errors import InputError
-from utils.files import write_atomically, write_text
 from utils.pages import render
 
 TEMPLATE = Path(__file__).with_name('page.html')
 GENERATOR = 'utils.report'      # marks a page as ours
+UNFINISHED = '.report-'         # begins the name of a folder that a killed report leaves
 CSS_PIXELS = 96                 # an inch
 RASTER = 2 * CSS_PIXELS         # dots an inch, of what is not drawn as lines
 SHRINKS = 0.75                  # to which part of its width a picture shrinks before it scrolls
@@ -43,14 +45,14 @@ class Page:
         self.headings.append(self._add('heading', text=text, anchor=anchor))
 
     def text(self, text: str):
-        self._add('text', text=text)
+        self._add('text', text=unbroken(text))
 
     def block(self, text: str):
         self._add('block', text=text)
 
     def tiles(self, tiles: Sequence[tuple[str, str, str]]):
         """Key numbers: (value, what it is, details) of each."""
-        self._add('tiles', tiles=tiles)
+        self._add('tiles', tiles=[tuple(map(unbroken, tile)) for tile in tiles])
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence]):
         """A table; header is empty for one without a header. Columns of numbers end in line."""
@@ -69,8 +71,8 @@ class Page:
                            metadata={'Date': None})
         self.pictures[f'{name}.svg'] = svg.getvalue()
         width, height = (round(CSS_PIXELS * inches) for inches in figure.get_size_inches())
-        self._add('figure', file=f'{name}.svg', caption=caption, alt=alt or caption, width=width,
-                  height=height, narrowest=round(SHRINKS * width))
+        self._add('figure', file=f'{name}.svg', caption=unbroken(caption), alt=alt or caption,
+                  width=width, height=height, narrowest=round(SHRINKS * width))
 
     @contextlib.contextmanager
     def folded(self, summary: str) -> Iterator[None]:
@@ -83,19 +85,32 @@ class Page:
             self._inside = outside
 
     def save(self, folder: Path) -> Path:
-        """Write the page and its pictures, for those of an earlier report; returns its path."""
+        """Write the page and its pictures, for those of an earlier report; returns its path.
+
+        They replace the earlier ones when all are written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        for name in re.findall(r'<img src="([\w-]+\.(?:png|svg))"', earlier_page(folder)):
-            (folder / name).unlink(missing_ok=True)
-        for name, picture in self.pictures.items():
-            write_atomically(folder / name, lambda path: path.write_bytes(picture))
-        write_text(folder / 'index.html', self.html())
+        earlier = set(re.findall(r'<img src="([\w-]+\.(?:png|svg))"', earlier_page(folder)))
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as unfinished:
+            for name, picture in self.pictures.items():
+                Path(unfinished, name).write_bytes(picture)
+            Path(unfinished, 'index.html').write_text(self.html(), encoding='utf-8')
+            with interrupt.deferred():
+                for name in *self.pictures, 'index.html':
+                    os.replace(Path(unfinished, name), folder / name)
+                for name in earlier - self.pictures.keys():
+                    (folder / name).unlink(missing_ok=True)
         return folder / 'index.html'
 
     def html(self) -> str:
         first = self.parts.index(self.headings[0]) if self.headings else len(self.parts)
         return render(TEMPLATE, title=self.title, generator=GENERATOR, headings=self.headings,
                       intro=self.parts[:first], parts=self.parts[first:])
+
+
+def unbroken(text: str) -> str:
+    """The text with no line break between a number and %."""
+    return text.replace(' %', '\u00a0%')
 
 
 def earlier_page(folder: Path) -> str:
@@ -112,7 +127,8 @@ def check_folder(folder: Path, overwrite: bool):
         raise InputError(f'{existing} is a file; give a folder')
     if not os.access(existing, os.W_OK):
         raise InputError(f'{existing} is write-protected; give another folder')
-    if existing != folder or not any(folder.iterdir()):
+    if existing != folder or not [path for path in folder.iterdir()
+                                  if not path.name.startswith(UNFINISHED)]:
         return
     if not earlier_page(folder):
         raise InputError(f'{folder} holds other files than a report; give another folder')

@@ -31,9 +31,10 @@ def add_summary(page: Page, source: Source, model: nn.Module):
     crops = ', ten crops each' if flags['tenCrop'] else ''
     chosen = (', on which its epoch was chosen as the best, so a little optimistic'
               if Path(source.path).name == 'best.pth.tar' else '')
+    top5 = f'; top-5 {metrics["top5"]:.1f} %' if classes > 5 else ''
     tiles = [(f'{metrics["top1"]:.1f} %', 'top-1 accuracy',
               f'95 % interval {100 * low:.1f} to {100 * high:.1f} % (Wilson) on {images:,} '
-              f'validation images{crops}{chosen}; top-5 {metrics["top5"]:.1f} %; guessing: '
+              f'validation images{crops}{chosen}{top5}; chance: '
               f'{100 / classes:.1f} %'),
              *size(source, model), speed(source, model)]
     page.tiles(tiles)

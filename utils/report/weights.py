@@ -106,8 +106,8 @@ def add_filter_errors(page: Page, layers: list[Layer], binarizer: str, on_scale:
     worse = sum(layer.worse_filters() for layer in layers)
     filters = sum(len(layer.projected) for layer in layers)
     page.text(f'The error of dab exceeds that of xnor on {worse} of {filters} filters (differences '
-              f'below {ROUNDING:g} of ‖W‖², which are rounding, not counted). By construction it '
-              'never should.')
+              f'below {ROUNDING:g} of ‖W‖², which are rounding, not counted). It never should, '
+              'since dab minimizes this error.')
     others = ['xnor'] + [binarizer] * (binarizer in on_scale and binarizer not in ('dab', 'xnor'))
     dab, *errors = (torch.cat([layer.errors[method] / layer.norms for layer in layers])
                     for method in ('dab', *others))

@@ -23,7 +23,11 @@ def make_room(folder: Path, saved: int, resume: str | None, continued: bool, ove
     """
     for path in folder.glob(TEMPORARY):     # of a process that was killed
         path.unlink()
-    own = {path for pattern in FILES for path in folder.glob(pattern)}
+    for place in (folder / split for split in SPLITS):
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise InputError(f'{place} is in the way of the events of a run: give another --name')
+    is_run = any((folder / name).exists() for name in (*STARTS, *CHECKPOINTS))
+    own = {path for pattern in FILES for path in folder.glob(pattern) if is_run}
     checkpoints = [folder / name for name in CHECKPOINTS if folder / name in own]
     if continued:
         later = checkpoints and read_checkpoint(checkpoints[0])['epoch'] > saved
