@@ -141,6 +141,31 @@ def test_a_run_of_an_older_version_keeps_its_events_until_it_is_overwritten(logs
 
 # The pictures
 
+@pytest.mark.parametrize('name', ['train/events.out.tfevents.99.me', 'val/events.out.tfevents.99.me', 'metrics.jsonl'])
+def test_what_no_run_has_written_is_not_removed(tmp_path, name):
+    """Other tools call their folders of events train and val too."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('mine')
+    with pytest.raises(InputError, match='holds something else'):
+        make_room(tmp_path, 0, None, False, False, None)
+    assert (tmp_path / name).read_text() == 'mine'
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+def test_what_is_in_the_way_of_events_is_refused_before_anything_is_removed(tmp_path, overwrite):
+    folder, other = tmp_path / 'run', tmp_path / 'other'
+    for place in folder, other:
+        place.mkdir()
+        (place / 'history.jsonl').write_text('')
+    (other / 'events.out.tfevents.1').write_text('')
+    for make in (lambda path: path.symlink_to(other), lambda path: path.write_text('')):
+        make(folder / 'train')
+        with pytest.raises(InputError, match='in the way of the events'):
+            make_room(folder, 0, None, False, overwrite, None)
+        (folder / 'train').unlink()
+    assert (other / 'events.out.tfevents.1').exists() and (folder / 'history.jsonl').exists()
+
+
 def observed(target, probabilities):
     predictions = Predictions()
     predictions.observe(torch.tensor(probabilities).log(), torch.tensor(target))

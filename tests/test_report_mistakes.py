@@ -377,7 +377,7 @@ def test_both_suggestions_stand_beside_the_hybrids_of_the_family_with_their_cost
         assert numbers == [f'{real / 1e6:,.1f}', f'{binary / 1e6:,.1f}', f'{100 * binary / costs.total:.1f} %',
                            f'{(real + binary / 58) / 1e6:,.1f}']
     for rule in ('by error', 'by error and cost'):
-        assert f'--signLayers={rows[rule][1]} …\n' in page.html() + '\n'
+        assert f'--signLayers={rows[rule][1]} …' in page.html()
     table = rows_of(page, 'input of')
     marked = {rule: {int(row[0].split()[1]) for row in table if row[column]} for column, rule in ((-2, 'error'), (-1, 'error and cost'))}
     assert {f'by {rule}': marked[rule] for rule in marked} == {

@@ -1,7 +1,9 @@
 """The page of a report: its parts and pictures, its summary against independent numbers, deep and short runs."""
+import io
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -10,7 +12,7 @@ from torch import nn
 import datasets
 import models
 from utils import binarize, packed
-from utils.report import curves, figures, pictures, responses, summary, weights, words
+from utils.report import curves, figures, mistake_figures, pictures, responses, summary, weights, words
 from utils.report.layers import measure_layers
 from utils.report.page import Page
 from utils.source import Source
@@ -71,6 +73,28 @@ def test_pictures_of_earlier_reports_go_and_nothing_else(tmp_path):
     Page('').save(out)
     assert sorted(path.name for path in out.iterdir()) == ['index.html', 'notes.png']
     assert (tmp_path / 'thesis.png').exists()
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_earlier_one(tmp_path, monkeypatch):
+    page = Page('first')
+    page.figure('curve', 'a curve', plot())
+    page.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(Page, 'html', lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Page('second').save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_names_of_classes_are_shown_as_they_are():
+    names = ['$\\frac$', '$x$', 'x' * 300, '\udcff']
+    counts = np.eye(4)
+    figure = mistake_figures.matrix(counts, counts.astype(int), names)
+    figure.savefig(io.BytesIO(), format='svg')
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[0] == r'\$\frac\$' and len(labels[2]) == 18 and labels[3] == '\\udcff'
+    page = Page('x\udcff')
+    assert '<title>x\\udcff</title>' in page.html()
 
 
 def test_numbers_in_words():

@@ -73,6 +73,8 @@ def restore(before: dict):
 
     After end_silently() one more Ctrl-C then ends the process at once.
     """
+    global _requested
+    _requested = None
     for number, handler in before.items():
         signal.signal(number, handler or signal.SIG_DFL)
 

@@ -122,7 +122,12 @@ def print_convolutions(cycles: dict[str, Cycles]) -> list[dict]:
 
 
 def run(command: list[str], text: str | None = None) -> str:
-    return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
+    """What a command prints. Raises InputError where it fails."""
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or f'exit code {done.returncode}').splitlines()[0]
+        raise InputError(f'arm: {command[0]} failed: {reason}')
+    return done.stdout
 
 
 def assembly() -> str:
@@ -146,12 +151,16 @@ def find_blocks(code: str) -> Blocks:
                          and not re.match(r'\s+(b|bl|ret|cb[a-z]+|tb[a-z]+)\s', line))
     count = loop_with('cnt', 16, lines)
     product = loop_with('fmla', 24, lines)
-    flushed = lines_with('uadalp', count[1])[15]
-    finished = lines_with('fcvtn2', count[1])[7]
-    stored = next(at for at in lines_with('stp', finished) if re.match(r'\s+stp\s+q', lines[at]))
-    sums = lines_with('addp')
+    try:
+        flushed = lines_with('uadalp', count[1])[15]
+        finished = lines_with('fcvtn2', count[1])[7]
+        stored = [at for at in lines_with('stp', finished) if re.match(r'\s+stp\s+q', lines[at])][0]
+        _, _, packed, _, _, sums = lines_with('addp')[:6]
+    except (IndexError, ValueError):
+        raise InputError(f'arm: {COMPILER} makes other code of {SOURCE.name} than is expected '
+                         'here') from None
     return Blocks(instructions(*count), instructions(count[1], flushed + 1),
-                  instructions(flushed + 1, stored + 1), instructions(sums[2] + 1, sums[5] + 1),
+                  instructions(flushed + 1, stored + 1), instructions(packed + 1, sums + 1),
                   instructions(*product))
 
 

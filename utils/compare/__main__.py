@@ -156,6 +156,7 @@ def report_failure(cell, error):
 def complete_flags(arguments):
     flags = opts.parse(arguments)
     checks.check(flags)
+    devices.choose(flags.device)    # before anything is made
     return resolve.complete(flags)
 
 
