@@ -133,8 +133,8 @@ def add_hybrids(page: Page, model_def: str, costs: Costs, signs: frozenset[int],
                   'file.')
     page.text('What each would cost for one image, beside the networks of its family, in millions '
               f'of multiply-adds, of {costs.total / 1e6:,.1f} in all. Binary ones have binarized '
-              f'weights and inputs. Equivalent: real + binary / {BINARY}, the speed-up that the '
-              'paper counts with.')
+              f'weights and inputs. Equivalent: real + binary / {BINARY}, which the authors '
+              'count with.')
     page.table(['network', 'inputs kept real', '--signLayers', 'real', 'binary', 'binary, share',
                 'equivalent'],
                [hybrid_row(name, layers, widest | signs, costs)
