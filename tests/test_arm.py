@@ -164,5 +164,5 @@ def test_the_estimate_of_the_loops(capsys):
 
 def test_without_the_tools_it_says_so(monkeypatch):
     monkeypatch.setattr(arm, 'ANALYZER', 'no-such-tool')
-    with pytest.raises(InputError, match='there is no no-such-tool'):
+    with pytest.raises(InputError, match='no-such-tool is missing'):
         arm.bench(None)

@@ -81,7 +81,7 @@ def bench(_) -> list[dict]:
     llvm-mca for the compiled loops, not measured. Needs aarch64-linux-gnu-g++ and llvm-mca."""
     for tool in COMPILER, ANALYZER:
         if not shutil.which(tool):
-            raise InputError(f'arm: there is no {tool} (Debian: g++-aarch64-linux-gnu and llvm)')
+            raise InputError(f'arm: {tool} is missing (Debian: g++-aarch64-linux-gnu and llvm-19)')
     version = re.search(r'LLVM version (\S+)', run([ANALYZER, '--version']))[1]
     print(f'64-bit Arm: estimated by llvm-mca {version}, NOT measured')
     blocks = find_blocks(assembly())

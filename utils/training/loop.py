@@ -46,10 +46,7 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
                                             flags.clipGrad, flags.labelSmoothing)
             run.record_epoch('train', epoch, metrics, lr)
             parallel.broadcast_buffers(model)
-            progress = Progress('validation', len(val_loader), time_left)
-            predictions = Predictions()
-            metrics = one_epoch.validate(model, val_loader, device, progress, flags.amp,
-                                         predictions.observe)
+            metrics, predictions = validated(model, val_loader, device, flags.amp, time_left)
             run.record_epoch('val', epoch, metrics, lr)
             run.record_weights(model, epoch)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
@@ -61,6 +58,14 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
                           **state(model, optimizer, scaler)}, is_best)
     finally:
         finish(run, flags.epochs, best)
+
+
+def validated(model, loader, device, amp, time_left) -> tuple[dict, Predictions]:
+    """The metrics of a validation, and what this process's images are taken for."""
+    predictions = Predictions()
+    progress = Progress('validation', len(loader), time_left)
+    return one_epoch.validate(model, loader, device, progress, amp,
+                              predictions.observe), predictions
 
 
 def finish(run, epochs, best):
