@@ -18,7 +18,6 @@ from .page import Page
 DECISIVE = 'normalized RMSE'    # the measure that the first rule goes by
 RULES = 'error', 'error and cost'
 ALL_REAL = 'all inputs real'     # where the family has no such network
-MANY = 10       # layers, whose table is folded
 
 
 def add_activations(page: Page, model: nn.Module, flags: dict, images: Subset):
@@ -74,11 +73,7 @@ def add_measures(page: Page, losses: dict, scores: dict, costs: Costs, kept: dic
              *('✓' if number in kept[rule] else '' for rule in RULES)) for number in order]
     header = ['input of', *MEASURES, 'multiply-adds, millions', 'error per cost',
               *(f'keep real by {rule}' for rule in RULES)]
-    if len(rows) <= MANY:
-        page.table(header, rows)
-        return
-    with page.folded(f'The measures of all {len(rows)} sign layers'):
-        page.table(header, rows)
+    page.long_table(f'The measures of all {len(rows)} sign layers', header, rows)
 
 
 def add_rules(page: Page, losses: dict, kept: dict):

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from utils import interrupt
 from utils.errors import InputError
+from utils.files import replace
 from utils.pages import render
 
 TEMPLATE = Path(__file__).with_name('page.html')
@@ -21,6 +22,7 @@ UNFINISHED = '.report-'         # begins the name of a folder that a killed repo
 CSS_PIXELS = 96                 # an inch
 RASTER = 2 * CSS_PIXELS         # dots an inch, of what is not drawn as lines
 SHRINKS = 0.75                  # to which part of its width a picture shrinks before it scrolls
+MANY = 10                       # rows; a longer table can be folded
 NUMBER = re.compile(r'[+−-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?( %)?|–|')
 
 
@@ -60,6 +62,11 @@ class Page:
         numeric = [all(map(NUMBER.fullmatch, column)) for column in zip(*rows)]
         self._add('table', header=header, rows=rows, numeric=numeric)
 
+    def long_table(self, summary: str, header: Sequence[str], rows: Sequence[Sequence]):
+        """A table, folded under its summary where it has more than MANY rows."""
+        with self.folded(summary) if len(rows) > MANY else contextlib.nullcontext():
+            self.table(header, rows)
+
     def figure(self, name: str, caption: str, figure: Figure, alt: str | None = None):
         """A picture `name`.svg; the caption says what is plotted, in which unit.
 
@@ -97,7 +104,7 @@ class Page:
             Path(unfinished, 'index.html').write_text(self.html(), encoding='utf-8')
             with interrupt.deferred():
                 for name in *self.pictures, 'index.html':
-                    os.replace(Path(unfinished, name), folder / name)
+                    replace(Path(unfinished, name), folder / name)
                 for name in earlier - self.pictures.keys():
                     (folder / name).unlink(missing_ok=True)
         return folder / 'index.html'

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import datasets
-from utils import packed
+from utils import devices, packed
 from utils.provenance import device_name
 from utils.training import epoch
 from utils.training.predictions import Predictions
@@ -29,7 +29,7 @@ def measure(model: nn.Module, flags: dict, images: Subset) -> Measured:
     flags: those of the run; its --amp counts on a GPU only, since the CPU computes on bits. Images
     are items (tensor, label); a tensor is an image or its ten crops.
     """
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    device = devices.choose()
     amp = flags['amp'] if device.type == 'cuda' else None
     on_bits = device.type == 'cpu' and packed.on_bits(model) is not model
     loader = DataLoader(images, flags['testbatchsize'])

@@ -1,6 +1,4 @@
 """The sections on the weights: their two values, and what binarization loses of them."""
-import contextlib
-
 import torch
 
 from utils import binarize
@@ -12,7 +10,6 @@ from .words import capitalized, extremes, number, span
 
 FILTERS = 4     # of each layer get a histogram
 FEW = 4         # layers, all of whose histograms are shown; of more, three are
-MANY = 10       # of more, the table is folded
 
 
 def add_weights(page: Page, layers: list[Layer]):
@@ -86,10 +83,9 @@ def add_errors(page: Page, layers: list[Layer], binarizer: str):
                 + '.')
     digits = {method: 4 if max(errors) < 10 else 1 for method, errors in relative.items()}
     rows = [error_row(layer, digits) for layer in layers]
-    with page.folded(f'The errors of all {len(rows)} convolutions') if len(rows) > MANY else \
-            contextlib.nullcontext():
-        page.table(['convolution', 'name', 'filters', 'n', 'mean K/n', *relative, 'dab / xnor',
-                    'filters with dab > xnor'], rows)
+    page.long_table(f'The errors of all {len(rows)} convolutions',
+                    ['convolution', 'name', 'filters', 'n', 'mean K/n', *relative, 'dab / xnor',
+                     'filters with dab > xnor'], rows)
     add_filter_errors(page, layers, binarizer, figures.on_scale(relative))
 
 

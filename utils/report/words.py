@@ -28,4 +28,4 @@ def trend(epochs: Sequence[int], values: Sequence[float]) -> str:
 
 
 def capitalized(text: str) -> str:
-    return text[:1].upper() + text[1:] if text.isascii() else text
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text
