@@ -19,9 +19,10 @@ from PIL import Image
 
 from utils import binarize, experiment, files, processes
 from utils.compare import __main__ as compare
-from utils.compare import cells, statistics
+from utils.compare import cells, rates, statistics
 from utils.compare.cells import train_cell
 from utils.processes import call_in_new_process
+from utils.provenance import provenance
 from utils.training import epoch
 from utils.training.checkpoint import read_checkpoint
 
@@ -354,3 +355,52 @@ def test_the_spread_that_differences_were_drawn_with_is_found():
         assert with_so_many(needed).smallest_seen() <= 5 < with_so_many(needed - 1).smallest_seen()
     assert planned.seeds_for(1) is None and planned.images_for(1) is None     # the other alone is too much
     assert statistics.spread(draw(1, 9)) is None
+
+
+def test_rates_are_tried_and_chosen(run, tmp_path, capsys, without_training):
+    small = '--methods=real,dab', '--inputs=real', '--epochs=1', '--seeds=1', '--rates=0.01,0.0001'
+    folder = run(tmp_path, *small)
+    text = (folder / 'rates.md').read_text()
+    assert '| weights | 0.0001 | 0.01 |' in text and text in capsys.readouterr().out
+    chosen = next(line.strip() for line in text.splitlines() if '--rates=real:' in line and 'python3' not in line)
+    found = read_checkpoint(folder / 'sketchanetwbin-dab-seed0-maxlr0.01/last.pth.tar')
+    assert found['flags']['maxlr'] == 0.01
+    folder = run(tmp_path, *small[:-1], chosen, '--name=chosen')
+    assert len(table(folder.with_name('chosen'))) == 2
+
+
+def test_the_best_rate_is_that_of_the_highest_mean():
+    def cell(method, rate, seed):
+        return cells.Cell(method, 'real', 'net', seed, None, rate, True)
+    results = {cell('dab', 0.1, 0): {'ranks': [0, 0, 0, 9]}, cell('dab', 0.1, 1): {'ranks': [0, 9, 9, 9]},
+               cell('dab', 0.2, 0): {'ranks': [0, 0, 9, 9]}, cell('dab', 0.2, 1): {'ranks': [0, 0, 0, 9]},
+               cell('xnor', 0.1, 0): {'ranks': [0, 0, 9, 9]}, cell('xnor', 0.2, 0): {'ranks': [0, 9, 9, 9]},
+               cell('xnor', 0.4, 0): {'ranks': [9, 9, 9, 9]}}
+    assert rates.best(results) == {'dab': 0.2, 'xnor': 0.1}
+    text = rates.text(provenance(torch.device('cpu'), 'c'), results, 'images')
+    assert '| dab | 50.00 ± 35.36 | **62.50 ± 17.68** |  |' in text and '--rates=dab:0.2,xnor:0.1' in text
+    assert 'The best rate of xnor is at an edge' in text
+
+
+@pytest.mark.parametrize('flags, words', [
+    (['--rates=0.1,fast'], 'fast'), (['--rates=0'], '--rates'), (['--rates=dab:0.1,0.2'], "'0.2' is not METHOD:RATE"),
+    (['--rates=bnn:0.1'], 'bnn is not among --methods'), (['--rates=0.1,0.2'], '--inputs=real'),
+    (['--rates=dab:0.1', '--maxlr=0.1'], 'leave one out'), (['--jobs=0'], '--jobs')])
+def test_bad_rates(run, tmp_path, capsys, flags, words):
+    with pytest.raises(SystemExit) as exit_:
+        run(tmp_path, *flags)
+    assert exit_.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / 'small').exists()
+
+
+def test_cells_trained_at_the_same_time_give_the_same_table(finished, run, tmp_path, in_this_process, capsys):
+    torch.manual_seed(0)
+    with in_this_process.context() as patch:
+        patch.setattr(processes, 'call_in_new_process', call_in_new_process)
+        patch.setattr(os, 'cpu_count', lambda: 2)       # one thread each, as in these tests
+        run(tmp_path, '--jobs=2', '--methods=real,dab', '--inputs=real', '--seeds=1')
+    out = capsys.readouterr().out
+    assert 'cell 1 of 2: sketchanet-seed0' in out and 'epoch' not in out.split('cell 2 of 2')[0]
+    rows = [{**row, 'hours': ''} for row in table(tmp_path / 'small')]
+    run(finished.parent, '--seeds=1', '--methods=real,dab', '--inputs=real')
+    assert rows == [{**row, 'hours': ''} for row in table(finished)]

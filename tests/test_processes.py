@@ -5,12 +5,13 @@ import signal
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import pytest
 
 from utils.errors import InputError, RunError, explained
 from utils.interrupt import Stopped, listen
-from utils.processes import call_in_new_process
+from utils.processes import call_in_new_process, side_by_side
 
 
 class Awkward(Exception):
@@ -160,4 +161,34 @@ def test_workers_start_once(sketch_folder, tmp_path):
         workers.append({process.pid for process in multiprocessing.active_children()})
     assert len(workers[1]) == 4 and workers[1] == workers[2] == workers[3]
     del loaders, loader
+    assert not multiprocessing.active_children()
+
+
+def answer(value):
+    if value < 0:
+        raise ValueError(value)
+    return value
+
+
+def test_calls_side_by_side_fail_alone():
+    calls = {value: partial(call_in_new_process, answer, value) for value in (1, -2, 3)}
+    found = dict(pair for ended in side_by_side(calls, 2) for pair in ended)
+    assert found[1]() == 1 and found[3]() == 3
+    with pytest.raises(ValueError, match='-2'):
+        found[-2]()
+
+
+def test_calls_side_by_side_end_with_their_caller(tmp_path):
+    calls = {0: partial(call_in_new_process, answer, 0)}
+    calls |= {place: partial(call_in_new_process, linger, tmp_path / str(place)) for place in (1, 2, 3)}
+    for ended in side_by_side(calls, 3):
+        assert [place for place, _ in ended] == [0]
+        while not all((tmp_path / str(place)).exists() and (tmp_path / str(place)).read_text() for place in (1, 2)):
+            time.sleep(0.05)
+        break
+    for place in (1, 2):
+        pid, *last_words = (tmp_path / str(place)).read_text().split(maxsplit=1)
+        assert last_words == ['stopped by SIGTERM']
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
     assert not multiprocessing.active_children()

@@ -5,12 +5,14 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import resource_tracker
+from typing import TypeVar
 
 from utils.errors import RunError
 
+Key = TypeVar('Key')
 PATIENCE = 10   # seconds that a process gets to end by itself when it is asked to
 
 
@@ -48,13 +50,39 @@ def call_in_new_process(function: Callable, *arguments):
     except KeyboardInterrupt:
         children = multiprocessing.active_children()
         pool.shutdown(wait=False)
-        for end in multiprocessing.Process.terminate, multiprocessing.Process.kill:
-            for process in children:
-                end(process)
-                process.join(PATIENCE)
+        end(children)
         raise
     finally:
         pool.shutdown()
+
+
+def end(children: list[multiprocessing.Process]):
+    """Ask them to end and, after PATIENCE, make them."""
+    for stop in multiprocessing.Process.terminate, multiprocessing.Process.kill:
+        for process in children:
+            stop(process)
+        for process in children:
+            process.join(PATIENCE)
+
+
+def side_by_side(calls: Mapping[Key, Callable], most: int
+                 ) -> Iterator[list[tuple[Key, Callable]]]:
+    """Make the calls, at most so many at a time; yields those that ended, with what they gave.
+
+    Each call is a call_in_new_process, and comes back as a function that returns or raises what
+    it did. Where the caller stops, the calls are ended.
+    """
+    pool = ThreadPoolExecutor(most)
+    running = {pool.submit(call): key for key, call in calls.items()}
+    try:
+        while running:
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            yield [(running.pop(call), call.result) for call in ended]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        while not all(call.done() for call in running):     # one may be starting its process
+            end(multiprocessing.active_children())
+            wait(running, 0.1)
 
 
 def _call(start_method, function, arguments):

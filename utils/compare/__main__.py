@@ -13,6 +13,10 @@ it writes, of all finished ones,
                                and what differences such a comparison can see
     curves, accuracy           accuracy per epoch; final accuracies; as .png and .svg
 
+or, where --rates has several learning rates to choose from,
+
+    rates.md                   the accuracy of each method at each rate, and the best ones
+
 Accuracies are counted image by image with the checkpoint of the last epoch. --tenCrop counts with
 ten crops; as it does not change what is trained, cells trained without it may be counted with it.
 """
@@ -24,35 +28,33 @@ if __name__ == '__main__':
 import argparse
 import contextlib
 import itertools
+import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
 import models
 import opts
 from utils import checks, console, devices, processes, resolve
-from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
-from utils.binarize import METHODS
-from utils.config import config_words
 from utils.data import describe_own, load_data
 from utils.errors import InputError, RunError, explained, naming, reported
-from utils.files import InUse, claimed
+from utils.files import InUse, claimed, write_text
 from utils.provenance import provenance
 from utils.source import dataset_spec, own_data_flags
 from utils.training.checkpoint import read_checkpoint
 
-from . import PROGRAM, cells, output, statistics
-
-MODEL_DEF = 'sketchanet'
+from . import PROGRAM, cells, output, rates, statistics
+from .flags import parse
 
 
 def main(arguments: Sequence[str] | None = None):
     """Train what is missing of the comparison that the arguments describe, and write its tables."""
     with reported(PROGRAM, '; run the same command again to resume'):
-        options, common = parse(arguments)
+        options, common = parse(arguments, __doc__)
         flags = complete_flags(common)
         if flags.epochs == 0:
             raise InputError('--epochs=0: there is nothing to compare without training')
@@ -62,18 +64,21 @@ def main(arguments: Sequence[str] | None = None):
         given = sys.argv[1:] if arguments is None else arguments
         command = shlex.join(['python3', '-m', PROGRAM, *given])
         plan = cells.plan(options.model_def, options.methods, options.inputs, options.seeds,
-                          folder, flags.signLayers)
+                          folder, flags.signLayers, options.rates)
         with contextlib.ExitStack() as stack:
             with naming('--logdir'):
                 if options.collect and not folder.is_dir():
                     raise InputError(f'{folder} does not exist, so it has no finished cells')
                 stack.enter_context(claimed(folder))
-            compare(plan, options.collect, common, command, flags)
+            compare(plan, options.collect, common, command, flags, options.jobs)
 
 
 def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: str,
-            flags: argparse.Namespace):
-    """Write the tables of the finished cells and, unless `collect`, train the others."""
+            flags: argparse.Namespace, jobs: int = 1):
+    """Write the tables of the finished cells and, unless `collect`, train the others.
+
+    jobs: how many cells are trained at the same time.
+    """
     data, measured = data_of(flags, collect)
     images = datasets.fingerprint(data.val) if data else None
     common = [*common, *measured]
@@ -93,19 +98,39 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
         write(folder, command, results, flags)
     elif collect and not failures.names:
         raise InputError(f'--collect: {folder} has no finished cells with these flags')
-    for number, cell in enumerate([] if collect else plan, 1):
-        if cell in results or cell.name in failures.names:
-            continue
-        console.say(f'cell {number} of {len(plan)}: {cell.name}')
-        start = f'--resume={cell.last}' if done[cell] else '--overwrite'    # of less than an epoch
-        with failures.of(cell):
-            processes.call_in_new_process(
-                cells.train_cell, [*cell.arguments(common), start], command)
-            evaluate(cell, read_checkpoint(cell.last))
-        if cell in results:
+    missing = {cell: [*cell.arguments(common),
+                      f'--resume={cell.last}' if done[cell] else '--overwrite']
+               for cell in plan if cell not in results and cell.name not in failures.names}
+    for ended in [] if collect else trained(missing, len(plan), command, jobs):
+        for cell, outcome in ended:
+            with failures.of(cell):
+                outcome()
+                evaluate(cell, read_checkpoint(cell.last))
+        if any(cell in results for cell, _ in ended):
             write(folder, command, {cell: results[cell] for cell in plan if cell in results}, flags)
     if failures.names:
         raise RunError(f'{", ".join(failures.names)} failed, as reported above')
+
+
+def trained(missing: dict[cells.Cell, list[str]], planned: int, command: str, jobs: int
+            ) -> Iterator[list[tuple[cells.Cell, Callable]]]:
+    """Train the cells by their arguments; yields those that ended together, each with a function.
+
+    It returns or raises what the training did. A single job trains when the function is called.
+    """
+    def train(number, cell):
+        console.say(f'cell {number} of {planned}: {cell.name}')
+        how = [cells.train_cell, missing[cell], command]
+        if jobs > 1:
+            how = [cells.train_beside_others, *how[1:], max(1, (os.cpu_count() or 1) // jobs)]
+        processes.call_in_new_process(*how)
+
+    calls = {cell: partial(train, number, cell)
+             for number, cell in enumerate(missing, 1 + planned - len(missing))}
+    if jobs == 1:
+        yield from ([(cell, call)] for cell, call in calls.items())
+    else:
+        yield from processes.side_by_side(calls, jobs)
 
 
 def data_of(flags: argparse.Namespace, collect: bool) -> tuple[datasets.Data | None, list[str]]:
@@ -162,68 +187,26 @@ def complete_flags(arguments):
 
 def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: argparse.Namespace):
     """Write the tables and plots of the finished cells, and print the tables."""
+    origin = provenance(devices.choose(flags.device), command)
+    data = datasets.data_name(flags.dataset)
+    if next(iter(results)).is_trial:
+        text = rates.text(origin, results, f'the validation images of {data}')
+        with naming(str(folder), RunError):
+            write_text(folder / 'rates.md', text)
+        console.say(f'{text}\n{folder}: rates.md')
+        return
     by_kind: dict = {}
     for cell, result in results.items():
         by_kind.setdefault((cell.method, cell.inputs), {})[cell.seed] = result
     rows = [statistics.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
     same_inputs = [(a, b) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]
     pairs = [statistics.paired(a, b, by_kind) for a, b in same_inputs]
-    origin = provenance(devices.choose(flags.device), command)
-    text = output.markdown(origin, rows, [pair for pair in pairs if pair], flags.tenCrop,
-                           datasets.data_name(flags.dataset))
+    text = output.markdown(origin, rows, [pair for pair in pairs if pair], flags.tenCrop, data)
     networks = ', '.join(dict.fromkeys(cell.model_def for cell in results))
-    title = f'{networks} on {datasets.data_name(flags.dataset)}'
+    title = f'{networks} on {data}'
     with naming(str(folder), RunError):
         output.write(folder, text, rows, by_kind, title)
     console.say(f'{text}\n{folder}: compare.md, compare.csv, curves and accuracy as PNG and SVG')
-
-
-def names_among(*known: str):
-    """The type of a flag that takes some of the known names, separated by commas."""
-    def choose(text):
-        chosen = list(dict.fromkeys(text.split(',')))
-        return [one_of(known)(name) for name in chosen]
-    return choose
-
-
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """(the comparison's own flags, those of main.py that all cells share)"""
-    parser = Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model_def', type=one_of(models.names()),
-                        metavar='NAME', help='a network of the family to compare (default: that of '
-                        f'--config, or {MODEL_DEF})')
-    parser.add_argument('--methods', default=','.join(['real', *METHODS]), metavar='A,B,…',
-                        type=names_among('real', *METHODS), help='of %(default)s (default: all)')
-    parser.add_argument('--inputs', default='real,sign', type=names_among('real', 'sign'),
-                        metavar='A,B', help='of real, sign (default: both)')
-    parser.add_argument('--seeds', default=3, type=at_least(1), metavar='N',
-                        help='runs per method (default: 3)')
-    parser.add_argument('--name', type=run_name,
-                        help='name of the comparison (default: compare-DATA-FAMILY)')
-    parser.add_argument('--logdir', default='logs', metavar='DIR', help='(default: %(default)s)')
-    parser.add_argument('--config', metavar='FILE',
-                        help="flags from a JSON file, like a run's flags.json, but for its name, "
-                        'its folder and what the comparison decides; those of the command win')
-    parser.add_argument('--collect', action='store_true',
-                        help='train nothing; write what the finished cells give')
-    options, common = parser.parse_known_args(arguments)
-    check_not_empty(options, 'logdir', 'config')
-    decided = opts.fixed_by('compare')
-    for flag in common:
-        name = flag.split('=')[0]
-        if name.removeprefix('--').removeprefix('no-') in decided:
-            raise InputError(f'{name} is decided by the comparison for each of its runs')
-    if options.config:
-        words, sentences = config_words(options.config, opts.parser(),
-                                        sys.argv[1:] if arguments is None else arguments,
-                                        {'name', 'logdir', *decided})
-        for sentence in sentences:
-            console.say(sentence)
-        options.model_def = options.model_def or opts.parse(words).model_def
-        common = words + common
-    options.model_def = options.model_def or MODEL_DEF
-    return options, common
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from utils.training.logs import read_log
 from utils.training.progress import Progress
 
 from . import PROGRAM
+from .rates import Rates
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class Cell:
     model_def: str
     seed: int
     folder: Path    # of the whole comparison
+    rate: float | None = None       # its --maxlr, None for that of all cells
+    is_trial: bool = False      # of the rate, one of several
 
     @property
     def name(self) -> str:
         method = [] if self.method == 'real' else [self.method]
-        return '-'.join([self.model_def, *method, f'seed{self.seed}'])
+        rate = [f'maxlr{self.rate:g}'] if self.is_trial else []
+        return '-'.join([self.model_def, *method, f'seed{self.seed}', *rate])
 
     @property
     def last(self) -> Path:
@@ -48,12 +53,14 @@ class Cell:
             binary = ['--no-binaryWeight']
         else:
             binary = ['--binaryWeight', f'--binarizer={self.method}']
+        if self.rate is not None:
+            binary.append(f'--maxlr={self.rate}')
         return [*common, f'--model_def={self.model_def}', *binary, f'--manualSeed={self.seed}',
                 f'--name={self.name}', f'--logdir={self.folder}']
 
 
 def plan(model_def: str, methods: list[str], inputs: list[str], seeds: int, folder: Path,
-         signLayers: str | None) -> list[Cell]:
+         signLayers: str | None, rates: Rates) -> list[Cell]:
     """All cells, those of one seed before those of the next.
 
     Raises InputError for what the family of model_def or the flags do not allow.
@@ -71,7 +78,8 @@ def plan(model_def: str, methods: list[str], inputs: list[str], seeds: int, fold
     if signLayers and with_real_inputs:
         raise InputError('--signLayers would binarize the inputs of the networks with real inputs: '
                          'add --inputs=sign')
-    return [Cell(*kind, seed, folder) for seed in range(seeds) for kind in kinds]
+    return [Cell(*kind, seed, folder, rate, rates.are_trials) for seed in range(seeds)
+            for kind in kinds for rate in rates.of(kind[0])]
 
 
 def variant(model_def: str, method: str, inputs: str) -> str:
@@ -122,6 +130,13 @@ def train_cell(arguments: list[str], command: str):
     """Train the cell of these flags; `command` is that of the comparison."""
     begin(PROGRAM)
     experiment.from_command(arguments).train(command)
+
+
+def train_beside_others(arguments: list[str], command: str, threads: int):
+    """train_cell, silent but for warnings and errors, on so many threads."""
+    torch.set_num_threads(threads)
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        train_cell(arguments, command)
 
 
 RESULT = {'ranks', 'curve', 'seconds', 'bits_per_weight', 'bytes'}
