@@ -43,7 +43,7 @@ class Training:
 
     def arguments(self, common: Sequence[str]) -> list[str]:
         """The flags of this run, those that all runs share included."""
-        exact = ['--binSearch=exact'] if self.centring == 'off' else []     # see uncentred
+        exact = ['--binSearch=exact'] if self.centring == 'off' else []     # see projection
         return [*common, f'--model_def={self.network}', '--binaryWeight',
                 f'--binarizer={self.method}', *exact, f'--name={self.name}',
                 f'--logdir={self.folder}']
@@ -52,7 +52,7 @@ class Training:
 def train(training: Training, arguments: list[str], measure_at: list[int], command: str):
     """Train one network, in a process of its own, and write its measures."""
     begin(PROGRAM)
-    with uncentred() if training.centring == 'off' else contextlib.nullcontext():
+    with projection(training.centring):
         planned = experiment.from_command(arguments)
         if training.centring == 'off':
             planned.notes.append('The projection of this run only clamps; main.py, which does not '
@@ -127,13 +127,14 @@ def dab_shares(weight: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def uncentred() -> Iterator[None]:
-    """A block in which the projection only clamps.
+def projection(centring: str) -> Iterator[None]:
+    """A block in which the projection only clamps where centring is 'off'.
 
-    Layers must be made with the exact search: the compiled code has a projection of its own.
+    Layers must search exactly then: the compiled code has a projection of its own.
     """
     project_ = binarize.project_
-    binarize.project_ = clamp_
+    if centring == 'off':
+        binarize.project_ = clamp_
     try:
         yield
     finally:
