@@ -17,7 +17,7 @@ LAYERS = [
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
     ['utils.binarize', 'utils.hooks', 'utils.arguments'],
-    ['utils.describe', 'utils.style', 'utils.packed', 'utils.config'],
+    ['utils.describe', 'utils.layer_errors', 'utils.style', 'utils.packed', 'utils.config'],
     ['utils.training'],
     ['utils.activations', 'utils.state_dicts', 'opts'],
     ['utils.source', 'utils.checks', 'utils.pretrained'],

@@ -12,11 +12,11 @@ import main
 import models
 from models.blocks import layer_set, layer_string
 from utils import binarize
+from utils import layer_errors as measuring
 from utils.activations import binarization_losses
 from utils.source import checkpoint_source
 from utils.report import __main__ as report
 from utils.report import figures, responses
-from utils.report import layers as measuring
 from utils.training.progress import Progress
 
 CPU = torch.device('cpu')

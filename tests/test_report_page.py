@@ -13,7 +13,7 @@ import datasets
 import models
 from utils import binarize, packed
 from utils.report import curves, figures, mistake_figures, pictures, responses, summary, weights, words
-from utils.report.layers import measure_layers
+from utils.layer_errors import measure_layers
 from utils.report.page import Page
 from utils.source import Source
 

@@ -70,8 +70,12 @@ def side_by_side(calls: Mapping[Key, Callable], most: int
     """Make the calls, at most so many at a time; yields those that ended, with what they gave.
 
     Each call is a call_in_new_process, and comes back as a function that returns or raises what
-    it did. Where the caller stops, the calls are ended.
+    it did. Where the caller stops, the calls are ended. One at a time, a call comes back before it
+    is made, for the caller to make.
     """
+    if most == 1:
+        yield from ([call] for call in calls.items())
+        return
     pool = ThreadPoolExecutor(most)
     running = {pool.submit(call): key for key, call in calls.items()}
     try:

@@ -28,27 +28,23 @@ if __name__ == '__main__':
 import argparse
 import contextlib
 import itertools
-import os
 import shlex
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import datasets
 import models
-import opts
-from utils import checks, console, devices, processes, resolve
-from utils.data import describe_own, load_data
-from utils.errors import InputError, RunError, explained, naming, reported
-from utils.files import InUse, claimed, write_text
+from utils import console, devices, processes
+from utils.errors import InputError, RunError, naming, reported
+from utils.files import claimed, write_text
 from utils.provenance import provenance
-from utils.source import dataset_spec, own_data_flags
 from utils.training.checkpoint import read_checkpoint
 
 from . import PROGRAM, cells, output, rates, statistics
 from .flags import parse
+from .shared import Failures, call_beside, complete_flags, data_of
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -98,10 +94,13 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
         write(folder, command, results, flags)
     elif collect and not failures.names:
         raise InputError(f'--collect: {folder} has no finished cells with these flags')
-    missing = {cell: [*cell.arguments(common),
-                      f'--resume={cell.last}' if done[cell] else '--overwrite']
-               for cell in plan if cell not in results and cell.name not in failures.names}
-    for ended in [] if collect else trained(missing, len(plan), command, jobs):
+    missing = [cell for cell in plan if cell not in results and cell.name not in failures.names]
+    calls = {}
+    for number, cell in enumerate([] if collect else missing, 1 + len(plan) - len(missing)):
+        start = f'--resume={cell.last}' if done[cell] else '--overwrite'    # of less than an epoch
+        calls[cell] = partial(train, f'cell {number} of {len(plan)}: {cell.name}', jobs,
+                              [*cell.arguments(common), start], command)
+    for ended in processes.side_by_side(calls, jobs):
         for cell, outcome in ended:
             with failures.of(cell):
                 outcome()
@@ -112,77 +111,10 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
         raise RunError(f'{", ".join(failures.names)} failed, as reported above')
 
 
-def trained(missing: dict[cells.Cell, list[str]], planned: int, command: str, jobs: int
-            ) -> Iterator[list[tuple[cells.Cell, Callable]]]:
-    """Train the cells by their arguments; yields those that ended together, each with a function.
-
-    It returns or raises what the training did. A single job trains when the function is called.
-    """
-    def train(number, cell):
-        console.say(f'cell {number} of {planned}: {cell.name}')
-        how = [cells.train_cell, missing[cell], command]
-        if jobs > 1:
-            how = [cells.train_beside_others, *how[1:], max(1, (os.cpu_count() or 1) // jobs)]
-        processes.call_in_new_process(*how)
-
-    calls = {cell: partial(train, number, cell)
-             for number, cell in enumerate(missing, 1 + planned - len(missing))}
-    if jobs == 1:
-        yield from ([(cell, call)] for cell, call in calls.items())
-    else:
-        yield from processes.side_by_side(calls, jobs)
-
-
-def data_of(flags: argparse.Namespace, collect: bool) -> tuple[datasets.Data | None, list[str]]:
-    """The images of all cells, and the flags of one's own data.
-
-    The flags are what is measured of it once for all cells. None and [] where the data is missing
-    and results of before are collected.
-    """
-    try:
-        data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
-                         skipBroken=flags.skipBroken)
-    except InputError:
-        if collect:
-            return None, []
-        raise
-    measured = {}
-    if data.measured:
-        console.say(describe_own(flags.dataset, data))
-        measured = own_data_flags(data.spec.mean, data.spec.std)
-    return data, [f'--{name}={value}' for name, value in measured.items()]
-
-
-class Failures:
-    """The cells that failed, which the others do not depend on."""
-
-    def __init__(self):
-        self.names: list[str] = []
-
-    @contextlib.contextmanager
-    def of(self, cell: cells.Cell) -> Iterator[None]:
-        """Report whatever the block raises, but for a mistake in the flags, which all share."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, InputError) and not isinstance(error, RunError | InUse):
-                raise
-            self.names.append(cell.name)
-            report_failure(cell, error)
-
-
-def report_failure(cell, error):
-    error = explained(error)
-    if not isinstance(error, InputError):
-        console.complain(''.join(traceback.format_exception(error)).rstrip())
-    console.complain(console.one_line(f'{PROGRAM}: error: {cell.name} failed: {error}'))
-
-
-def complete_flags(arguments):
-    flags = opts.parse(arguments)
-    checks.check(flags)
-    devices.choose(flags.device)    # before anything is made
-    return resolve.complete(flags)
+def train(title: str, jobs: int, arguments: list[str], command: str):
+    """Train a cell in a process of its own, one of so many at a time."""
+    console.say(title)
+    call_beside(jobs, cells.train_cell, arguments, command)
 
 
 def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: argparse.Namespace):

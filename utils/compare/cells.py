@@ -2,7 +2,6 @@
 import argparse
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,13 +129,6 @@ def train_cell(arguments: list[str], command: str):
     """Train the cell of these flags; `command` is that of the comparison."""
     begin(PROGRAM)
     experiment.from_command(arguments).train(command)
-
-
-def train_beside_others(arguments: list[str], command: str, threads: int):
-    """train_cell, silent but for warnings and errors, on so many threads."""
-    torch.set_num_threads(threads)
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-        train_cell(arguments, command)
 
 
 RESULT = {'ranks', 'curve', 'seconds', 'bits_per_weight', 'bytes'}

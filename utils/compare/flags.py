@@ -54,22 +54,32 @@ def parse(arguments: Sequence[str] | None, description: str
                         help='train nothing; write what the finished cells give')
     options, common = parser.parse_known_args(arguments)
     check_not_empty(options, 'logdir', 'config')
-    decided = opts.fixed_by('compare')
+    common, from_config = shared_flags(common, options.config, opts.fixed_by('compare'), arguments)
+    if options.config:
+        options.model_def = options.model_def or opts.parse(from_config).model_def
+    options.model_def = options.model_def or MODEL_DEF
+    check_rates(options, common)
+    return options, common
+
+
+def shared_flags(common: list[str], config: str | None, decided: Sequence[str],
+                 arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The flags of main.py that all runs share, after those of --config; and the latter alone.
+
+    arguments: the whole command. Raises InputError for flags that the comparison has decided.
+    """
     for flag in common:
         name = flag.split('=')[0]
         if name.removeprefix('--').removeprefix('no-') in decided:
             raise InputError(f'{name} is decided by the comparison for each of its runs')
-    if options.config:
-        words, sentences = config_words(options.config, opts.parser(),
-                                        sys.argv[1:] if arguments is None else arguments,
-                                        {'name', 'logdir', *decided})
-        for sentence in sentences:
-            console.say(sentence)
-        options.model_def = options.model_def or opts.parse(words).model_def
-        common = words + common
-    options.model_def = options.model_def or MODEL_DEF
-    check_rates(options, common)
-    return options, common
+    if not config:
+        return common, []
+    words, sentences = config_words(config, opts.parser(),
+                                    sys.argv[1:] if arguments is None else arguments,
+                                    {'name', 'logdir', *decided})
+    for sentence in sentences:
+        console.say(sentence)
+    return words + common, words
 
 
 def check_rates(options, common):

@@ -25,17 +25,21 @@ def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[in
     title: that of the plots, the networks and the data.
     """
     write_text(folder / 'compare.md', text)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0].keys(), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / 'compare.csv', table.getvalue())
+    write_text(folder / 'compare.csv', csv_table(rows))
     plots = {'curves': plot_curves(by_kind), 'accuracy': plot_accuracy(rows, by_kind)}
     for name, figure in plots.items():
         figure.suptitle(title, fontsize='large')
         for kind in FORMATS:
             write_atomically(folder / f'{name}.{kind}',
                              lambda path: figure.savefig(path, dpi=150, format=kind))
+
+
+def csv_table(rows: list[dict]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0].keys(), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
 
 
 def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCrop: bool,

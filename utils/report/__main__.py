@@ -26,11 +26,11 @@ from models.blocks import has_signs
 from utils.arguments import Parser, at_least
 from utils.errors import InputError, RunError, naming, reported
 from utils.data import load_data
+from utils.layer_errors import measure_layers
 from utils.source import Source, checkpoint_source, stored_network
 
 from .activations import add_activations
 from .curves import add_curves
-from .layers import measure_layers
 from .mistakes import add_mistakes
 from .network import add_network
 from .page import Page, check_folder

@@ -1,11 +1,11 @@
 """The section on training: curves from the logs of the run (utils/training/record.py)."""
 from pathlib import Path
 
+from utils.layer_errors import Layer
 from utils.training.logs import read_log
 
 from . import charts
 from .charts import Curve
-from .layers import Layer
 from .page import Page
 from .words import capitalized, extremes, number, trend
 

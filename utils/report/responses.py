@@ -4,9 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.hooks import watching_inputs
+from utils.layer_errors import Layer
 
 from . import pictures
-from .layers import Layer
 from .page import Page
 from .words import capitalized
 

@@ -2,9 +2,9 @@
 import torch
 
 from utils import binarize
+from utils.layer_errors import ROUNDING, Layer
 
 from . import figures
-from .layers import ROUNDING, Layer
 from .page import Page
 from .words import capitalized, extremes, number, span
 

@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 
 def title(number: int, name: str) -> str:
-    """What the page calls the convolution of this number and name."""
+    """What a report calls the convolution of this number and name."""
     return f'convolution {number} ({name})'
 
 

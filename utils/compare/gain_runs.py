@@ -1,0 +1,145 @@
+"""The runs of utils.compare.gain: networks that are measured while they train."""
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils import binarize, devices, experiment
+from utils.errors import RunError, begin, naming
+from utils.files import write_text
+from utils.layer_errors import PART, Layer, measure_layers
+from utils.training import loop
+
+from . import gain_tables, output
+
+PROGRAM = 'utils.compare.gain'
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run."""
+
+    network: str
+    method: str
+    centring: str       # 'on' or 'off'
+    folder: Path        # of all runs
+
+    @property
+    def name(self) -> str:
+        uncentred = ['uncentred'] if self.centring == 'off' else []
+        return '-'.join([self.network, self.method, *uncentred])
+
+    @property
+    def last(self) -> Path:
+        return self.folder / self.name / 'last.pth.tar'
+
+    @property
+    def measures(self) -> Path:
+        return self.folder / self.name / 'gain.csv'
+
+    def arguments(self, common: Sequence[str]) -> list[str]:
+        """The flags of this run, those that all runs share included."""
+        exact = ['--binSearch=exact'] if self.centring == 'off' else []     # see projection
+        return [*common, f'--model_def={self.network}', '--binaryWeight',
+                f'--binarizer={self.method}', *exact, f'--name={self.name}',
+                f'--logdir={self.folder}']
+
+
+def train(training: Training, arguments: list[str], measure_at: list[int], command: str):
+    """Train one network, in a process of its own, and write its measures."""
+    begin(PROGRAM)
+    with projection(training.centring):
+        planned = experiment.from_command(arguments)
+        if training.centring == 'off':
+            planned.notes.append('The projection of this run only clamps; main.py, which does not '
+                                 'know that, would centre its weights.')
+
+        def train_measured(flags, model, loaders, run, device, facts, checkpoint=None):
+            measuring = MeasuringRun(run, training, {*measure_at, flags.epochs})
+            measuring.start(model, checkpoint['epoch'] if checkpoint else 0)
+            loop.train(flags, model, loaders, measuring, device, facts, checkpoint)
+        planned.train(command, train_measured)
+
+
+class MeasuringRun:
+    """The Run of a training, which is told the weights after each epoch; it measures them too."""
+
+    def __init__(self, run, training: Training, measure_at: set[int]):
+        self.run, self.training, self.measure_at = run, training, measure_at
+        self.rows: list[dict] = []
+
+    def __getattr__(self, name):
+        return getattr(self.run, name)
+
+    def start(self, model: nn.Module, epochs: int):
+        """Before the first step, or after the epochs that a resumed run has."""
+        if epochs:
+            self.rows = [row for row in gain_tables.read_rows(self.training.measures)
+                         if row['epoch'] <= epochs]
+        else:
+            self.measure(model, 0)
+
+    def record_weights(self, model: nn.Module, epoch: int):
+        self.run.record_weights(model, epoch)
+        self.measure(model, epoch + 1)
+
+    def measure(self, model: nn.Module, epochs: int):
+        if epochs not in self.measure_at:
+            return
+        where = {'network': self.training.network, 'method': self.training.method,
+                 'centring': self.training.centring, 'epoch': epochs}
+        rows = [where | row for row in measures(model)]
+        self.rows += rows
+        with naming(str(self.training.measures), RunError):
+            write_text(self.training.measures, output.csv_table(self.rows))
+        share = gain_tables.percent(gain_tables.network_gain(rows))
+        self.run.say(f'gain of dab over xnor after epoch {epochs}: {share} % of the squared error')
+
+
+@torch.no_grad()
+def measures(model: nn.Module) -> list[dict]:
+    """A row of gain_tables.COLUMNS, but for where it is from, of every binarized convolution."""
+    if not devices.has_float64(next(model.parameters()).device):
+        model = copy.deepcopy(model).cpu()
+    return [layer_measures(layer) for layer in measure_layers(model)]
+
+
+def layer_measures(layer: Layer) -> dict:
+    shares = dab_shares(layer.projected)
+    errors = {f'error_{method}': layer.relative_error(method)
+              for method in ('dab', 'xnor', 'adabin')}
+    return {'number': layer.number, 'name': layer.name, 'filters': len(shares),
+            'n': layer.projected[0].numel(), 'K_over_n': shares.mean().item(),
+            'K_over_n_sd': shares.std(correction=0).item(),
+            'asymmetry': (shares - 0.5).abs().mean().item(), **errors,
+            'gain': gain_tables.gain(errors['error_dab'], errors['error_xnor']),
+            'squared_norm': layer.norms.sum().item()}
+
+
+def dab_shares(weight: Tensor) -> Tensor:
+    """K/n of every filter of weight (out, c, kh, kw) as dab splits it: (out,), in float64."""
+    masks = (binarize.split(part.double(), 'dab')[2] for part in weight.split(PART))
+    return torch.cat([mask.flatten(1).double().mean(1) for mask in masks])
+
+
+@contextlib.contextmanager
+def projection(centring: str) -> Iterator[None]:
+    """A block in which the projection only clamps where centring is 'off'.
+
+    Layers must search exactly then: the compiled code has a projection of its own.
+    """
+    project_ = binarize.project_
+    if centring == 'off':
+        binarize.project_ = clamp_
+    try:
+        yield
+    finally:
+        binarize.project_ = project_
+
+
+def clamp_(weight: Tensor) -> Tensor:
+    return weight.clamp_(-1, 1)

@@ -1,0 +1,89 @@
+"""What the runs of a comparison share: flags, images, the machine; and what failed of them."""
+import argparse
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator
+
+import torch
+
+import datasets
+import opts
+from utils import checks, console, devices, processes, resolve
+from utils.data import describe_own, load_data
+from utils.errors import InputError, RunError, explained
+from utils.files import InUse
+from utils.source import dataset_spec, own_data_flags
+
+from . import PROGRAM
+
+
+def call_beside(jobs: int, function: Callable, *arguments):
+    """function(*arguments) in a process of its own, which is one of so many that run at a time.
+
+    Of several, each is silent but for warnings and errors, and has its share of the cores.
+    """
+    if jobs == 1:
+        processes.call_in_new_process(function, *arguments)
+    else:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        processes.call_in_new_process(call_silently, threads, function, *arguments)
+
+
+def call_silently(threads: int, function: Callable, *arguments):
+    torch.set_num_threads(threads)
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        function(*arguments)
+
+
+def data_of(flags: argparse.Namespace, collect: bool) -> tuple[datasets.Data | None, list[str]]:
+    """The images of all cells, and the flags of one's own data.
+
+    The flags are what is measured of it once for all cells. None and [] where the data is missing
+    and results of before are collected.
+    """
+    try:
+        data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
+                         skipBroken=flags.skipBroken)
+    except InputError:
+        if collect:
+            return None, []
+        raise
+    measured = {}
+    if data.measured:
+        console.say(describe_own(flags.dataset, data))
+        measured = own_data_flags(data.spec.mean, data.spec.std)
+    return data, [f'--{name}={value}' for name, value in measured.items()]
+
+
+class Failures:
+    """The runs that failed, which the others do not depend on."""
+
+    def __init__(self, program: str = PROGRAM):
+        self.program = program
+        self.names: list[str] = []
+
+    @contextlib.contextmanager
+    def of(self, run) -> Iterator[None]:
+        """Report whatever the block raises, but for a mistake in the flags, which all share."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, InputError) and not isinstance(error, RunError | InUse):
+                raise
+            self.names.append(run.name)
+            report_failure(self.program, run.name, error)
+
+
+def report_failure(program, name, error):
+    error = explained(error)
+    if not isinstance(error, InputError):
+        console.complain(''.join(traceback.format_exception(error)).rstrip())
+    console.complain(console.one_line(f'{program}: error: {name} failed: {error}'))
+
+
+def complete_flags(arguments):
+    flags = opts.parse(arguments)
+    checks.check(flags)
+    devices.choose(flags.device)    # before anything is made
+    return resolve.complete(flags)
