@@ -61,6 +61,17 @@ def test_the_split_is_the_optimum(kind, n):
         assert objective(centred, e) >= best_objective(centred) * (1 - 1e-4) - 1e-12
 
 
+@pytest.mark.parametrize('exponent', [-20, -49, -70, -100, -125])
+def test_the_split_of_tiny_weights_is_that_of_larger_ones(exponent):
+    for kind in ('random', 'skewed', 'bimodal'):
+        rows = filters(kind, 500)
+        rows = rows - rows.mean(1, keepdim=True)
+        small = rows * 2.0 ** exponent
+        rows = small * 2.0 ** -exponent     # what the smaller ones have left of their digits
+        for expected, found in zip(binarize.split(rows), binarize.split(small)):
+            torch.testing.assert_close(found * 2.0 ** -exponent if found.is_floating_point() else found, expected)
+
+
 def test_the_split_is_the_best_of_all_partitions():
     for seed in range(20):
         rows = torch.tensor(np.random.default_rng(seed).normal(size=(1, 10)), dtype=torch.float32)

@@ -134,7 +134,7 @@ def test_a_network_trained_on_the_gpu_is_the_same_on_the_cpu_and_packed(tmp_path
         capsys.readouterr()
         main.main([*flags, '--evaluate', f'--predictions={tmp_path}/{place}.csv'])
         found[place] = (tmp_path / f'{place}.csv').read_text().splitlines()
-    same = [sum(a.split(',')[:3] == b.split(',')[:3] for a, b in zip(found['cpu'], found[place]))
+    same = [sum(a.split(',')[:3] == b.split(',')[:3] for a, b in zip(found['cpu'], found[place], strict=True))
             for place in ('cuda', 'packed')]
     assert len(found['cpu']) > 300 and min(same) >= 0.98 * len(found['cpu']), same
 

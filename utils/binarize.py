@@ -90,15 +90,19 @@ class DAB(Method):
         # Subtracting the filter's mean shifts every J equally; float32 sums of small numbers are
         # more accurate.
         mean = rows.mean(1, keepdim=True)
-        descending, order = (rows - mean).sort(dim=1, descending=True)
+        centred = rows - mean
+        # A power of two, which rounds nothing: the squares of tiny weights would be 0.
+        is_tiny = centred.abs().amax(1, keepdim=True) < 2.0 ** -50
+        scale = torch.where(is_tiny, 2.0 ** 90, 1.0).to(rows.dtype)
+        descending, order = (centred * scale).sort(dim=1, descending=True)
         sums = descending.cumsum(1)
         total, marked = sums[:, -1:], sums[:, :-1]
         counts = torch.arange(1, n, device=rows.device, dtype=rows.dtype)
         objective = marked.square() / counts + (total - marked).square() / (n - counts)
         best = objective.argmax(1, keepdim=True)
         marked = marked.gather(1, best)
-        alpha = mean + marked / (best + 1)
-        beta = mean + (total - marked) / (n - 1 - best)
+        alpha = mean + marked / (best + 1) / scale
+        beta = mean + (total - marked) / (n - 1 - best) / scale
         is_marked = torch.arange(n, device=rows.device) <= best
         mask = torch.empty_like(is_marked).scatter_(1, order, is_marked)
         return alpha, beta, mask
