@@ -4,6 +4,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from utils.devices import has_float64
+
 from . import parallel
 
 
@@ -34,7 +36,8 @@ class Sums:
                 self.sums += products       # one after another, whenever they are read
             self.terms, self.factors = [], []
         total = torch.cat([self.sums, torch.tensor([self.images])])
-        if parallel.processes() > 1:
-            total = parallel.sum_(total.to(self.device))    # NCCL adds on GPUs only
+        if parallel.processes() > 1:    # NCCL adds on GPUs only
+            dtype = torch.float64 if has_float64(self.device) else torch.float32
+            total = parallel.sum_(total.to(self.device, dtype))
         *sums, images = total.tolist()
         return sums, int(images)
