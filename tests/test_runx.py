@@ -141,3 +141,15 @@ def test_an_unknown_experiment_and_one_that_is_known(runx):
 def test_flags_of_pytest_come_last(runx):
     packages(runx.python())
     assert runx('test', '-m', 'soak')[1][0].endswith(' tests -m soak')
+
+
+def test_tuned_splits_the_training_images_before_it_compares(runx, tmp_path):
+    runx.python()
+    done, log = runx('tuned', str(tmp_path))
+    assert done.returncode == 2 and 'a folder of sketches' in done.stderr and not log
+    (tmp_path / 'train').mkdir()
+    done, log = runx('tuned', str(tmp_path), '--seeds=2')
+    prepare, rates = (line for line in log if '-m datasets' in line or 'utils.compare' in line)
+    assert f'--source={tmp_path}/train --out=logs/tuning-data' in prepare
+    assert '--seeds=2 --data_dir=logs/tuning-data --rates=0.0005,' in rates
+    assert done.returncode == 1     # the false Python chose no rate
