@@ -144,7 +144,7 @@ def test_flags_of_pytest_come_last(runx):
 
 
 def test_tuned_splits_the_training_images_before_it_compares(runx, tmp_path):
-    runx.python()
+    packages(runx.python())
     done, log = runx('tuned', str(tmp_path))
     assert done.returncode == 2 and 'a folder of sketches' in done.stderr and not log
     (tmp_path / 'train').mkdir()
