@@ -25,7 +25,7 @@ def names_among(*known: str):
     return choose
 
 
-def parse(arguments: Sequence[str] | None, description: str
+def parse(arguments: Sequence[str] | None, description: str = ''
           ) -> tuple[argparse.Namespace, list[str]]:
     """(the comparison's own flags, those of main.py that all cells share)"""
     parser = Parser(prog=f'python3 -m {PROGRAM}', description=description,

@@ -32,7 +32,7 @@ def call_beside(jobs: int, function: Callable, *arguments):
 
 def call_silently(threads: int, function: Callable, *arguments):
     torch.set_num_threads(threads)
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, 'w', encoding='utf-8') as nowhere, contextlib.redirect_stdout(nowhere):
         function(*arguments)
 
 
