@@ -55,6 +55,40 @@ class BinaryUnit(nn.Module):
                 f'relu={self.relu}')
 
 
+class PooledConv2d(nn.Module):
+    """A real convolution and the maximum pool behind it.
+
+    Where PyTorch would convolve in oneDNN, what is between the two stays in oneDNN's own order of
+    memory: the same convolution, without the two copies of a large map that other orders need.
+    """
+
+    def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d):
+        super().__init__()
+        self.conv = conv
+        self.pool = pool
+
+    def forward(self, x):
+        conv, pool = self.conv, self.pool
+        if not self.in_onednn(x):
+            return pool(conv(x))
+        y = torch.mkldnn_convolution(channels_first(x).to_mkldnn(), conv.weight, conv.bias,
+                                     conv.padding, conv.stride, conv.dilation, conv.groups)
+        y = torch.mkldnn_max_pool2d(y, pool.kernel_size, pool.stride, pool.padding,
+                                    pool.dilation, pool.ceil_mode)
+        return channels_last(y.to_dense())
+
+    def in_onednn(self, x: Tensor) -> bool:
+        """Whether PyTorch convolves x in oneDNN, which has maximum pools without dilation."""
+        conv = self.conv
+        if (torch.compiler.is_compiling() or conv.padding_mode != 'zeros'
+                or isinstance(conv.padding, str) or self.pool.dilation not in (1, (1, 1))):
+            return False
+        backend = torch._C._select_conv_backend(
+            channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation,
+            False, (0, 0), conv.groups)
+        return backend == torch._C._ConvBackend.Mkldnn
+
+
 class ExpandedConv2d(nn.Module):
     """A convolution of real inputs that expands its bits to weights, a few filters at a time."""
 

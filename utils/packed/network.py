@@ -14,7 +14,7 @@ from . import format, ops
 from .encoding import Bits
 from .export import pack
 from .format import Description
-from .modules import BinaryUnit, ExpandedConv2d
+from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d
 
 # What they round to depends on the order of memory.
 ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
@@ -115,8 +115,8 @@ def fuse(layers: dict, binary: dict) -> dict:
             if conv not in binary:
                 # Increasing functions commute with the maximum: pool first, for fewer values.
                 make_increasing(conv, norm)
-                del fused[names[-2]], fused[names[-1]]
-                fused |= {name: layer, names[-2]: norm, names[-1]: relu}
+                del fused[names[-3]], fused[names[-2]], fused[names[-1]]
+                fused |= {names[-3]: PooledConv2d(conv, layer), names[-2]: norm, names[-1]: relu}
                 continue
         fused[name] = layer
     return fused
