@@ -15,9 +15,12 @@ BITS_OF_BYTE = (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).float()  
 
 
 class BinaryUnit(nn.Module):
-    """BatchNorm -> sign -> convolution with binarized weights [-> ReLU], computed on bits."""
+    """BatchNorm -> sign -> convolution with binarized weights [-> ReLU], computed on bits.
 
-    def __init__(self, norm: nn.BatchNorm2d, conv: nn.Conv2d, bits: Bits, alpha: Tensor,
+    norm: the BatchNorm, or what sign_threshold takes in its place.
+    """
+
+    def __init__(self, norm: nn.Module, conv: nn.Conv2d, bits: Bits, alpha: Tensor,
                  beta: Tensor):
         super().__init__()
         self.channels = conv.in_channels
@@ -25,7 +28,7 @@ class BinaryUnit(nn.Module):
         self.stride = conv.stride
         self.padding = (0, 0) if conv.padding == 'valid' else conv.padding
         self.relu = False
-        threshold, flip = sign_threshold(norm)
+        threshold, flip = sign_threshold(norm, self.channels)
         self.register_buffer('threshold', threshold)
         self.register_buffer('flip', flip)
         self.register_buffer('alpha', alpha)
@@ -39,11 +42,12 @@ class BinaryUnit(nn.Module):
         return (conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == 'zeros'
                 and conv.padding != 'same')
 
-    def forward(self, x):
+    def forward(self, x: Tensor, shortcut: Tensor | None = None):
+        """The output of the unit; shortcut is added before the ReLU, in a unit without a bias."""
         bits = ops.pack_signs(x, self.threshold, self.flip)
         y = ops.binary_conv2d(bits, self.weight, self.alpha, self.beta, self.channels,
                               self.kernel_size, self.stride, self.padding,
-                              self.relu and self.bias is None)
+                              self.relu and self.bias is None, shortcut)
         if self.bias is not None:
             y += self.bias.view(-1, 1, 1)
             return y.relu_() if self.relu else y
@@ -53,6 +57,32 @@ class BinaryUnit(nn.Module):
         return (f'{self.channels}, {len(self.alpha)}, kernel_size={self.kernel_size}, '
                 f'stride={self.stride}, padding={self.padding}, bias={self.bias is not None}, '
                 f'relu={self.relu}')
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(residual + shortcut), where the last layer of the residual is a BinaryUnit.
+
+    The unit adds, so that the sum is in memory once.
+    """
+
+    def __init__(self, residual: nn.Sequential, shortcut: nn.Sequential):
+        super().__init__()
+        self.residual = residual
+        self.shortcut = shortcut
+        residual[-1].relu = True
+
+    @staticmethod
+    def supports(residual: nn.Sequential) -> bool:
+        """Whether the last layer can add the shortcut."""
+        return (isinstance(residual[-1], BinaryUnit) and residual[-1].bias is None
+                and not residual[-1].relu)
+
+    def forward(self, x):
+        *first, last = self.residual
+        y = x
+        for layer in first:
+            y = layer(y)
+        return last(y, self.shortcut(x))
 
 
 class PooledConv2d(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import models
 from models.blocks import Sign
+from models.resnet import BasicBlock
 
 from .. import binarize
 from ..memory_format import channels_first, channels_last
@@ -14,7 +15,7 @@ from . import format, ops
 from .encoding import Bits
 from .export import pack
 from .format import Description
-from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d
+from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock
 
 # What they round to depends on the order of memory.
 ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
@@ -49,7 +50,7 @@ def on_bits(model: nn.Module) -> nn.Module:
             parent._modules = fuse(parent._modules, binary)
     if any(isinstance(module, Sign) for module in network.modules()):
         return model
-    return round_alike(network).requires_grad_(False)
+    return round_alike(join_blocks(network)).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -77,7 +78,16 @@ def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module
         parent._modules = {
             name: ExpandedConv2d(layer, *binary.pop(layer)) if layer in binary else layer
             for name, layer in layers.items()}
-    return round_alike(network).requires_grad_(False)
+    return round_alike(join_blocks(network)).requires_grad_(False)
+
+
+def join_blocks(network: nn.Module) -> nn.Module:
+    """Let the last binary units of residual blocks add the shortcuts."""
+    for parent in list(network.modules()):
+        for name, block in parent.named_children():
+            if isinstance(block, BasicBlock) and ResidualBlock.supports(block.residual):
+                setattr(parent, name, ResidualBlock(block.residual, block.shortcut))
+    return network
 
 
 def round_alike(network: nn.Module) -> nn.Module:
@@ -109,6 +119,9 @@ def fuse(layers: dict, binary: dict) -> dict:
         elif (types[-2:] == [nn.BatchNorm2d, Sign] and layer in binary
                 and BinaryUnit.supports(layer)):
             norm, _ = fused.pop(names[-2]), fused.pop(names[-1])
+            if types[-4:-2] == [nn.BatchNorm2d, nn.ReLU]:       # monotone, so part of the threshold
+                before, relu = fused.pop(names[-4]), fused.pop(names[-3])
+                norm = nn.Sequential(before, relu, norm)
             layer = BinaryUnit(norm, layer, *binary.pop(layer))
         elif isinstance(layer, nn.MaxPool2d) and types[-3:] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
             conv, norm, relu = (fused[before] for before in names[-3:])

@@ -30,8 +30,8 @@ library = torch.library.Library('dab', 'FRAGMENT')
 library.define('pack_signs(Tensor x, Tensor threshold, Tensor flip) -> Tensor',
                tags=torch.Tag.pt2_compliant_tag)
 library.define('binary_conv2d(Tensor bits, Tensor prepared, Tensor alpha, Tensor beta, '
-               'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu) '
-               '-> Tensor', tags=torch.Tag.pt2_compliant_tag)
+               'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu, '
+               'Tensor? shortcut=None) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
 
 
 def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
@@ -47,18 +47,20 @@ def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
 
 
 def binary_conv2d(bits: Tensor, prepared: Tensor, alpha: Tensor, beta: Tensor, channels: int,
-                  kernel_size, stride=1, padding=0, relu: bool = False) -> Tensor:
+                  kernel_size, stride=1, padding=0, relu: bool = False,
+                  shortcut: Tensor | None = None) -> Tensor:
     """Convolve signs with two-valued filters: float32 (N, out, OH, OW) in channels_last memory.
 
     bits: what pack_signs returns for `channels` channels. prepared: what prepare returns. alpha and
     beta: float32 (out,). kernel_size, stride and padding: numbers or pairs (rows, columns). relu:
     return max(0, result). The sums are exact; the result is computed from them in double and
-    rounded to float32. Raises ValueError where these do not fit together.
+    rounded to float32. shortcut: float32 (N, out, OH, OW), added in float32 before the ReLU;
+    fastest in channels_last memory. Raises ValueError where these do not fit together.
     """
     if not torch.compiler.is_compiling():
         has_kernel()
     return torch.ops.dab.binary_conv2d.default(bits, prepared, alpha, beta, channels, kernel_size,
-                                               stride, padding, relu)
+                                               stride, padding, relu, shortcut)
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -135,7 +137,8 @@ def _pack_signs(x, threshold, flip):
     return _pack(signs.permute(0, 2, 3, 1))
 
 
-def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu):
+def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu,
+                   shortcut=None):
     """The same sums of ±1 as float32 convolutions: exact below 2^24.
 
     The sums are rounded to integers because Winograd's algorithm has rounding errors.
@@ -149,6 +152,8 @@ def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, p
     marked_sum = functional.conv2d(x, marked.float(), None, stride, padding).round()
     alpha, beta = (values.double().view(-1, 1, 1) for values in (alpha, beta))
     out = ((alpha - beta) * marked_sum + beta * total_sum).float()
+    if shortcut is not None:
+        out += shortcut
     return (out.relu() if relu else out).contiguous(memory_format=torch.channels_last)
 
 
@@ -160,7 +165,7 @@ def _(x, threshold, flip):
 
 
 @torch.library.register_fake('dab::binary_conv2d')
-def _(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu):
+def _(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu, shortcut=None):
     has_kernel()
     sides = ((side + 2 * pad - kernel) // step + 1
              for side, kernel, step, pad in zip(bits.shape[1:3], kernel_size, stride, padding))

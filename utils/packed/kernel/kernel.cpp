@@ -6,6 +6,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <optional>
+
 #include "instructions.h"
 
 namespace {
@@ -40,7 +42,7 @@ Axis checked_axis(int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
 
 at::Tensor binary_conv2d(const at::Tensor& bits, const at::Tensor& prepared, const at::Tensor& alpha,
                          const at::Tensor& beta, int64_t channels, at::IntArrayRef kernel, at::IntArrayRef stride,
-                         at::IntArrayRef padding, bool relu) {
+                         at::IntArrayRef padding, bool relu, const std::optional<at::Tensor>& shortcut) {
     TORCH_CHECK_VALUE(bits.dim() == 4 && bits.scalar_type() == at::kLong && channels > 0 &&
                       bits.size(3) == (channels + 63) / 64,
                       "binary_conv2d takes the int64 (N, H, W, words) of pack_signs for ", channels, " channels");
@@ -51,13 +53,17 @@ at::Tensor binary_conv2d(const at::Tensor& bits, const at::Tensor& prepared, con
     const Axis y = checked_axis(bits.size(1), kernel[0], stride[0], padding[0]);
     const Axis x = checked_axis(bits.size(2), kernel[1], stride[1], padding[1]);
     const auto image = bits.contiguous(), alphas = alpha.contiguous(), betas = beta.contiguous();
+    auto out = at::empty({bits.size(0), alpha.size(0), y.outputs, x.outputs}, alpha.options(),
+                         at::MemoryFormat::ChannelsLast);
+    TORCH_CHECK_VALUE(!shortcut || (shortcut->sizes() == out.sizes() && shortcut->scalar_type() == at::kFloat),
+                      "binary_conv2d takes a float32 shortcut of the shape of its output");
+    const auto added = shortcut ? shortcut->contiguous(at::MemoryFormat::ChannelsLast) : at::Tensor();
     Convolution c = plan(y, x, bits.size(0), channels, alpha.size(0), relu,
-                         reinterpret_cast<const uint64_t*>(image.const_data_ptr<int64_t>()));
+                         reinterpret_cast<const uint64_t*>(image.const_data_ptr<int64_t>()),
+                         shortcut ? added.const_data_ptr<float>() : nullptr);
     TORCH_CHECK_VALUE(prepared.scalar_type() == at::kLong && prepared.is_contiguous() && prepared.sizes() ==
                       at::IntArrayRef({c.groups, y.kernel * x.kernel * (c.words + 1), FILTERS}),
                       "binary_conv2d: the prepared filters are those of another convolution");
-    auto out = at::empty({c.images, c.filters, y.outputs, x.outputs}, alpha.options(),
-                         at::MemoryFormat::ChannelsLast);
     if (out.numel() == 0) return out;
 
     c.prepared = reinterpret_cast<const uint64_t*>(prepared.const_data_ptr<int64_t>());
