@@ -4,14 +4,11 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..memory_format import channels_first, channels_last
 from . import ops
 from .encoding import Bits
 from .threshold import sign_threshold
-
-BITS_OF_BYTE = (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).float()    # (256, 8)
 
 
 class BinaryUnit(nn.Module):
@@ -98,24 +95,24 @@ class PooledConv2d(nn.Module):
         self.pool = pool
 
     def forward(self, x):
-        conv, pool = self.conv, self.pool
+        conv, pool, x = self.conv, self.pool, channels_first(x)
         if not self.in_onednn(x):
             return pool(conv(x))
-        y = torch.mkldnn_convolution(channels_first(x).to_mkldnn(), conv.weight, conv.bias,
+        y = torch.mkldnn_convolution(x.to_mkldnn(), conv.weight, conv.bias,
                                      conv.padding, conv.stride, conv.dilation, conv.groups)
         y = torch.mkldnn_max_pool2d(y, pool.kernel_size, pool.stride, pool.padding,
                                     pool.dilation, pool.ceil_mode)
         return channels_last(y.to_dense())
 
     def in_onednn(self, x: Tensor) -> bool:
-        """Whether PyTorch convolves x in oneDNN, which has maximum pools without dilation."""
+        """Whether PyTorch convolves this contiguous x in oneDNN, which pools without dilation."""
         conv = self.conv
         if (torch.compiler.is_compiling() or conv.padding_mode != 'zeros'
                 or isinstance(conv.padding, str) or self.pool.dilation not in (1, (1, 1))):
             return False
-        backend = torch._C._select_conv_backend(
-            channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation,
-            False, (0, 0), conv.groups)
+        backend = torch._C._select_conv_backend(x, conv.weight, conv.bias, conv.stride,
+                                                conv.padding, conv.dilation, False, (0, 0),
+                                                conv.groups)
         return backend == torch._C._ConvBackend.Mkldnn
 
 
@@ -142,14 +139,6 @@ class ExpandedConv2d(nn.Module):
         bias = self.conv.bias
         chunks.append(repeat(None) if bias is None else bias.split(self.filters))
         x = channels_first(x)
-        outputs = [self.conv._conv_forward(x, self.expand(*values), bias)
+        outputs = [self.conv._conv_forward(x, ops.expand(*values, self.channels), bias)
                    for *values, bias in zip(*chunks)]
         return channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
-
-    def expand(self, words: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        """The float32 weights (filters, channels, kh, kw) of some filters."""
-        octets = words.view(torch.uint8).int()
-        marked, unmarked = (functional.embedding(octets, table).flatten(-2)[..., :self.channels]
-                            for table in (BITS_OF_BYTE, 1 - BITS_OF_BYTE))
-        weight = marked.mul_(alpha.view(-1, 1, 1, 1)).addcmul_(unmarked, beta.view(-1, 1, 1, 1))
-        return channels_first(weight.permute(0, 3, 1, 2))

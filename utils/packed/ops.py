@@ -4,9 +4,9 @@
     x = 2b − 1,   K = Σe
 
 (Prabhu et al., WACV 2018; Rastegari et al., ECCV 2016.) Zero padding is exact: at the border, K and
-n count only the taps inside the image. The operators dab::pack_signs and dab::binary_conv2d are
-compiled from kernel/ at first use. Where that is impossible the slower PyTorch functions in this
-file are used, with one warning.
+n count only the taps inside the image. The operators dab::pack_signs, dab::binary_conv2d and
+dab::expand are compiled from kernel/ at first use. Where that is impossible the slower PyTorch
+functions in this file are used, with one warning.
 """
 import functools
 import platform
@@ -32,6 +32,9 @@ library.define('pack_signs(Tensor x, Tensor threshold, Tensor flip) -> Tensor',
 library.define('binary_conv2d(Tensor bits, Tensor prepared, Tensor alpha, Tensor beta, '
                'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu, '
                'Tensor? shortcut=None) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
+
+library.define('expand(Tensor words, Tensor alpha, Tensor beta, SymInt channels) -> Tensor',
+               tags=torch.Tag.pt2_compliant_tag)
 
 
 def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
@@ -61,6 +64,18 @@ def binary_conv2d(bits: Tensor, prepared: Tensor, alpha: Tensor, beta: Tensor, c
         has_kernel()
     return torch.ops.dab.binary_conv2d.default(bits, prepared, alpha, beta, channels, kernel_size,
                                                stride, padding, relu, shortcut)
+
+
+def expand(words: Tensor, alpha: Tensor, beta: Tensor, channels: int) -> Tensor:
+    """The weights (out, channels, kh, kw), float32, of filters: alpha where the mask is set, else
+    beta.
+
+    words: int64 (out, kh, kw, ceil(channels / 64)), as pack_mask makes them. alpha and beta:
+    float32 (out,). Raises ValueError where these do not fit together.
+    """
+    if not torch.compiler.is_compiling():
+        has_kernel()
+    return torch.ops.dab.expand.default(words, alpha, beta, channels)
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -108,6 +123,7 @@ def has_kernel() -> bool:
         warnings.warn(f'binary convolutions run in PyTorch, correct but slower: {error}')
         library.impl('pack_signs', _pack_signs, 'CPU')
         library.impl('binary_conv2d', _binary_conv2d, 'CPU')
+        library.impl('expand', _expand, 'CPU')
         return False
     return True
 
@@ -157,6 +173,12 @@ def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, p
     return (out.relu() if relu else out).contiguous(memory_format=torch.channels_last)
 
 
+def _expand(words, alpha, beta, channels):
+    marked = unpack_mask(words, channels)
+    weight = torch.where(marked, alpha.view(-1, 1, 1, 1), beta.view(-1, 1, 1, 1))
+    return weight.reshape(-1).view(weight.shape)
+
+
 @torch.library.register_fake('dab::pack_signs')
 def _(x, threshold, flip):
     has_kernel()    # not asked in compiled code
@@ -171,3 +193,9 @@ def _(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu,
              for side, kernel, step, pad in zip(bits.shape[1:3], kernel_size, stride, padding))
     return torch.empty((len(bits), len(alpha), *sides), dtype=torch.float32, device=bits.device,
                        memory_format=torch.channels_last)
+
+
+@torch.library.register_fake('dab::expand')
+def _(words, alpha, beta, channels):
+    has_kernel()
+    return alpha.new_empty((words.shape[0], channels, words.shape[1], words.shape[2]))

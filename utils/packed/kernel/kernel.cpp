@@ -1,6 +1,7 @@
 // The operators dab::pack_signs and dab::binary_conv2d: signs in 64-bit words, and their
-// convolution with two-valued filters by AND and popcount. utils/packed/ops.py builds this file and
-// has the formulas, the schemas, and the same operators in PyTorch.
+// convolution with two-valued filters by AND and popcount; and dab::expand, bits to weights.
+// utils/packed/ops.py builds this file and has the formulas, the schemas, and the same operators in
+// PyTorch.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -73,6 +74,24 @@ at::Tensor binary_conv2d(const at::Tensor& bits, const at::Tensor& prepared, con
     return out;
 }
 
+at::Tensor expand_bits(const at::Tensor& words, const at::Tensor& alpha, const at::Tensor& beta, int64_t channels) {
+    TORCH_CHECK_VALUE(words.dim() == 4 && words.scalar_type() == at::kLong && channels > 0 &&
+                      words.size(3) == (channels + 63) / 64,
+                      "expand takes the int64 (out, kh, kw, words) of pack_mask for ", channels, " channels");
+    TORCH_CHECK_VALUE(alpha.dim() == 1 && alpha.size(0) == words.size(0) && beta.sizes() == alpha.sizes() &&
+                      alpha.scalar_type() == at::kFloat && beta.scalar_type() == at::kFloat,
+                      "expand takes float32 alpha and beta for each filter");
+    const auto bits = words.contiguous(), alphas = alpha.contiguous(), betas = beta.contiguous();
+    auto out = at::empty({words.size(0), channels, words.size(1), words.size(2)}, alpha.options());
+    if (out.numel() == 0) return out;
+
+    const Expansion expansion = {reinterpret_cast<const uint64_t*>(bits.const_data_ptr<int64_t>()),
+                                 alphas.const_data_ptr<float>(), betas.const_data_ptr<float>(),
+                                 out.mutable_data_ptr<float>(), channels, words.size(1) * words.size(2)};
+    expand(instructions(), expansion, words.size(0), at::get_num_threads());
+    return out;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(dab, m) { m.def("instruction_sets() -> str[]", instruction_sets); }
@@ -80,4 +99,5 @@ TORCH_LIBRARY_FRAGMENT(dab, m) { m.def("instruction_sets() -> str[]", instructio
 TORCH_LIBRARY_IMPL(dab, CPU, m) {
     m.impl("pack_signs", pack_signs);
     m.impl("binary_conv2d", binary_conv2d);
+    m.impl("expand", expand_bits);
 }

@@ -1,6 +1,7 @@
-// Packing signs: bit c of a pixel is (x[c] >= threshold[c]) != flip[c].
+// Packing signs: bit c of a pixel is (x[c] >= threshold[c]) != flip[c]. And bits of filters back to weights.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -59,6 +60,38 @@ INLINED void pack_lanes(const Packing& p, const float* x, uint64_t* bits) {
         }
         for (int64_t i = 0; i < VECTORS * LANES; i++)
             bits[i * p.words + w] = p.flips[w] ^ (halves[0][i] | static_cast<uint64_t>(halves[1][i]) << 32);
+    }
+}
+
+struct Expansion {    // of bits to weights, alpha where a bit is set, else beta
+    const uint64_t* words;    // (filters, taps, ceil(channels / 64))
+    const float* alpha;
+    const float* beta;
+    float* weights;    // (filters, channels, taps)
+    int64_t channels, taps;
+};
+
+// Expand filters begin … end − 1.
+INLINED void expand_filters(const Expansion& e, int64_t begin, int64_t end) {
+    const Ints bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    const uint64_t* word = e.words + begin * e.taps * ((e.channels + 63) / 64);
+    alignas(64) float lanes[64];
+    for (int64_t f = begin; f < end; f++) {
+        // Without a comparison: of wide integers GCC makes one after another.
+        const Ints alpha = std::bit_cast<int32_t>(e.alpha[f]) - Ints{};
+        const Ints beta = std::bit_cast<int32_t>(e.beta[f]) - Ints{};
+        for (int64_t tap = 0; tap < e.taps; tap++)
+            for (int64_t first = 0; first < e.channels; first += 64, word++) {
+                for (int64_t c = 0; c < 64; c += LANES) {
+                    const Ints there = static_cast<int32_t>(*word >> c & 0xffff) - Ints{};
+                    const Ints unset = ((there & bit) - bit) >> 31;
+                    *reinterpret_cast<Ints*>(lanes + c) = alpha ^ (unset & (alpha ^ beta));
+                }
+                float* weights = e.weights + (f * e.channels + first) * e.taps + tap;
+                const int64_t count = std::min<int64_t>(64, e.channels - first);
+                if (e.taps == 1) std::memcpy(weights, lanes, count * sizeof *weights);
+                else for (int64_t c = 0; c < count; c++) weights[c * e.taps] = lanes[c];
+            }
     }
 }
 
