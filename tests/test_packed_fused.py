@@ -50,6 +50,31 @@ def test_a_convolution_with_its_pool(channels, size, options, pool):
         assert pooled.in_onednn(x) == (pool.dilation == 1)
 
 
+@pytest.mark.parametrize('channels', [3, 64, 130])
+@pytest.mark.parametrize('size', [(4, 4), (9, 14)])
+@pytest.mark.parametrize('window', [(2, 2, 0, False), (3, 2, 1, True), (3, 1, 1, False), ((2, 3), (3, 2), (1, 0), True),
+                                    (2, 3, 1, True)])
+def test_signs_are_pooled_instead_of_values(channels, size, window):
+    x, threshold, flip = torch.randn(2, channels, *size), torch.randn(channels), torch.rand(channels) < 0.5
+    threshold[::3] = -torch.inf
+    *most, ceil_mode = window
+    expected = ops._pack_signs(nn.functional.max_pool2d(x, *most, ceil_mode=ceil_mode), threshold, flip)
+    packed = ops.pack_signs(x, threshold, flip)
+    assert ops.pool_signs(packed, flip, *window).equal(expected)
+    assert ops._pool_signs(packed, flip, *window).equal(expected)
+    pairs = [number if isinstance(number, tuple) else (number, number) for number in most]
+    torch.library.opcheck(torch.ops.dab.pool_signs.default, (packed, flip, *pairs, ceil_mode))
+
+
+def test_a_pool_of_signs_that_does_not_fit_is_refused():
+    packed, flip = torch.zeros(1, 5, 5, 2, dtype=torch.int64), torch.zeros(70, dtype=torch.bool)
+    assert ops.pool_signs(packed[:0], flip, 3, 2).shape == (0, 2, 2, 2)
+    for bad in ((packed.int(), flip, 3, 2), (packed, flip[:64], 3, 2), (packed, flip, 3, 0), (packed, flip, 6, 1),
+                (packed, flip, 2, 2, 2), (packed[0], flip, 2, 2), (packed, flip.long(), 2, 2)):
+        with pytest.raises(ValueError):
+            ops.pool_signs(*bad)
+
+
 @pytest.mark.parametrize('filters', [32, 70])
 @pytest.mark.parametrize('relu', [False, True])
 def test_a_shortcut_is_added_before_the_relu(filters, relu):
@@ -91,7 +116,7 @@ def test_filters_become_weights(channels, filters, kernel, monkeypatch):
 def test_the_layers_that_are_left(tmp_path):
     packed = repack(simulated('sketchanetfbin')[0], 'sketchanetfbin', tmp_path)
     assert [type(layer).__name__ for layer in packed.features] == [
-        'PooledConv2d', 'BinaryUnit', 'MaxPool2d', *3 * ['BinaryUnit'], 'MaxPool2d']
+        'PooledConv2d', *4 * ['BinaryUnit'], 'MaxPool2d']
     packed = repack(simulated('resnetfbin18')[0], 'resnetfbin18', tmp_path, overwrite=True)
     assert len(units(packed, modules.ResidualBlock)) == 8 and len(units(packed, nn.ReLU)) == 1
     assert len(units(packed, modules.PooledConv2d)) == 1

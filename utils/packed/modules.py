@@ -12,14 +12,16 @@ from .threshold import sign_threshold
 
 
 class BinaryUnit(nn.Module):
-    """BatchNorm -> sign -> convolution with binarized weights [-> ReLU], computed on bits.
+    """[Maximum pool ->] BatchNorm -> sign -> convolution with binarized weights [-> ReLU], on bits.
 
-    norm: the BatchNorm, or what sign_threshold takes in its place.
+    norm: the BatchNorm, or what sign_threshold takes in its place. The signs are pooled, not the
+    values.
     """
 
-    def __init__(self, norm: nn.Module, conv: nn.Conv2d, bits: Bits, alpha: Tensor,
-                 beta: Tensor):
+    def __init__(self, pool: nn.MaxPool2d | None, norm: nn.Module, conv: nn.Conv2d, bits: Bits,
+                 alpha: Tensor, beta: Tensor):
         super().__init__()
+        self.pool = pool and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
         self.channels = conv.in_channels
         self.kernel_size = conv.kernel_size
         self.stride = conv.stride
@@ -42,6 +44,8 @@ class BinaryUnit(nn.Module):
     def forward(self, x: Tensor, shortcut: Tensor | None = None):
         """The output of the unit; shortcut is added before the ReLU, in a unit without a bias."""
         bits = ops.pack_signs(x, self.threshold, self.flip)
+        if self.pool:
+            bits = ops.pool_signs(bits, self.flip, *self.pool)
         y = ops.binary_conv2d(bits, self.weight, self.alpha, self.beta, self.channels,
                               self.kernel_size, self.stride, self.padding,
                               self.relu and self.bias is None, shortcut)
@@ -52,8 +56,8 @@ class BinaryUnit(nn.Module):
 
     def extra_repr(self):
         return (f'{self.channels}, {len(self.alpha)}, kernel_size={self.kernel_size}, '
-                f'stride={self.stride}, padding={self.padding}, bias={self.bias is not None}, '
-                f'relu={self.relu}')
+                f'stride={self.stride}, padding={self.padding}, pool={self.pool}, '
+                f'bias={self.bias is not None}, relu={self.relu}')
 
 
 class ResidualBlock(nn.Module):

@@ -57,9 +57,10 @@ def on_bits(model: nn.Module) -> nn.Module:
 def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module:
     """Give a network on the meta device its tensors, and replace its binarized convolutions.
 
-    BatchNorm -> Sign -> [Dropout] -> binarized convolution -> [ReLU], consecutive in an
-    nn.Sequential, becomes a BinaryUnit; every other binarized convolution an ExpandedConv2d; the
-    rest stays. Removes the bits from `tensors`, so that they are not held twice.
+    [MaxPool] -> [BatchNorm -> ReLU] -> BatchNorm -> Sign -> [Dropout] -> binarized convolution ->
+    [ReLU], consecutive in an nn.Sequential, becomes a BinaryUnit; every other binarized convolution
+    an ExpandedConv2d; the rest stays. Removes the bits from `tensors`, so that they are not held
+    twice.
     """
     real = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Bits)}
     network.eval().load_state_dict(real, strict=False, assign=True)
@@ -118,11 +119,7 @@ def fuse(layers: dict, binary: dict) -> dict:
             layer.inplace = True        # nobody else uses its input
         elif (types[-2:] == [nn.BatchNorm2d, Sign] and layer in binary
                 and BinaryUnit.supports(layer)):
-            norm, _ = fused.pop(names[-2]), fused.pop(names[-1])
-            if types[-4:-2] == [nn.BatchNorm2d, nn.ReLU]:       # monotone, so part of the threshold
-                before, relu = fused.pop(names[-4]), fused.pop(names[-3])
-                norm = nn.Sequential(before, relu, norm)
-            layer = BinaryUnit(norm, layer, *binary.pop(layer))
+            layer = make_unit(fused, layer, *binary.pop(layer))
         elif isinstance(layer, nn.MaxPool2d) and types[-3:] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
             conv, norm, relu = (fused[before] for before in names[-3:])
             if conv not in binary:
@@ -133,6 +130,21 @@ def fuse(layers: dict, binary: dict) -> dict:
                 continue
         fused[name] = layer
     return fused
+
+
+def make_unit(fused: dict, conv: nn.Conv2d, *weights) -> BinaryUnit:
+    """The unit of a convolution and of the layers before it, which it removes from `fused`."""
+    fused.popitem()     # the Sign
+    _, norm = fused.popitem()
+    types = [type(module) for module in fused.values()]
+    if types[-2:] == [nn.BatchNorm2d, nn.ReLU]:     # monotone, so part of the threshold
+        (_, relu), (_, before) = fused.popitem(), fused.popitem()
+        norm = nn.Sequential(before, relu, norm)
+        types = types[:-2]
+    pool = None
+    if types[-1:] == [nn.MaxPool2d] and next(reversed(fused.values())).dilation in (1, (1, 1)):
+        _, pool = fused.popitem()
+    return BinaryUnit(pool, norm, conv, *weights)
 
 
 def make_increasing(conv: nn.Conv2d, norm: nn.BatchNorm2d):

@@ -4,9 +4,9 @@
     x = 2b − 1,   K = Σe
 
 (Prabhu et al., WACV 2018; Rastegari et al., ECCV 2016.) Zero padding is exact: at the border, K and
-n count only the taps inside the image. The operators dab::pack_signs, dab::binary_conv2d and
-dab::expand are compiled from kernel/ at first use. Where that is impossible the slower PyTorch
-functions in this file are used, with one warning.
+n count only the taps inside the image. The operators of the library dab are compiled from
+kernel/ at first use. Where that is impossible the slower PyTorch functions in this file are used,
+with one warning.
 """
 import functools
 import platform
@@ -29,6 +29,8 @@ FILTERS = 32    # in a group, as in kernel/convolution.h
 library = torch.library.Library('dab', 'FRAGMENT')
 library.define('pack_signs(Tensor x, Tensor threshold, Tensor flip) -> Tensor',
                tags=torch.Tag.pt2_compliant_tag)
+library.define('pool_signs(Tensor bits, Tensor flip, int[2] kernel_size, int[2] stride, '
+               'int[2] padding, bool ceil_mode) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
 library.define('binary_conv2d(Tensor bits, Tensor prepared, Tensor alpha, Tensor beta, '
                'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu, '
                'Tensor? shortcut=None) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
@@ -47,6 +49,18 @@ def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         has_kernel()
     return torch.ops.dab.pack_signs.default(x, threshold, flip)
+
+
+def pool_signs(bits: Tensor, flip: Tensor, kernel_size, stride, padding=0,
+               ceil_mode: bool = False) -> Tensor:
+    """What pack_signs returns for max_pool2d(x) where it returned `bits` for x with this flip.
+
+    A maximum reaches a threshold if one of the values does. kernel_size, stride and padding:
+    numbers or pairs (rows, columns). Raises ValueError where these do not fit together.
+    """
+    if not torch.compiler.is_compiling():
+        has_kernel()
+    return torch.ops.dab.pool_signs.default(bits, flip, kernel_size, stride, padding, ceil_mode)
 
 
 def binary_conv2d(bits: Tensor, prepared: Tensor, alpha: Tensor, beta: Tensor, channels: int,
@@ -122,6 +136,7 @@ def has_kernel() -> bool:
     except compiler.BuildError as error:
         warnings.warn(f'binary convolutions run in PyTorch, correct but slower: {error}')
         library.impl('pack_signs', _pack_signs, 'CPU')
+        library.impl('pool_signs', _pool_signs, 'CPU')
         library.impl('binary_conv2d', _binary_conv2d, 'CPU')
         library.impl('expand', _expand, 'CPU')
         return False
@@ -151,6 +166,12 @@ def _unpack(words, channels):
 def _pack_signs(x, threshold, flip):
     signs = (x >= threshold.view(-1, 1, 1)) != flip.view(-1, 1, 1)
     return _pack(signs.permute(0, 2, 3, 1))
+
+
+def _pool_signs(bits, flip, kernel_size, stride, padding, ceil_mode):
+    reached = (_unpack(bits, len(flip)) != flip).permute(0, 3, 1, 2).float()
+    reached = functional.max_pool2d(reached, kernel_size, stride, padding, ceil_mode=ceil_mode)
+    return _pack((reached > 0).permute(0, 2, 3, 1) != flip)
 
 
 def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu,
@@ -184,6 +205,15 @@ def _(x, threshold, flip):
     has_kernel()    # not asked in compiled code
     images, channels, height, width = x.shape
     return x.new_empty((images, height, width, (channels + WORD - 1) // WORD), dtype=torch.int64)
+
+
+@torch.library.register_fake('dab::pool_signs')
+def _(bits, flip, kernel_size, stride, padding, ceil_mode):
+    has_kernel()
+    images, height, width, words = bits.shape
+    pooled = functional.max_pool2d(bits.new_empty((images, 1, height, width), dtype=torch.float32),
+                                   kernel_size, stride, padding, ceil_mode=ceil_mode)
+    return bits.new_empty((images, *pooled.shape[2:], words))
 
 
 @torch.library.register_fake('dab::binary_conv2d')

@@ -79,6 +79,15 @@ void pack(const Instructions& set, const Packing& p, int64_t images, bool channe
     });
 }
 
+// Pool the signs of all images, in up to so many threads.
+void pool(const Pooling& p, int64_t images, int64_t threads) {
+    const int64_t row = p.x.outputs * p.words * p.y.kernel * p.x.kernel;    // words read
+    constexpr int64_t LEAST = 1 << 14;                                      // of them per thread
+    in_threads(images * p.y.outputs, LEAST / row + 1, threads, [&](int64_t begin, int64_t end) {
+        pool_rows(p, begin, end);
+    });
+}
+
 // Expand so many filters with this set, in up to so many threads.
 void expand(const Instructions& set, const Expansion& e, int64_t filters, int64_t threads) {
     constexpr int64_t LEAST = 1 << 15;      // weights per thread

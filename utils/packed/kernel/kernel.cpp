@@ -1,5 +1,6 @@
-// The operators dab::pack_signs and dab::binary_conv2d: signs in 64-bit words, and their
-// convolution with two-valued filters by AND and popcount; and dab::expand, bits to weights.
+// The operators dab::pack_signs, dab::pool_signs and dab::binary_conv2d: signs in 64-bit words, their
+// maximum over windows, and their convolution with two-valued filters by AND and popcount; and
+// dab::expand, bits to weights.
 // utils/packed/ops.py builds this file and has the formulas, the schemas, and the same operators in
 // PyTorch.
 #include <ATen/Parallel.h>
@@ -13,6 +14,14 @@
 
 namespace {
 
+std::vector<uint64_t> words_of(const at::Tensor& flip) {
+    const auto flips = flip.contiguous();
+    std::vector<uint64_t> words((flips.numel() + 63) / 64);
+    for (int64_t c = 0; c < flips.numel(); c++)
+        words[c / 64] |= static_cast<uint64_t>(flips.const_data_ptr<bool>()[c]) << c % 64;
+    return words;
+}
+
 at::Tensor pack_signs(const at::Tensor& x, const at::Tensor& threshold, const at::Tensor& flip) {
     TORCH_CHECK_VALUE(x.dim() == 4 && x.size(1) > 0 && x.scalar_type() == at::kFloat,
                       "pack_signs takes a float32 (N, C, H, W)");
@@ -22,16 +31,44 @@ at::Tensor pack_signs(const at::Tensor& x, const at::Tensor& threshold, const at
                       "pack_signs takes a float32 threshold and a bool flip for each channel");
     const bool channels_last = x.is_contiguous(at::MemoryFormat::ChannelsLast);
     const auto values = channels_last ? x : x.contiguous();
-    const auto thresholds = threshold.contiguous(), flips = flip.contiguous();
+    const auto thresholds = threshold.contiguous();
+    const auto flip_words = words_of(flip);
     const int64_t words = (channels + 63) / 64, pixels = height * width;
     auto bits = at::empty({images, height, width, words}, x.options().dtype(at::kLong));
-    std::vector<uint64_t> flip_words(words);
-    for (int64_t c = 0; c < channels; c++)
-        flip_words[c / 64] |= static_cast<uint64_t>(flips.const_data_ptr<bool>()[c]) << c % 64;
     const Packing packing = {values.const_data_ptr<float>(), thresholds.const_data_ptr<float>(), flip_words.data(),
                              reinterpret_cast<uint64_t*>(bits.mutable_data_ptr<int64_t>()), channels, words, pixels};
     pack(instructions(), packing, images, channels_last, at::get_num_threads());
     return bits;
+}
+
+Side checked_side(int64_t size, int64_t kernel, int64_t stride, int64_t pad, bool ceil_mode) {
+    TORCH_CHECK_VALUE(kernel > 0 && stride > 0 && pad >= 0 && 2 * pad <= kernel && size + 2 * pad >= kernel,
+                      "pool_signs: a kernel of ", kernel, " with stride ", stride, " and padding ", pad,
+                      " does not fit a side of ", size);
+    const int64_t outputs = (size + 2 * pad - kernel + (ceil_mode ? stride - 1 : 0)) / stride + 1;
+    // As in PyTorch, every window begins in the image or in the padding before it.
+    return {size, kernel, stride, pad, outputs - (ceil_mode && (outputs - 1) * stride >= size + pad)};
+}
+
+at::Tensor pool_signs(const at::Tensor& bits, const at::Tensor& flip, at::IntArrayRef kernel, at::IntArrayRef stride,
+                      at::IntArrayRef padding, bool ceil_mode) {
+    TORCH_CHECK_VALUE(bits.dim() == 4 && bits.scalar_type() == at::kLong && flip.dim() == 1 &&
+                      flip.scalar_type() == at::kBool && bits.size(3) == (flip.size(0) + 63) / 64,
+                      "pool_signs takes the int64 (N, H, W, words) of pack_signs and its bool flip");
+    TORCH_CHECK_VALUE(kernel.size() == 2 && stride.size() == 2 && padding.size() == 2,
+                      "pool_signs takes numbers or pairs for kernel_size, stride and padding");
+    const Side y = checked_side(bits.size(1), kernel[0], stride[0], padding[0], ceil_mode);
+    const Side x = checked_side(bits.size(2), kernel[1], stride[1], padding[1], ceil_mode);
+    const auto image = bits.contiguous();
+    const auto flip_words = words_of(flip);
+    auto out = at::empty({bits.size(0), y.outputs, x.outputs, bits.size(3)}, bits.options());
+    if (out.numel() == 0) return out;
+
+    const Pooling pooling = {y, x, reinterpret_cast<const uint64_t*>(image.const_data_ptr<int64_t>()),
+                             flip_words.data(), reinterpret_cast<uint64_t*>(out.mutable_data_ptr<int64_t>()),
+                             bits.size(3)};
+    pool(pooling, bits.size(0), at::get_num_threads());
+    return out;
 }
 
 Axis checked_axis(int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
@@ -98,6 +135,7 @@ TORCH_LIBRARY_FRAGMENT(dab, m) { m.def("instruction_sets() -> str[]", instructio
 
 TORCH_LIBRARY_IMPL(dab, CPU, m) {
     m.impl("pack_signs", pack_signs);
+    m.impl("pool_signs", pool_signs);
     m.impl("binary_conv2d", binary_conv2d);
     m.impl("expand", expand_bits);
 }

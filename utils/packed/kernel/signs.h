@@ -63,6 +63,37 @@ INLINED void pack_lanes(const Packing& p, const float* x, uint64_t* bits) {
     }
 }
 
+struct Side {    // of a pooled image
+    int64_t size, kernel, stride, pad, outputs;
+};
+
+struct Pooling {
+    Side y, x;
+    const uint64_t* bits;     // (images, y.size, x.size, words)
+    const uint64_t* flips;    // as words
+    uint64_t* out;            // (images, y.outputs, x.outputs, words)
+    int64_t words;
+};
+
+// Pool rows begin … end − 1 of the outputs, counted over all images. A bit, before its flip, says whether a value reaches
+// a threshold: the largest value of a window does if one of them does.
+INLINED void pool_rows(const Pooling& p, int64_t begin, int64_t end) {
+    uint64_t* out = p.out + begin * p.x.outputs * p.words;
+    for (int64_t row = begin; row < end; row++) {
+        const uint64_t* image = p.bits + row / p.y.outputs * p.y.size * p.x.size * p.words;
+        const int64_t y = row % p.y.outputs * p.y.stride - p.y.pad;
+        const int64_t top = std::max<int64_t>(y, 0), bottom = std::min(y + p.y.kernel, p.y.size);
+        for (int64_t x = -p.x.pad; x < p.x.outputs * p.x.stride - p.x.pad; x += p.x.stride)
+            for (int64_t w = 0; w < p.words; w++) {
+                uint64_t reached = 0;
+                for (int64_t i = top; i < bottom; i++)
+                    for (int64_t j = std::max<int64_t>(x, 0); j < std::min(x + p.x.kernel, p.x.size); j++)
+                        reached |= image[(i * p.x.size + j) * p.words + w] ^ p.flips[w];
+                *out++ = reached ^ p.flips[w];
+            }
+    }
+}
+
 struct Expansion {    // of bits to weights, alpha where a bit is set, else beta
     const uint64_t* words;    // (filters, taps, ceil(channels / 64))
     const float* alpha;
