@@ -97,6 +97,7 @@ class PooledConv2d(nn.Module):
         super().__init__()
         self.conv = conv
         self.pool = pool
+        self.any_order = False      # of memory, for an output that only a BinaryUnit reads
 
     def forward(self, x):
         conv, pool, x = self.conv, self.pool, channels_first(x)
@@ -106,7 +107,7 @@ class PooledConv2d(nn.Module):
                                      conv.padding, conv.stride, conv.dilation, conv.groups)
         y = torch.mkldnn_max_pool2d(y, pool.kernel_size, pool.stride, pool.padding,
                                     pool.dilation, pool.ceil_mode)
-        return channels_last(y.to_dense())
+        return y.to_dense() if self.any_order else channels_last(y.to_dense())
 
     def in_onednn(self, x: Tensor) -> bool:
         """Whether PyTorch convolves this contiguous x in oneDNN, which pools without dilation."""

@@ -144,6 +144,8 @@ def make_unit(fused: dict, conv: nn.Conv2d, *weights) -> BinaryUnit:
     pool = None
     if types[-1:] == [nn.MaxPool2d] and next(reversed(fused.values())).dilation in (1, (1, 1)):
         _, pool = fused.popitem()
+    if types[-1:] == [PooledConv2d]:
+        next(reversed(fused.values())).any_order = True
     return BinaryUnit(pool, norm, conv, *weights)
 
 

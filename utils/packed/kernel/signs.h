@@ -33,10 +33,11 @@ INLINED void pack_pixels(const Packing& p, int64_t begin, int64_t end, Signs sig
                                                              std::min<int64_t>(64, p.channels - w * 64));
 }
 
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+// Of 32 bytes, as in AVX2: GCC compares those that are wider than the processor's one number after another.
+typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(32), aligned(4), may_alias));
 // In floats: a vector, and the distance between what is read and what is prefetched.
-constexpr int64_t LANES = 16, AHEAD = 2048;
+constexpr int64_t LANES = 8, AHEAD = 2048;
 
 // Pack VECTORS·16 adjacent pixels of one image in contiguous memory: 32 channels at a time, one
 // pixel per lane.
@@ -104,17 +105,16 @@ struct Expansion {    // of bits to weights, alpha where a bit is set, else beta
 
 // Expand filters begin … end − 1.
 INLINED void expand_filters(const Expansion& e, int64_t begin, int64_t end) {
-    const Ints bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    const Ints bit = {1, 2, 4, 8, 16, 32, 64, 128};
     const uint64_t* word = e.words + begin * e.taps * ((e.channels + 63) / 64);
     alignas(64) float lanes[64];
     for (int64_t f = begin; f < end; f++) {
-        // Without a comparison: of wide integers GCC makes one after another.
         const Ints alpha = std::bit_cast<int32_t>(e.alpha[f]) - Ints{};
         const Ints beta = std::bit_cast<int32_t>(e.beta[f]) - Ints{};
         for (int64_t tap = 0; tap < e.taps; tap++)
             for (int64_t first = 0; first < e.channels; first += 64, word++) {
                 for (int64_t c = 0; c < 64; c += LANES) {
-                    const Ints there = static_cast<int32_t>(*word >> c & 0xffff) - Ints{};
+                    const Ints there = static_cast<int32_t>(*word >> c & 0xff) - Ints{};
                     const Ints unset = ((there & bit) - bit) >> 31;
                     *reinterpret_cast<Ints*>(lanes + c) = alpha ^ (unset & (alpha ^ beta));
                 }
