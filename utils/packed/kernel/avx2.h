@@ -11,7 +11,7 @@ namespace {
 struct Avx2 {
     static constexpr int64_t most = 1;
 
-    static constexpr int VECTORS = 4;    // of 4 filters each, whose sums of bytes stay in registers
+    static constexpr int VECTORS = FILTERS / 4;
 
     // Popcounts of half bytes from a table in a register (Muła, Kurz, Lemire, Faster Population
     // Counts, 2018).
@@ -28,7 +28,7 @@ struct Avx2 {
             do {
                 const __m256i x = _mm256_set1_epi64x(bits[*offset]);
                 const __m256i x_low = _mm256_and_si256(x, low), x_high = _mm256_andnot_si256(low, x);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int v = 0; v < VECTORS; v++) {
                     const __m256i filter = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(filters) + v);
                     const __m256i high = _mm256_srli_epi16(_mm256_and_si256(x_high, filter), 4);
@@ -37,7 +37,7 @@ struct Avx2 {
                 }
                 filters += FILTERS;
             } while (++offset < end);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < VECTORS; v++) sum[v] = _mm256_add_epi64(sum[v], _mm256_sad_epu8(bytes[v], zero));
         }
     }
@@ -48,19 +48,16 @@ struct Avx2 {
         const double* slope = c.slope[group].of;
         const double* shared = c.shared[group].of;
         const double* constant = c.constant[group * c.windows() + position->window].of;
-        for (int64_t first = 0; first < FILTERS; first += 4 * VECTORS) {
-            __m256i sum[VECTORS];
-            count(c, c.of_group(group) + first, position->bits, sum);
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) {    // like finish()
-                const int64_t f = first + 4 * v;
-                // AVX2 cannot convert 64-bit integers: in the fraction of 2^52 they are doubles.
-                const __m256i fraction = _mm256_or_si256(sum[v], _mm256_castpd_si256(exponent));
-                const __m256d counted = _mm256_sub_pd(_mm256_castsi256_pd(fraction), exponent);
-                const __m256d rest = _mm256_fmadd_pd(total, _mm256_load_pd(shared + f), _mm256_load_pd(constant + f));
-                const __m256d value = _mm256_fmadd_pd(counted, _mm256_load_pd(slope + f), rest);
-                _mm_storeu_ps(out + f, _mm_max_ps(lowest, _mm256_cvtpd_ps(value)));
-            }
+        __m256i sum[VECTORS];
+        count(c, c.of_group(group), position->bits, sum);
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) {    // like finish()
+            // AVX2 cannot convert 64-bit integers: in the fraction of 2^52 they are doubles.
+            const __m256i fraction = _mm256_or_si256(sum[v], _mm256_castpd_si256(exponent));
+            const __m256d counted = _mm256_sub_pd(_mm256_castsi256_pd(fraction), exponent);
+            const __m256d rest = _mm256_fmadd_pd(total, _mm256_load_pd(shared + 4 * v), _mm256_load_pd(constant + 4 * v));
+            const __m256d value = _mm256_fmadd_pd(counted, _mm256_load_pd(slope + 4 * v), rest);
+            _mm_storeu_ps(out + 4 * v, _mm_max_ps(lowest, _mm256_cvtpd_ps(value)));
         }
     }
 
