@@ -291,7 +291,7 @@ def batchnorm(channels):
 def test_thresholds_are_exact():
     """The bit is the sign that PyTorch's BatchNorm and comparison give, at the threshold's neighbours and elsewhere."""
     norm = batchnorm(2000)
-    threshold, flip = sign_threshold(norm)
+    threshold, flip = sign_threshold(norm, norm.num_features)
     below, above = (torch.nextafter(threshold, torch.tensor(end)) for end in (-torch.inf, torch.inf))
     tried = [threshold, below, above, torch.zeros(2000), -torch.zeros(2000), torch.randn(2000),
              *(torch.full((2000,), end) for end in (-3.4e38, 3.4e38, 1e-45, -1e-45, 1.0, -1.0)),
@@ -309,7 +309,7 @@ def test_thresholds_are_exact():
 def test_thresholds_without_scale_and_bias():
     norm = nn.BatchNorm2d(3, affine=False).eval()
     norm.running_mean.copy_(torch.tensor([0, 1.5, -2]))
-    threshold, flip = sign_threshold(norm)
+    threshold, flip = sign_threshold(norm, norm.num_features)
     assert threshold.tolist() == [0, 1.5, -2] and not flip.any()
 
 

@@ -22,9 +22,9 @@ class PyTorch:
     pack_signs = staticmethod(ops._pack_signs)
 
     @staticmethod
-    def binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride=1, padding=0, relu=False):
+    def binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride=1, padding=0, relu=False, shortcut=None):
         pairs = (n if isinstance(n, list | tuple) else (n, n) for n in (kernel_size, stride, padding))
-        return ops._binary_conv2d(bits, prepared, alpha, beta, channels, *pairs, relu)
+        return ops._binary_conv2d(bits, prepared, alpha, beta, channels, *pairs, relu, shortcut)
 
 
 def implementations():

@@ -1,5 +1,6 @@
 """The benchmark `packed`: packed networks and their convolutions against float32 ones."""
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -125,7 +126,7 @@ def bench_convolutions(pairs: list[Pair], threads: list[int], rounds: int) -> li
 
 
 def different_layers(model: nn.Module, network: nn.Module, images: Tensor) -> list[Layer]:
-    """The binary layers of a packed network that differ and are larger than 1×1."""
+    """The binary layers of a packed network that differ and are larger than 1×1, without pools."""
     units = {name: unit for name, unit in network.named_modules()
              if isinstance(unit, packed.BinaryUnit)}
     inputs: dict = {}
@@ -133,7 +134,10 @@ def different_layers(model: nn.Module, network: nn.Module, images: Tensor) -> li
         network(images)
     found: dict = {}
     for name, x in inputs.items():
-        unit, size = units[name], units[name].kernel_size
+        unit, size = copy.copy(units[name]), units[name].kernel_size
+        if unit.pool:
+            *window, ceil_mode = unit.pool
+            x, unit.pool = F.max_pool2d(x, *window, ceil_mode=ceil_mode), None
         if size != (1, 1) and x.shape[2:] != size:
             title = (f'{unit.channels}→{len(unit.alpha)} {size[0]}×{size[1]} '
                      f'at {x.shape[2]}×{x.shape[3]}')

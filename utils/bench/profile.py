@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.native import compiler
-from utils.packed import BinaryUnit, ExpandedConv2d, ops
+from utils.packed import BinaryUnit, ExpandedConv2d, PooledConv2d, ops
 
 PEAK = Path(__file__).with_name('peak.cpp')
 
@@ -43,7 +43,7 @@ def processor_limit() -> float | None:
 
 def print_profile(name: str, network: nn.Module, image: Tensor, rounds: int, limit: float | None):
     leaves = {layer: title for title, layer in network.named_modules()
-              if not any(layer.children()) or isinstance(layer, ExpandedConv2d)}
+              if not any(layer.children()) or isinstance(layer, ExpandedConv2d | PooledConv2d)}
     seconds, work = time_layers(leaves)
     totals = []
     for _ in range(rounds):

@@ -4,7 +4,7 @@ are binarized too.
     export.py       a trained network -> tensors and bits; the size table of an export
     format.py       tensors and bits <-> the file, NAME.dab; encoding.py has the bytes of each
     network.py      the file -> a network that computes with bits
-    modules.py      its layers, BinaryUnit and ExpandedConv2d
+    modules.py      its layers, BinaryUnit, PooledConv2d and ExpandedConv2d
     threshold.py    BatchNorm and sign as one comparison
     ops.py          signs in 64-bit words and their convolution; kernel/ is the same in C++
 
@@ -15,8 +15,8 @@ are binarized too.
 from .encoding import Bits
 from .export import pack, size_table
 from .format import Description, is_packed, write
-from .modules import BinaryUnit, ExpandedConv2d
+from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d
 from .network import load, on_bits
 
-__all__ = ['BinaryUnit', 'Bits', 'Description', 'ExpandedConv2d', 'is_packed', 'load', 'on_bits',
-           'pack', 'size_table', 'write']
+__all__ = ['BinaryUnit', 'Bits', 'Description', 'ExpandedConv2d', 'PooledConv2d', 'is_packed',
+           'load', 'on_bits', 'pack', 'size_table', 'write']

@@ -4,28 +4,30 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..memory_format import channels_first, channels_last
 from . import ops
 from .encoding import Bits
 from .threshold import sign_threshold
 
-BITS_OF_BYTE = (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).float()    # (256, 8)
-
 
 class BinaryUnit(nn.Module):
-    """BatchNorm -> sign -> convolution with binarized weights [-> ReLU], computed on bits."""
+    """[Maximum pool ->] BatchNorm -> sign -> convolution with binarized weights [-> ReLU], on bits.
 
-    def __init__(self, norm: nn.BatchNorm2d, conv: nn.Conv2d, bits: Bits, alpha: Tensor,
-                 beta: Tensor):
+    norm: the BatchNorm, or what sign_threshold takes in its place. The signs are pooled, not the
+    values.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d | None, norm: nn.Module, conv: nn.Conv2d, bits: Bits,
+                 alpha: Tensor, beta: Tensor):
         super().__init__()
+        self.pool = pool and (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
         self.channels = conv.in_channels
         self.kernel_size = conv.kernel_size
         self.stride = conv.stride
         self.padding = (0, 0) if conv.padding == 'valid' else conv.padding
         self.relu = False
-        threshold, flip = sign_threshold(norm)
+        threshold, flip = sign_threshold(norm, self.channels)
         self.register_buffer('threshold', threshold)
         self.register_buffer('flip', flip)
         self.register_buffer('alpha', alpha)
@@ -39,11 +41,14 @@ class BinaryUnit(nn.Module):
         return (conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == 'zeros'
                 and conv.padding != 'same')
 
-    def forward(self, x):
+    def forward(self, x: Tensor, shortcut: Tensor | None = None):
+        """The output of the unit; shortcut is added before the ReLU, in a unit without a bias."""
         bits = ops.pack_signs(x, self.threshold, self.flip)
+        if self.pool:
+            bits = ops.pool_signs(bits, self.flip, *self.pool)
         y = ops.binary_conv2d(bits, self.weight, self.alpha, self.beta, self.channels,
                               self.kernel_size, self.stride, self.padding,
-                              self.relu and self.bias is None)
+                              self.relu and self.bias is None, shortcut)
         if self.bias is not None:
             y += self.bias.view(-1, 1, 1)
             return y.relu_() if self.relu else y
@@ -51,8 +56,69 @@ class BinaryUnit(nn.Module):
 
     def extra_repr(self):
         return (f'{self.channels}, {len(self.alpha)}, kernel_size={self.kernel_size}, '
-                f'stride={self.stride}, padding={self.padding}, bias={self.bias is not None}, '
-                f'relu={self.relu}')
+                f'stride={self.stride}, padding={self.padding}, pool={self.pool}, '
+                f'bias={self.bias is not None}, relu={self.relu}')
+
+
+class ResidualBlock(nn.Module):
+    """ReLU(residual + shortcut), where the last layer of the residual is a BinaryUnit.
+
+    The unit adds, so that the sum is in memory once.
+    """
+
+    def __init__(self, residual: nn.Sequential, shortcut: nn.Sequential):
+        super().__init__()
+        self.residual = residual
+        self.shortcut = shortcut
+        residual[-1].relu = True
+
+    @staticmethod
+    def supports(residual: nn.Sequential) -> bool:
+        """Whether the last layer can add the shortcut."""
+        return (isinstance(residual[-1], BinaryUnit) and residual[-1].bias is None
+                and not residual[-1].relu)
+
+    def forward(self, x):
+        *first, last = self.residual
+        y = x
+        for layer in first:
+            y = layer(y)
+        return last(y, self.shortcut(x))
+
+
+class PooledConv2d(nn.Module):
+    """A real convolution and the maximum pool behind it.
+
+    Where PyTorch would convolve in oneDNN, what is between the two stays in oneDNN's own order of
+    memory: the same convolution, without the two copies of a large map that other orders need.
+    """
+
+    def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d):
+        super().__init__()
+        self.conv = conv
+        self.pool = pool
+        self.any_order = False      # of memory, for an output that only a BinaryUnit reads
+
+    def forward(self, x):
+        conv, pool, x = self.conv, self.pool, channels_first(x)
+        if not self.in_onednn(x):
+            return pool(conv(x))
+        y = torch.mkldnn_convolution(x.to_mkldnn(), conv.weight, conv.bias,
+                                     conv.padding, conv.stride, conv.dilation, conv.groups)
+        y = torch.mkldnn_max_pool2d(y, pool.kernel_size, pool.stride, pool.padding,
+                                    pool.dilation, pool.ceil_mode)
+        return y.to_dense() if self.any_order else channels_last(y.to_dense())
+
+    def in_onednn(self, x: Tensor) -> bool:
+        """Whether PyTorch convolves this contiguous x in oneDNN, which pools without dilation."""
+        conv = self.conv
+        if (torch.compiler.is_compiling() or conv.padding_mode != 'zeros'
+                or isinstance(conv.padding, str) or self.pool.dilation not in (1, (1, 1))):
+            return False
+        backend = torch._C._select_conv_backend(x, conv.weight, conv.bias, conv.stride,
+                                                conv.padding, conv.dilation, False, (0, 0),
+                                                conv.groups)
+        return backend == torch._C._ConvBackend.Mkldnn
 
 
 class ExpandedConv2d(nn.Module):
@@ -78,14 +144,6 @@ class ExpandedConv2d(nn.Module):
         bias = self.conv.bias
         chunks.append(repeat(None) if bias is None else bias.split(self.filters))
         x = channels_first(x)
-        outputs = [self.conv._conv_forward(x, self.expand(*values), bias)
+        outputs = [self.conv._conv_forward(x, ops.expand(*values, self.channels), bias)
                    for *values, bias in zip(*chunks)]
         return channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
-
-    def expand(self, words: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        """The float32 weights (filters, channels, kh, kw) of some filters."""
-        octets = words.view(torch.uint8).int()
-        marked, unmarked = (functional.embedding(octets, table).flatten(-2)[..., :self.channels]
-                            for table in (BITS_OF_BYTE, 1 - BITS_OF_BYTE))
-        weight = marked.mul_(alpha.view(-1, 1, 1, 1)).addcmul_(unmarked, beta.view(-1, 1, 1, 1))
-        return channels_first(weight.permute(0, 3, 1, 2))

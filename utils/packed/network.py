@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import models
 from models.blocks import Sign
+from models.resnet import BasicBlock
 
 from .. import binarize
 from ..memory_format import channels_first, channels_last
@@ -14,7 +15,7 @@ from . import format, ops
 from .encoding import Bits
 from .export import pack
 from .format import Description
-from .modules import BinaryUnit, ExpandedConv2d
+from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock
 
 # What they round to depends on the order of memory.
 ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
@@ -49,16 +50,17 @@ def on_bits(model: nn.Module) -> nn.Module:
             parent._modules = fuse(parent._modules, binary)
     if any(isinstance(module, Sign) for module in network.modules()):
         return model
-    return round_alike(network).requires_grad_(False)
+    return round_alike(join_blocks(network)).requires_grad_(False)
 
 
 @torch.no_grad()
 def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module:
     """Give a network on the meta device its tensors, and replace its binarized convolutions.
 
-    BatchNorm -> Sign -> [Dropout] -> binarized convolution -> [ReLU], consecutive in an
-    nn.Sequential, becomes a BinaryUnit; every other binarized convolution an ExpandedConv2d; the
-    rest stays. Removes the bits from `tensors`, so that they are not held twice.
+    [MaxPool] -> [BatchNorm -> ReLU] -> BatchNorm -> Sign -> [Dropout] -> binarized convolution ->
+    [ReLU], consecutive in an nn.Sequential, becomes a BinaryUnit; every other binarized convolution
+    an ExpandedConv2d; the rest stays. Removes the bits from `tensors`, so that they are not held
+    twice.
     """
     real = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Bits)}
     network.eval().load_state_dict(real, strict=False, assign=True)
@@ -77,7 +79,16 @@ def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module
         parent._modules = {
             name: ExpandedConv2d(layer, *binary.pop(layer)) if layer in binary else layer
             for name, layer in layers.items()}
-    return round_alike(network).requires_grad_(False)
+    return round_alike(join_blocks(network)).requires_grad_(False)
+
+
+def join_blocks(network: nn.Module) -> nn.Module:
+    """Let the last binary units of residual blocks add the shortcuts."""
+    for parent in list(network.modules()):
+        for name, block in parent.named_children():
+            if isinstance(block, BasicBlock) and ResidualBlock.supports(block.residual):
+                setattr(parent, name, ResidualBlock(block.residual, block.shortcut))
+    return network
 
 
 def round_alike(network: nn.Module) -> nn.Module:
@@ -108,18 +119,34 @@ def fuse(layers: dict, binary: dict) -> dict:
             layer.inplace = True        # nobody else uses its input
         elif (types[-2:] == [nn.BatchNorm2d, Sign] and layer in binary
                 and BinaryUnit.supports(layer)):
-            norm, _ = fused.pop(names[-2]), fused.pop(names[-1])
-            layer = BinaryUnit(norm, layer, *binary.pop(layer))
+            layer = make_unit(fused, layer, *binary.pop(layer))
         elif isinstance(layer, nn.MaxPool2d) and types[-3:] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
             conv, norm, relu = (fused[before] for before in names[-3:])
             if conv not in binary:
                 # Increasing functions commute with the maximum: pool first, for fewer values.
                 make_increasing(conv, norm)
-                del fused[names[-2]], fused[names[-1]]
-                fused |= {name: layer, names[-2]: norm, names[-1]: relu}
+                del fused[names[-3]], fused[names[-2]], fused[names[-1]]
+                fused |= {names[-3]: PooledConv2d(conv, layer), names[-2]: norm, names[-1]: relu}
                 continue
         fused[name] = layer
     return fused
+
+
+def make_unit(fused: dict, conv: nn.Conv2d, *weights) -> BinaryUnit:
+    """The unit of a convolution and of the layers before it, which it removes from `fused`."""
+    fused.popitem()     # the Sign
+    _, norm = fused.popitem()
+    types = [type(module) for module in fused.values()]
+    if types[-2:] == [nn.BatchNorm2d, nn.ReLU]:     # monotone, so part of the threshold
+        (_, relu), (_, before) = fused.popitem(), fused.popitem()
+        norm = nn.Sequential(before, relu, norm)
+        types = types[:-2]
+    pool = None
+    if types[-1:] == [nn.MaxPool2d] and next(reversed(fused.values())).dilation in (1, (1, 1)):
+        _, pool = fused.popitem()
+    if types[-1:] == [PooledConv2d]:
+        next(reversed(fused.values())).any_order = True
+    return BinaryUnit(pool, norm, conv, *weights)
 
 
 def make_increasing(conv: nn.Conv2d, norm: nn.BatchNorm2d):

@@ -4,9 +4,9 @@
     x = 2b − 1,   K = Σe
 
 (Prabhu et al., WACV 2018; Rastegari et al., ECCV 2016.) Zero padding is exact: at the border, K and
-n count only the taps inside the image. The operators dab::pack_signs and dab::binary_conv2d are
-compiled from kernel/ at first use. Where that is impossible the slower PyTorch functions in this
-file are used, with one warning.
+n count only the taps inside the image. The operators of the library dab are compiled from
+kernel/ at first use. Where that is impossible the slower PyTorch functions in this file are used,
+with one warning.
 """
 import functools
 import platform
@@ -29,9 +29,14 @@ FILTERS = 32    # in a group, as in kernel/convolution.h
 library = torch.library.Library('dab', 'FRAGMENT')
 library.define('pack_signs(Tensor x, Tensor threshold, Tensor flip) -> Tensor',
                tags=torch.Tag.pt2_compliant_tag)
+library.define('pool_signs(Tensor bits, Tensor flip, int[2] kernel_size, int[2] stride, '
+               'int[2] padding, bool ceil_mode) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
 library.define('binary_conv2d(Tensor bits, Tensor prepared, Tensor alpha, Tensor beta, '
-               'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu) '
-               '-> Tensor', tags=torch.Tag.pt2_compliant_tag)
+               'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu, '
+               'Tensor? shortcut=None) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
+
+library.define('expand(Tensor words, Tensor alpha, Tensor beta, SymInt channels) -> Tensor',
+               tags=torch.Tag.pt2_compliant_tag)
 
 
 def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
@@ -46,19 +51,45 @@ def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
     return torch.ops.dab.pack_signs.default(x, threshold, flip)
 
 
+def pool_signs(bits: Tensor, flip: Tensor, kernel_size, stride, padding=0,
+               ceil_mode: bool = False) -> Tensor:
+    """What pack_signs returns for max_pool2d(x) where it returned `bits` for x with this flip.
+
+    A maximum reaches a threshold if one of the values does. kernel_size, stride and padding:
+    numbers or pairs (rows, columns). Raises ValueError where these do not fit together.
+    """
+    if not torch.compiler.is_compiling():
+        has_kernel()
+    return torch.ops.dab.pool_signs.default(bits, flip, kernel_size, stride, padding, ceil_mode)
+
+
 def binary_conv2d(bits: Tensor, prepared: Tensor, alpha: Tensor, beta: Tensor, channels: int,
-                  kernel_size, stride=1, padding=0, relu: bool = False) -> Tensor:
+                  kernel_size, stride=1, padding=0, relu: bool = False,
+                  shortcut: Tensor | None = None) -> Tensor:
     """Convolve signs with two-valued filters: float32 (N, out, OH, OW) in channels_last memory.
 
     bits: what pack_signs returns for `channels` channels. prepared: what prepare returns. alpha and
     beta: float32 (out,). kernel_size, stride and padding: numbers or pairs (rows, columns). relu:
     return max(0, result). The sums are exact; the result is computed from them in double and
-    rounded to float32. Raises ValueError where these do not fit together.
+    rounded to float32. shortcut: float32 (N, out, OH, OW), added in float32 before the ReLU;
+    fastest in channels_last memory. Raises ValueError where these do not fit together.
     """
     if not torch.compiler.is_compiling():
         has_kernel()
     return torch.ops.dab.binary_conv2d.default(bits, prepared, alpha, beta, channels, kernel_size,
-                                               stride, padding, relu)
+                                               stride, padding, relu, shortcut)
+
+
+def expand(words: Tensor, alpha: Tensor, beta: Tensor, channels: int) -> Tensor:
+    """The weights (out, channels, kh, kw), float32, of filters: alpha where the mask is set, else
+    beta.
+
+    words: int64 (out, kh, kw, ceil(channels / 64)), as pack_mask makes them. alpha and beta:
+    float32 (out,). Raises ValueError where these do not fit together.
+    """
+    if not torch.compiler.is_compiling():
+        has_kernel()
+    return torch.ops.dab.expand.default(words, alpha, beta, channels)
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -105,7 +136,9 @@ def has_kernel() -> bool:
     except compiler.BuildError as error:
         warnings.warn(f'binary convolutions run in PyTorch, correct but slower: {error}')
         library.impl('pack_signs', _pack_signs, 'CPU')
+        library.impl('pool_signs', _pool_signs, 'CPU')
         library.impl('binary_conv2d', _binary_conv2d, 'CPU')
+        library.impl('expand', _expand, 'CPU')
         return False
     return True
 
@@ -135,7 +168,14 @@ def _pack_signs(x, threshold, flip):
     return _pack(signs.permute(0, 2, 3, 1))
 
 
-def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu):
+def _pool_signs(bits, flip, kernel_size, stride, padding, ceil_mode):
+    reached = (_unpack(bits, len(flip)) != flip).permute(0, 3, 1, 2).float()
+    reached = functional.max_pool2d(reached, kernel_size, stride, padding, ceil_mode=ceil_mode)
+    return _pack((reached > 0).permute(0, 2, 3, 1) != flip)
+
+
+def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu,
+                   shortcut=None):
     """The same sums of ±1 as float32 convolutions: exact below 2^24.
 
     The sums are rounded to integers because Winograd's algorithm has rounding errors.
@@ -149,7 +189,15 @@ def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, p
     marked_sum = functional.conv2d(x, marked.float(), None, stride, padding).round()
     alpha, beta = (values.double().view(-1, 1, 1) for values in (alpha, beta))
     out = ((alpha - beta) * marked_sum + beta * total_sum).float()
+    if shortcut is not None:
+        out += shortcut
     return (out.relu() if relu else out).contiguous(memory_format=torch.channels_last)
+
+
+def _expand(words, alpha, beta, channels):
+    marked = unpack_mask(words, channels)
+    weight = torch.where(marked, alpha.view(-1, 1, 1, 1), beta.view(-1, 1, 1, 1))
+    return weight.reshape(-1).view(weight.shape)
 
 
 @torch.library.register_fake('dab::pack_signs')
@@ -159,10 +207,25 @@ def _(x, threshold, flip):
     return x.new_empty((images, height, width, (channels + WORD - 1) // WORD), dtype=torch.int64)
 
 
+@torch.library.register_fake('dab::pool_signs')
+def _(bits, flip, kernel_size, stride, padding, ceil_mode):
+    has_kernel()
+    images, height, width, words = bits.shape
+    pooled = functional.max_pool2d(bits.new_empty((images, 1, height, width), dtype=torch.float32),
+                                   kernel_size, stride, padding, ceil_mode=ceil_mode)
+    return bits.new_empty((images, *pooled.shape[2:], words))
+
+
 @torch.library.register_fake('dab::binary_conv2d')
-def _(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu):
+def _(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu, shortcut=None):
     has_kernel()
     sides = ((side + 2 * pad - kernel) // step + 1
              for side, kernel, step, pad in zip(bits.shape[1:3], kernel_size, stride, padding))
     return torch.empty((len(bits), len(alpha), *sides), dtype=torch.float32, device=bits.device,
                        memory_format=torch.channels_last)
+
+
+@torch.library.register_fake('dab::expand')
+def _(words, alpha, beta, channels):
+    has_kernel()
+    return alpha.new_empty((words.shape[0], channels, words.shape[1], words.shape[2]))

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 LARGEST = torch.tensor(torch.finfo(torch.float32).max).view(torch.int32).item()
 
 
-def sign_threshold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """threshold, float32 (C,), and flip, bool (C,), of a BatchNorm in evaluation mode.
+def sign_threshold(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    """threshold, float32 (channels,), and flip, bool (channels,), of a BatchNorm in evaluation
+    mode, or of a sequence of such and ReLUs.
 
-    For every finite x, norm(x) >= 0 if and only if (x >= threshold) != flip. Such a BatchNorm is
+    For every finite x, norm(x) >= 0 if and only if (x >= threshold) != flip. Such a norm is
     monotone in x, also as float32 rounds it: bisection over all float32 numbers with PyTorch's own
     BatchNorm finds the one at which the sign changes. Where it never changes, as for a scale of 0,
     the threshold is -inf.
@@ -16,7 +17,7 @@ def sign_threshold(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     def is_positive(order):
         return (norm(float_from_order(order).view(1, -1, 1, 1)) >= 0).flatten()
 
-    low, high = (torch.full((norm.num_features,), end) for end in (-LARGEST, LARGEST))
+    low, high = (torch.full((channels,), end) for end in (-LARGEST, LARGEST))
     first, last = is_positive(low), is_positive(high)
     while (high - low > 1).any():
         middle = (low + high) // 2

@@ -58,7 +58,9 @@ struct Convolution {
     std::vector<Lanes> slope, shared;    // (groups): 2(α − β), β
     std::vector<Lanes> constant;         // (groups, windows): −(α − β)K
     float* out;
-    float lowest;
+    const float* shortcut;    // of the shape of out, added to it before the ReLU; or null
+    float lowest;             // of what run() computes: 0 where a ReLU comes next
+    bool relu;
 
     int64_t windows() const { return y.windows.size() * x.windows.size(); }
     const uint64_t* of_group(int64_t group) const {
@@ -68,12 +70,13 @@ struct Convolution {
 
 // A convolution of which the sizes are known, with room for all that is computed.
 Convolution plan(const Axis& y, const Axis& x, int64_t images, int64_t channels, int64_t filters, bool relu,
-                 const uint64_t* image) {
+                 const uint64_t* image, const float* shortcut = nullptr) {
     Convolution c;
     c.y = y, c.x = x, c.image = image;
     c.images = images, c.channels = channels, c.words = (channels + 63) / 64;
     c.filters = filters, c.groups = (filters + FILTERS - 1) / FILTERS;
-    c.lowest = relu ? 0 : -std::numeric_limits<float>::infinity();
+    c.shortcut = shortcut, c.relu = relu;
+    c.lowest = relu && !shortcut ? 0 : -std::numeric_limits<float>::infinity();
     c.sums.resize(images * y.padded * x.padded);
     const bool pads = y.pad || x.pad;
     c.copy.resize(pads ? c.sums.size() * c.words : 0);
@@ -149,6 +152,15 @@ INLINED void locate(const Convolution& c, int64_t first, int64_t count, Position
     }
 }
 
+// Add the shortcut to so many filters of one position, then the ReLU.
+INLINED void add_shortcut(const Convolution& c, float* __restrict out, const float* shortcut, int64_t filters) {
+    const float lowest = c.relu ? 0 : -std::numeric_limits<float>::infinity();
+    for (int64_t f = 0; f < filters; f++) {
+        const float value = out[f] + shortcut[f];
+        out[f] = value < lowest ? lowest : value;
+    }
+}
+
 // Compute the items begin … end − 1 of tiles × groups. Kernel::run computes up to Kernel::most
 // positions of FILTERS filters.
 template <class Kernel>
@@ -171,6 +183,8 @@ INLINED void convolve(const Convolution& c, int64_t begin, int64_t end) {
             Kernel::run(c, group, positions + p, number, whole ? out : rows, whole ? c.filters : FILTERS);
             for (int64_t i = 0; i < (whole ? 0 : number); i++)
                 std::memcpy(out + i * c.filters, rows + i * FILTERS, filters * sizeof *out);
+            for (int64_t i = 0; i < (c.shortcut ? number : 0); i++)
+                add_shortcut(c, out + i * c.filters, c.shortcut + (out - c.out) + i * c.filters, filters);
         }
     }
 }

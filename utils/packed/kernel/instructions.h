@@ -20,6 +20,7 @@ struct Instructions {
     bool available;
     void (*pixels)(const Packing&, int64_t, int64_t);
     void (*planes)(const Packing&, int64_t, int64_t, int64_t);
+    void (*expand)(const Expansion&, int64_t, int64_t);
     void (*tabulate)(Convolution&, int64_t);
     void (*frame)(Convolution&, int64_t);
     void (*convolve)(const Convolution&, int64_t, int64_t);
@@ -27,7 +28,7 @@ struct Instructions {
 
 template <class Set>
 Instructions functions(const char* name, bool available) {
-    return {name, available, Set::pixels, Set::planes, Set::tabulate, Set::frame, Set::convolve};
+    return {name, available, Set::pixels, Set::planes, Set::expand, Set::tabulate, Set::frame, Set::convolve};
 }
 
 const std::vector<Instructions>& all_instructions() {    // best first
@@ -75,6 +76,23 @@ void pack(const Instructions& set, const Packing& p, int64_t images, bool channe
     in_threads(images * parts, LEAST / (p.channels * part) + 1, threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
             set.planes(p, i / parts, i % parts * part, std::min((i % parts + 1) * part, p.pixels));
+    });
+}
+
+// Pool the signs of all images, in up to so many threads.
+void pool(const Pooling& p, int64_t images, int64_t threads) {
+    const int64_t row = p.x.outputs * p.words * p.y.kernel * p.x.kernel;    // words read
+    constexpr int64_t LEAST = 1 << 14;                                      // of them per thread
+    in_threads(images * p.y.outputs, LEAST / row + 1, threads, [&](int64_t begin, int64_t end) {
+        pool_rows(p, begin, end);
+    });
+}
+
+// Expand so many filters with this set, in up to so many threads.
+void expand(const Instructions& set, const Expansion& e, int64_t filters, int64_t threads) {
+    constexpr int64_t LEAST = 1 << 15;      // weights per thread
+    in_threads(filters, LEAST / (e.channels * e.taps) + 1, threads, [&](int64_t begin, int64_t end) {
+        set.expand(e, begin, end);
     });
 }
 

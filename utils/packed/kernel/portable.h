@@ -11,6 +11,9 @@
         TARGET static void planes(const Packing& p, int64_t image, int64_t begin, int64_t end) {  \
             pack_planes(p, image, begin, end);                                                    \
         }                                                                                         \
+        TARGET static void expand(const Expansion& e, int64_t begin, int64_t end) {               \
+            expand_filters(e, begin, end);                                                        \
+        }                                                                                         \
         TARGET static void tabulate(Convolution& c, int64_t group) { ::tabulate(c, group); }      \
         TARGET static void frame(Convolution& c, int64_t n) { ::frame(c, n); }                    \
         TARGET static void convolve(const Convolution& c, int64_t begin, int64_t end) {           \
