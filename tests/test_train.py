@@ -296,7 +296,7 @@ GPU = torch.device('cuda', 0)
 
 
 @pytest.mark.parametrize('arguments, device, channels_last', [
-    ([], CPU, True), ([], GPU, False), (['--amp=bfloat16'], GPU, True), (['--no-channelsLast'], CPU, False),
+    ([], CPU, True), ([], GPU, True), ([], torch.device('mps'), False), (['--amp=bfloat16'], torch.device('mps'), True), (['--no-channelsLast'], CPU, False),
     (['--channelsLast'], GPU, True), (['--amp=float16', '--no-channelsLast'], GPU, False)])
 def test_channels_last_is_on_where_it_wins(arguments, device, channels_last, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')

@@ -9,10 +9,18 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <string>
 
 #include "instructions.h"
 
 namespace {
+
+// Messages are one string: to put them together, PyTorch's macro takes a stream, and streams crash where a process holds
+// two C++ runtimes (seen with torch 2.11 and GCC 13.3).
+std::string misfit(const char* name, int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
+    return std::string(name) + ": a kernel of " + std::to_string(kernel) + " with stride " + std::to_string(stride) +
+           " and padding " + std::to_string(pad) + " does not fit a side of " + std::to_string(size);
+}
 
 std::vector<uint64_t> words_of(const at::Tensor& flip) {
     const auto flips = flip.contiguous();
@@ -43,8 +51,7 @@ at::Tensor pack_signs(const at::Tensor& x, const at::Tensor& threshold, const at
 
 Side checked_side(int64_t size, int64_t kernel, int64_t stride, int64_t pad, bool ceil_mode) {
     TORCH_CHECK_VALUE(kernel > 0 && stride > 0 && pad >= 0 && 2 * pad <= kernel && size + 2 * pad >= kernel,
-                      "pool_signs: a kernel of ", kernel, " with stride ", stride, " and padding ", pad,
-                      " does not fit a side of ", size);
+                      misfit("pool_signs", size, kernel, stride, pad));
     const int64_t outputs = (size + 2 * pad - kernel + (ceil_mode ? stride - 1 : 0)) / stride + 1;
     // As in PyTorch, every window begins in the image or in the padding before it.
     return {size, kernel, stride, pad, outputs - (ceil_mode && (outputs - 1) * stride >= size + pad)};
@@ -73,8 +80,7 @@ at::Tensor pool_signs(const at::Tensor& bits, const at::Tensor& flip, at::IntArr
 
 Axis checked_axis(int64_t size, int64_t kernel, int64_t stride, int64_t pad) {
     TORCH_CHECK_VALUE(kernel > 0 && stride > 0 && pad >= 0 && size + 2 * pad >= kernel,
-                      "binary_conv2d: a kernel of ", kernel, " with stride ", stride, " and padding ", pad,
-                      " does not fit a side of ", size);
+                      misfit("binary_conv2d", size, kernel, stride, pad));
     return axis(size, kernel, stride, pad);
 }
 
@@ -83,7 +89,8 @@ at::Tensor binary_conv2d(const at::Tensor& bits, const at::Tensor& prepared, con
                          at::IntArrayRef padding, bool relu, const std::optional<at::Tensor>& shortcut) {
     TORCH_CHECK_VALUE(bits.dim() == 4 && bits.scalar_type() == at::kLong && channels > 0 &&
                       bits.size(3) == (channels + 63) / 64,
-                      "binary_conv2d takes the int64 (N, H, W, words) of pack_signs for ", channels, " channels");
+                      "binary_conv2d takes the int64 (N, H, W, words) of pack_signs for " + std::to_string(channels) +
+                          " channels");
     TORCH_CHECK_VALUE(alpha.dim() == 1 && beta.sizes() == alpha.sizes() && alpha.scalar_type() == at::kFloat &&
                       beta.scalar_type() == at::kFloat, "binary_conv2d takes float32 alpha and beta for each filter");
     TORCH_CHECK_VALUE(kernel.size() == 2 && stride.size() == 2 && padding.size() == 2,
@@ -114,7 +121,8 @@ at::Tensor binary_conv2d(const at::Tensor& bits, const at::Tensor& prepared, con
 at::Tensor expand_bits(const at::Tensor& words, const at::Tensor& alpha, const at::Tensor& beta, int64_t channels) {
     TORCH_CHECK_VALUE(words.dim() == 4 && words.scalar_type() == at::kLong && channels > 0 &&
                       words.size(3) == (channels + 63) / 64,
-                      "expand takes the int64 (out, kh, kw, words) of pack_mask for ", channels, " channels");
+                      "expand takes the int64 (out, kh, kw, words) of pack_mask for " + std::to_string(channels) +
+                          " channels");
     TORCH_CHECK_VALUE(alpha.dim() == 1 && alpha.size(0) == words.size(0) && beta.sizes() == alpha.sizes() &&
                       alpha.scalar_type() == at::kFloat && beta.scalar_type() == at::kFloat,
                       "expand takes float32 alpha and beta for each filter");
