@@ -5,7 +5,7 @@ from torch import nn
 
 import main
 import models
-from utils import binarize, processes
+from utils import binarize, layer_errors, processes
 from utils.compare import gain, gain_runs, gain_tables
 from utils.training.checkpoint import read_checkpoint
 
@@ -165,3 +165,13 @@ def test_a_wrong_flag_is_one_sentence(measure, tmp_path, capsys, flag, sentence)
         measure(tmp_path, flag)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and f'utils.compare.gain: error: {sentence}' in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize('n', [9, 64, 576])
+@pytest.mark.parametrize('distribution, constant', [('rand', 2.0), ('randn', 2.7)])
+def test_the_gain_on_symmetric_weights_is_a_constant_over_n(n, distribution, constant):
+    draw = getattr(torch, distribution)
+    weight = draw(2_000_000 // n // 9, n, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = 2 * weight - 1 if distribution == 'rand' else weight
+    dab, xnor = (layer_errors.squared_errors(weight, method).sum() for method in ('dab', 'xnor'))
+    assert n * gain_tables.gain(dab, xnor) == pytest.approx(constant, rel=0.15)
