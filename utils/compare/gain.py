@@ -149,7 +149,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser = Parser(prog=f'python3 -m {PROGRAM}', description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--networks', default=','.join(NETWORKS), metavar='A,B,…',
-                        type=names_among(*models.names()), help='(default: %(default)s)')
+                        type=names_among(*models.names()),
+                        help='what to train, with --binaryWeight (default: %(default)s)')
     parser.add_argument('--methods', default='dab,xnor', metavar='A,B,…',
                         type=names_among(*METHODS),
                         help=f'of {", ".join(METHODS)} (default: %(default)s)')
@@ -159,7 +160,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument('--centring', default='on', metavar='on,off', type=names_among('on', 'off'),
                         help='of on, off; off trains with --binSearch=exact (default: %(default)s)')
     parser.add_argument('--jobs', type=at_least(1), default=1, metavar='N',
-                        help='runs at the same time, which a GPU can pay (default: 1)')
+                        help='runs at the same time; a GPU has room for several (default: 1)')
     parser.add_argument('--name', type=run_name, default='gain', help='(default: %(default)s)')
     parser.add_argument('--logdir', default='logs', metavar='DIR', help='(default: %(default)s)')
     parser.add_argument('--config', metavar='FILE', help="flags from a JSON file, like a run's "
