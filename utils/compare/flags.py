@@ -43,7 +43,8 @@ def parse(arguments: Sequence[str] | None, description: str = ''
                         help='A,B,…: train every method at each --maxlr and say which is best; '
                         'METHOD:A,METHOD:B,…: the --maxlr of each method (default: one --maxlr)')
     parser.add_argument('--jobs', type=at_least(1), default=1, metavar='N',
-                        help='cells trained at the same time; a GPU has room for several (default: 1)')
+                        help='cells trained at the same time; a GPU has room for several '
+                        '(default: 1)')
     parser.add_argument('--name', type=run_name,
                         help='name of the comparison (default: compare-DATA-FAMILY)')
     parser.add_argument('--logdir', default='logs', metavar='DIR', help='(default: %(default)s)')
