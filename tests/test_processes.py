@@ -135,8 +135,9 @@ def test_workers_change_nothing_spawned_and_resumed_ones_neither(sketch_folder, 
 
 
 @pytest.mark.soak
-def test_ctrl_c_ends_the_workers_of_a_forkserver(sketch_folder, tmp_path, start):
-    run = start(StartedBy('forkserver'), command(sketch_folder, tmp_path, '--name=run', '--epochs=1000', '--workers=1'))
+@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+def test_ctrl_c_ends_the_workers_under_other_start_methods(method, sketch_folder, tmp_path, start):
+    run = start(StartedBy(method), command(sketch_folder, tmp_path, '--name=run', '--epochs=1000', '--workers=1'))
     run.wait_for(lambda: (tmp_path / 'run/last.pth.tar').exists(), 200)
     group = run.process.pid
     run.send(signal.SIGINT)
