@@ -95,9 +95,9 @@ def run_all(plan: list[Training], measure_at: list[int], common: list[str], comm
             with failures.of(training):
                 outcome()
                 finished.add(training)
-        write([training for training in plan if training in finished], flags, command)
-    if finished and not calls:
-        write([training for training in plan if training in finished], flags, command)
+        write(plan, finished, flags, command)
+    if not calls:
+        write(plan, finished, flags, command)
     if failures.names:
         raise RunError(f'{", ".join(failures.names)} failed, as reported above')
 
@@ -112,14 +112,15 @@ def train_one(title: str, jobs: int, training: Training, arguments: list[str],
         raise RunError(str(error)) from error
 
 
-def write(finished: list[Training], flags: argparse.Namespace, command: str):
-    """Write and print the tables of the finished runs."""
-    rows = [row for training in finished for row in gain_tables.read_rows(training.measures)]
+def write(plan: list[Training], finished: set[Training], flags: argparse.Namespace, command: str):
+    """Write and print the tables of the finished runs, in the order of the plan."""
+    rows = [row for training in plan if training in finished
+            for row in gain_tables.read_rows(training.measures)]
     if not rows:
         return
     text = gain_tables.markdown(provenance(devices.choose(flags.device), command), rows,
                                 datasets.data_name(flags.dataset))
-    folder = finished[0].folder
+    folder = plan[0].folder
     with naming(str(folder), RunError):
         write_text(folder / 'gain.md', text)
         write_text(folder / 'gain.csv', output.csv_table(rows))

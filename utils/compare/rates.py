@@ -15,7 +15,7 @@ from utils.provenance import describe_provenance
 from .output import markdown_table
 from .statistics import accuracy, deviation, hits
 
-rate = at_least(0, float, above=True)
+positive = at_least(0, float, above=True)
 
 
 class Rates(NamedTuple):
@@ -37,13 +37,13 @@ def rates(text: str) -> Rates:
     """The type of --rates: RATE,RATE,… or METHOD:RATE,METHOD:RATE,…"""
     parts = text.split(',')
     if ':' not in text:
-        return Rates(trials=tuple(dict.fromkeys(map(rate, parts))))
+        return Rates(trials=tuple(dict.fromkeys(map(positive, parts))))
     chosen = {}
     for part in parts:
         method, colon, value = part.partition(':')
         if not colon or method in chosen:
             raise argparse.ArgumentTypeError(f'{part!r} is not METHOD:RATE of one more method')
-        chosen[method] = rate(value)
+        chosen[method] = positive(value)
     return Rates(chosen=chosen)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..memory_format import channels_first
 from ..native import compiler
 
 SOURCES = [*sorted(Path(__file__).with_name('kernel').glob('*.[ch]*')), compiler.THREADS]
@@ -34,7 +35,6 @@ library.define('pool_signs(Tensor bits, Tensor flip, int[2] kernel_size, int[2] 
 library.define('binary_conv2d(Tensor bits, Tensor prepared, Tensor alpha, Tensor beta, '
                'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu, '
                'Tensor? shortcut=None) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
-
 library.define('expand(Tensor words, Tensor alpha, Tensor beta, SymInt channels) -> Tensor',
                tags=torch.Tag.pt2_compliant_tag)
 
@@ -196,8 +196,7 @@ def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, p
 
 def _expand(words, alpha, beta, channels):
     marked = unpack_mask(words, channels)
-    weight = torch.where(marked, alpha.view(-1, 1, 1, 1), beta.view(-1, 1, 1, 1))
-    return weight.reshape(-1).view(weight.shape)
+    return channels_first(torch.where(marked, alpha.view(-1, 1, 1, 1), beta.view(-1, 1, 1, 1)))
 
 
 @torch.library.register_fake('dab::pack_signs')

@@ -39,7 +39,7 @@ typedef int32_t Ints __attribute__((vector_size(32), aligned(4), may_alias));
 // In floats: a vector, and the distance between what is read and what is prefetched.
 constexpr int64_t LANES = 8, AHEAD = 2048;
 
-// Pack VECTORS·16 adjacent pixels of one image in contiguous memory: 32 channels at a time, one
+// Pack VECTORS·LANES adjacent pixels of one image in contiguous memory: 32 channels at a time, one
 // pixel per lane.
 template <int VECTORS>
 INLINED void pack_lanes(const Packing& p, const float* x, uint64_t* bits) {
