@@ -69,8 +69,7 @@ def data_flags(flag):
     flag('--tenCrop', changes_result=False, action=SWITCH, default=False,
          help='validate on ten crops of each image, their log-probabilities averaged')
     flag('--skipBroken', action=SWITCH, default=False,
-         help='leave out images in folders that cannot be read, and name them; without it the '
-              'first one ends the run')
+         help='leave out and name the images in folders that cannot be read, not end at the first')
     flag('--ink', choices=('auto', 'dark', 'light'), default='dark',
          help='sketches are dark on light, or light on dark and are inverted; auto inverts those '
               'that are mostly dark (default: %(default)s)')
@@ -107,6 +106,9 @@ def binarization_flags(flag):
     flag('--binSearch', choices=('fast', 'exact'), default='fast',
          help='search used by dab: fast finds the same optimum without sorting, on the CPU '
               '(default: %(default)s)')
+    flag('--centring', fixed_by='checkpoint compare', action=SWITCH, default=True,
+         help='before each step, subtract from the latent weights their mean over the input '
+              'channels, as published; --no-centring only clamps them')
     flag('--bnnModel', fixed_by='compare', action='store_true',
          help='the same as --binarizer=bnn')
     flag('--calculateBinarizationLosses', fixed_by='compare', once=True, changes_result=False,
@@ -163,8 +165,7 @@ def learning_rate_flags(flag):
 
 
 def arithmetic_flags(flag):
-    flag('--device', once=True, changes_result=False, default='auto', type=device,
-         metavar='NAME',
+    flag('--device', once=True, changes_result=False, default='auto', type=device, metavar='NAME',
          help='cpu, cuda (NVIDIA and AMD), xpu (Intel), mps (Apple), or one of several, like '
               'cuda:1 (default: auto, cuda where it is, else cpu)')
     flag('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
@@ -176,8 +177,7 @@ def arithmetic_flags(flag):
     flag('--syncBN', action=SWITCH, default=False,
          help='under torchrun, BatchNorm statistics over all processes (GPUs only)')
     flag('--deterministic', action=SWITCH, default=False,
-         help='the same weights for a seed on a GPU too, by slower algorithms where PyTorch has '
-              'such')
+         help='the same weights for a seed on a GPU too, by slower algorithms of PyTorch')
 
 
 def run_flags(flag):

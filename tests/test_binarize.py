@@ -132,17 +132,17 @@ def test_dab_never_errs_more_than_naive_binarization():
         assert (dab <= xnor * (1 + 1e-5) + 1e-9).all()
 
 
-def reference_projection(weight):
+def reference_projection(weight, centring):
     weight = weight.astype(np.float64)
-    if weight.shape[1] > 1:
+    if weight.shape[1] > 1 and centring:
         weight = weight - weight.mean(axis=1, keepdims=True)
     return np.clip(weight, -1, 1)
 
 
-def reference_binarization(weight, method):
+def reference_binarization(weight, method, centring):
     """W~ and the factor of the gradient, filter by filter and weight by weight, in float64."""
     out, c = weight.shape[:2]
-    s = 1 - 1 / c if c > 1 else 1
+    s = 1 - 1 / c if c > 1 and centring else 1
     two_valued, factor = np.empty_like(weight), np.empty_like(weight)
     for o in range(out):
         row, n = weight[o].ravel(), weight[o].size
@@ -175,14 +175,15 @@ def rank(row):
 
 @pytest.mark.parametrize('method', binarize.METHODS)
 @pytest.mark.parametrize('channels, groups', [(6, 1), (6, 2), (6, 6)])
-def test_one_training_step_against_a_hand_written_one(method, channels, groups):
+@pytest.mark.parametrize('centring', [True, False])
+def test_one_training_step_against_a_hand_written_one(method, channels, groups, centring):
     torch.manual_seed(1)
     conv = nn.Conv2d(channels, 12, 3, groups=groups, bias=False).double()
     with torch.no_grad():
         conv.weight.normal_(0, 0.8)     # some weights beyond ±1, so that the clamp and [|W| < 1] matter
     latent = conv.weight.detach().numpy().copy()
     images, target = torch.randn(5, channels, 7, 7).double(), torch.randn(5, 12, 5, 5).double()
-    binarize.wrap(conv, 1, 1, method)
+    binarize.wrap(conv, 1, 1, method, centring=centring)
     optimizer = torch.optim.SGD(conv.parameters(), lr=0.1)
     for step in range(3):
         loss = F.mse_loss(conv(images), target)
@@ -190,9 +191,9 @@ def test_one_training_step_against_a_hand_written_one(method, channels, groups):
         loss.backward()
         optimizer.step()
 
-        latent = reference_projection(latent)
+        latent = reference_projection(latent, centring)
         assert step or (np.abs(latent) == 1).any()
-        two_valued, factor = reference_binarization(latent, method)
+        two_valued, factor = reference_binarization(latent, method, centring)
         w = torch.tensor(two_valued, requires_grad=True)
         reference_loss = F.mse_loss(F.conv2d(images, w, groups=groups), target)
         reference_loss.backward()

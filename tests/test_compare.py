@@ -357,6 +357,14 @@ def test_the_spread_that_differences_were_drawn_with_is_found():
     assert statistics.spread(draw(1, 9)) is None
 
 
+def test_a_method_without_centring_is_one_of_its_own(run, tmp_path, without_training):
+    run(tmp_path, '--methods=dab,dab-uncentred', '--inputs=real', '--epochs=1', '--seeds=1')
+    folder, = tmp_path.iterdir()
+    assert [json.loads((folder / f'sketchanetwbin-{method}-seed0/flags.json').read_text())['centring']
+            for method in ('dab', 'dab-uncentred')] == [True, False]
+    assert '| real | dab − dab-uncentred | 1 |' in (folder / 'compare.md').read_text()
+
+
 def test_rates_are_tried_and_chosen(run, tmp_path, capsys, without_training):
     small = '--methods=real,dab', '--inputs=real', '--epochs=1', '--seeds=1', '--rates=0.01,0.0001'
     folder = run(tmp_path, *small)

@@ -12,14 +12,14 @@ from test_methods import Learned
 from utils import binarize
 
 
-def network(method='dab'):
+def network(method='dab', centring=True):
     """Real and sign inputs, a depthwise layer, in all which binarization treats differently."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
                           nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), Sign(),
                           SignConv2d(8, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 4, 1),
                           nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LogSoftmax(1))
-    return binarize.wrap(model, 2, 4, method)
+    return binarize.wrap(model, 2, 4, method, centring=centring)
 
 
 IMAGES = torch.randn(4, 2, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -40,12 +40,13 @@ def trained(model, forward, steps=3):
         return torch.stack(losses), [*model.state_dict().values()], forward(IMAGES)
 
 
-@pytest.mark.parametrize('method', ['dab', 'xnor', 'learned'])    # by our operators; in PyTorch; with learned values
-def test_compiled_training_has_no_graph_break_and_the_same_results(method, monkeypatch):
+@pytest.mark.parametrize('method, centring', [
+    ('dab', True), ('dab', False), ('xnor', True), ('learned', True)])     # by our operators; in PyTorch; with learned values
+def test_compiled_training_has_no_graph_break_and_the_same_results(method, centring, monkeypatch):
     """aot_eager traces like the default, inductor, and runs the kernels of the eager network."""
     monkeypatch.setitem(binarize.METHODS, 'learned', Learned)
     torch._dynamo.reset()
-    model, twin = network(method), network(method)
+    model, twin = network(method, centring), network(method, centring)
     compiled = torch.compile(twin, fullgraph=True, backend='aot_eager')
     torch.testing.assert_close(trained(twin, compiled), trained(model, model), rtol=0, atol=0)
 

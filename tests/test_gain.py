@@ -9,6 +9,7 @@ from utils import binarize, layer_errors, processes
 from utils.compare import gain, gain_runs, gain_tables
 from utils.training.checkpoint import read_checkpoint
 
+METHODS = ['dab', 'xnor', 'dab-uncentred', 'xnor-uncentred']
 FLAGS = ['--dataset=tuberlin', '--inpsize=17', '--binEnd=3', '--batch-size=12', '--testbatchsize=12', '--workers=0', '--epochs=2']
 
 
@@ -42,7 +43,7 @@ def measure(sketch_folder):
 @pytest.fixture(scope='module')
 def finished(measure, tmp_path_factory):
     """The folder of a finished command."""
-    return measure(tmp_path_factory.mktemp('gain'), '--networks=tiny', '--measureAt=0', '--centring=on,off')
+    return measure(tmp_path_factory.mktemp('gain'), '--networks=tiny', '--measureAt=0', f'--methods={",".join(METHODS)}')
 
 
 def latent(folder, run, epoch=2):
@@ -75,17 +76,16 @@ def brute_force(rows):
 
 
 @pytest.mark.parametrize('method', ['dab', 'xnor'])
-@pytest.mark.parametrize('centring', ['on', 'off'])
+@pytest.mark.parametrize('centring', [True, False])
 def test_the_measures_are_those_of_the_definition(method, centring):
     weight = torch.randn(5, 4, 3, 3).exp()
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 5, 3))
     with torch.no_grad():
         model[1].weight.copy_(0.1 * weight)
-    binarize.wrap(model, 2, 2, method, 'exact')
-    with gain_runs.projection(centring):
-        found, = gain_runs.measures(model)
+    binarize.wrap(model, 2, 2, method, centring=centring)
+    found, = gain_runs.measures(model)
     rows = 0.1 * weight
-    rows = (rows - rows.mean(1, keepdim=True) if centring == 'on' else rows).clamp(-1, 1).flatten(1).double()
+    rows = (rows - rows.mean(1, keepdim=True) if centring else rows).clamp(-1, 1).flatten(1).double()
     assert (found.pop('number'), found.pop('name')) == (2, '1')
     assert found == pytest.approx({key: float(value) for key, value in brute_force(rows).items()}, rel=1e-6)
     assert found['gain'] > 0.02
@@ -93,23 +93,17 @@ def test_the_measures_are_those_of_the_definition(method, centring):
 
 def test_a_run_has_its_measures_of_every_layer_before_the_first_step_and_after_the_last(finished):
     everything = gain_tables.read_rows(finished / 'gain.csv')
-    runs = ['tiny-dab', 'tiny-xnor', 'tiny-dab-uncentred', 'tiny-xnor-uncentred']
-    assert [row for run in runs for row in gain_tables.read_rows(finished / run / 'gain.csv')] == everything
-    places = [(row['method'], row['centring'], row['epoch'], row['number']) for row in everything]
-    assert places == [(method, centring, epoch, number) for centring in ('on', 'off') for method in ('dab', 'xnor')
-                      for epoch in (0, 2) for number in (2, 3)]
-    first = [[row['error_dab'] for row in everything if (row['epoch'], row['method'], row['centring']) == (0, method, 'on')]
-             for method in ('dab', 'xnor')]
+    assert [row for method in METHODS for row in gain_tables.read_rows(finished / f'tiny-{method}/gain.csv')] == everything
+    places = [(row['method'], row['epoch'], row['number']) for row in everything]
+    assert places == [(method, epoch, number) for method in METHODS for epoch in (0, 2) for number in (2, 3)]
+    first = [[row['error_dab'] for row in everything if (row['epoch'], row['method']) == (0, method)] for method in ('dab', 'xnor')]
     assert first[0] == pytest.approx(first[1])      # the same initial weights, projected by two codes
 
 
-def test_uncentred_runs_are_uncentred_and_the_projection_is_restored(finished):
+def test_uncentred_runs_are_uncentred(finished):
     for method in 'dab', 'xnor':
         assert largest_mean(latent(finished, f'tiny-{method}')) < 1e-3
         assert largest_mean(latent(finished, f'tiny-{method}-uncentred')) > 1e-2
-    weight = torch.tensor([[1., 3]])[..., None, None]
-    assert binarize.project_(weight).flatten().tolist() == [-1, 1]
-    assert 'The projection of this run only clamps' in (finished / 'tiny-dab-uncentred/log.txt').read_text()
 
 
 def test_measuring_does_not_change_what_is_trained(finished, sketch_folder, tmp_path):
@@ -122,13 +116,13 @@ def test_measuring_does_not_change_what_is_trained(finished, sketch_folder, tmp_
 
 def test_the_summary_adds_up_the_squared_errors_of_all_layers(finished):
     rows = [row for row in gain_tables.read_rows(finished / 'gain.csv')
-            if (row['method'], row['centring'], row['epoch']) == ('xnor', 'off', 2)]
+            if (row['method'], row['epoch']) == ('xnor-uncentred', 2)]
     sums = [sum(row[f'error_{method}'] * row['squared_norm'] for row in rows) for method in ('dab', 'xnor')]
     lines = (finished / 'gain.md').read_text().splitlines()
-    line, = [line for line in lines if line.startswith('| tiny | xnor | off |')]
+    line, = [line for line in lines if line.startswith('| tiny | xnor-uncentred |')]
     assert line.split(' | ')[-1] == f'{100 - 100 * sums[0] / sums[1]:.2f} |'
     tables = [line for line in lines if line.startswith('| ')]
-    assert len(tables) == 2 + 4 + 2 + 8 and not any('off' in line for line in tables[7:])
+    assert len(tables) == 2 + 4 + 2 + 8 and not any('uncentred' in line for line in tables[7:])
     gains = [float(line.split(' | ')[-1].removesuffix(' |')) for line in tables[8:]]
     assert gains == sorted(gains, reverse=True)
 
@@ -157,7 +151,7 @@ def test_a_run_that_fails_does_not_stop_the_others(measure, tmp_path, capsys):
     ('--model_def=nin', '--model_def is decided by the comparison'),
     ('--binarizer=xnor', '--binarizer is decided by the comparison'),
     ('--measureAt=0,x', "argument --measureAt: 'x' is not a whole number"),
-    ('--centring=of', "argument --centring: unknown name 'of'"),
+    ('--no-centring', '--no-centring is decided by the comparison'),
     ('--epochs=0', '--epochs=0: '),
 ])
 def test_a_wrong_flag_is_one_sentence(measure, tmp_path, capsys, flag, sentence):

@@ -177,6 +177,16 @@ def test_binarizers(train, tmp_path, flags, method):
     assert json.loads((tmp_path / 'logs/run/flags.json').read_text())['binarizer'] == method
 
 
+def test_centring_is_that_of_the_checkpoint(train, tmp_path, refused):
+    train('--name=run', '--epochs=1', '--no-centring')
+    last = tmp_path / 'logs/run/last.pth.tar'
+    name, latent = next(item for item in read_checkpoint(last)['model'].items() if item[0].endswith('original'))
+    assert latent.mean(1).abs().max() > 1e-2
+    assert 'was trained with --no-centring' in refused(f'--resume={last}', '--centring', '--epochs=2')
+    train(f'--resume={last}', '--epochs=2')
+    assert read_checkpoint(last)['model'][name].mean(1).abs().max() > 1e-2
+
+
 def check_latent_weights(folder):
     latents = [tensor for name, tensor in read_checkpoint(folder / 'last.pth.tar')['model'].items() if 'original' in name]
     assert latents

@@ -88,21 +88,21 @@ def test_adversarial_filters(name, row):
     assert objective(centred, e) >= best_objective(centred) * (1 - 1e-6)
 
 
-def pair(shape, groups=1):
+def pair(shape, groups=1, centring=True):
     """The same convolution twice: fast in float32, and exact in float64, whose split no rounding moves."""
     convs = []
     for search in ('fast', 'exact'):
         torch.manual_seed(0)
         conv = nn.Conv2d(shape[1] * groups, shape[0], shape[2:], groups=groups, bias=False)
         nn.init.normal_(conv.weight, std=0.6)
-        convs.append(binarize.wrap(conv, 1, 1, search=search))
+        convs.append(binarize.wrap(conv, 1, 1, search=search, centring=centring))
     return convs[0], convs[1].double()
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('threads', [1, 2])
-def test_forward_and_backward_equal_those_in_pytorch(shape, threads):
-    fast, exact = pair(shape, groups=shape[0] if shape[1] == 1 else 1)
+@pytest.mark.parametrize('threads, centring', [(1, True), (2, True), (2, False)])
+def test_forward_and_backward_equal_those_in_pytorch(shape, threads, centring):
+    fast, exact = pair(shape, shape[0] if shape[1] == 1 else 1, centring)
     torch.set_num_threads(threads)
     try:
         gradient = torch.randn(fast.parametrizations.weight.original.shape)

@@ -186,17 +186,18 @@ class Halves(binarize.Method):
         return inside.to(alpha.dtype)
 
 
-@pytest.mark.parametrize('binarizer', ['xnor', 'halves'])
-def test_a_page_describes_the_method_of_its_network_and_all_others(sketch_folder, tmp_path, monkeypatch, binarizer):
+@pytest.mark.parametrize('binarizer, flag, suffix', [('xnor', '--centring', ''), ('halves', '--no-centring', ', not centred')])
+def test_a_page_describes_the_method_of_its_network_and_all_others(sketch_folder, tmp_path, monkeypatch, binarizer, flag, suffix):
     monkeypatch.setitem(binarize.METHODS, 'halves', Halves)
     checkpoint = train_briefly(sketch_folder, tmp_path, 'sketchanetwbin', '--binaryWeight', '--binEnd=2',
-                               f'--binarizer={binarizer}')
+                               f'--binarizer={binarizer}', flag)
     report.main([str(checkpoint), f'--out={tmp_path}/report'])
     html = (tmp_path / 'report/index.html').read_text()
     about_the_network, rest = html.split('>The weights and their two values</h2>')
     method = binarize.METHODS[binarizer]
     assert f'trained with {method.title}: {method.formula}.' in about_the_network
-    assert cells(about_the_network, 'binarizer') == [[f'{binarizer}, convolutions 2 to 2']]
+    assert cells(about_the_network, 'binarizer') == [[f'{binarizer}{suffix}, convolutions 2 to 2']]
+    assert ('centred over the input channels' in about_the_network) == (flag == '--centring')
     for name, other in binarize.METHODS.items():
         assert cells(rest, name) == [[other.title, other.formula]]
     assert html.lower().count('distribution-aware') == html.count('DAB') == 1      # its row among the methods

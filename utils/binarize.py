@@ -243,7 +243,8 @@ def binarize_weight(weight: Tensor, method: str = 'dab') -> Tensor:
 def project_(weight: Tensor) -> Tensor:
     """Project latent weights (out, c, kh, kw) in place: centre over input channels, clamp to ±1.
 
-    A single input channel (a depthwise convolution) is not centred, which would erase it.
+    A single input channel (a depthwise convolution) is not centred, which would erase it, and
+    Binarization shows a filter as one of a single channel where its centring is off.
     """
     if weight.size(1) > 1:
         weight -= weight.mean(1, keepdim=True)
@@ -339,16 +340,17 @@ class Binarization(nn.Module):
 
     two_valued = True       # for models.blocks.SignConv2d
 
-    def __init__(self, name: str, weight: Tensor, search: str = 'fast'):
+    def __init__(self, name: str, weight: Tensor, search: str = 'fast', centring: bool = True):
         super().__init__()
-        self.name, self.search = name, search
+        self.name, self.search, self.centring = name, search, centring
         self.method = make_method(name, weight)
 
     def forward(self, latent):
+        shape, latent = latent.shape, self._filters(latent)
         if torch.compiler.is_exporting():       # ordinary operators, in place of ours
             projected = project_(latent.detach().to(torch.float64, copy=True))
             alpha, beta, mask = _split_rows(projected, self.method)
-            return torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
+            return torch.where(mask, alpha, beta).view(shape).to(latent.dtype)
         in_step = self.training and torch.is_grad_enabled()
         projected = latent.detach() if in_step else latent.detach().clone()
         if self._is_fused(latent, in_step):
@@ -357,10 +359,11 @@ class Binarization(nn.Module):
             weight = self._plain_(latent, projected, in_step)[0]
         if torch.jit.is_tracing() and not in_step:     # a constant: compiled code is not traced
             weight = torch.from_numpy(weight.numpy(force=True)).to(latent.device)
-        return weight
+        return weight.view(shape)
 
     def evaluate(self, latent: Tensor) -> LayerWeights:
         """The LayerWeights of these latent weights, which stay as they are."""
+        shape, latent = latent.shape, self._filters(latent)
         projected = latent.detach().clone()
         if self._is_fused(latent, in_step=False):
             weight, (alpha, beta, boundary, _) = self._fused_(latent, projected)
@@ -368,8 +371,12 @@ class Binarization(nn.Module):
             mask[:, 0] |= ~mask.any(1)      # of a constant filter
         else:
             weight, alpha, beta, mask = self._plain_(latent, projected, in_step=False)
-        return LayerWeights(projected, weight, alpha.flatten(), beta.flatten(),
-                            mask.view(latent.shape))
+        return LayerWeights(projected.view(shape), weight.view(shape), alpha.flatten(),
+                            beta.flatten(), mask.view(shape))
+
+    def _filters(self, latent):
+        """latent, seen as filters of one input channel, (out, 1, c, kh, kw), without centring."""
+        return latent if self.centring else latent.unsqueeze(1)
 
     def _fused_(self, latent, projected):
         """W~ as a function of latent, and values as _fused_forward_ returns them."""
@@ -423,13 +430,14 @@ def binarized(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
 
 
 def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
-         search: str = 'fast') -> nn.Module:
+         search: str = 'fast', centring: bool = True) -> nn.Module:
     """Binarize the weights of the convolutions binStart … binEnd (both inclusive) and return model.
 
     The stored parameter, `parametrizations.weight.original`, is the latent weight that the
     optimizer owns; `conv.weight` is the binarized one. A binEnd beyond the last convolution means
     "to the end". A layer whose filters have one weight stays real, with a warning. search: 'fast'
     splits without sorting where it can (float32 on the CPU, with a C++ compiler), 'exact' sorts.
+    centring=False leaves the mean over input channels in the latent weights, and s = 1.
     Raises ValueError for a range without a convolution, an unknown method, or a model wrapped
     before.
     """
@@ -450,7 +458,7 @@ def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
             continue
         # unsafe=True only skips a trial call, which would project the weights before training.
         parametrize.register_parametrization(
-            conv, 'weight', Binarization(method, conv.weight, search), unsafe=True)
+            conv, 'weight', Binarization(method, conv.weight, search, centring), unsafe=True)
     return model
 
 

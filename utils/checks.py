@@ -99,7 +99,7 @@ def check_action(flags: argparse.Namespace):
 def without_effect(flags: argparse.Namespace, channels: int, device: torch.device,
                    in_folders: bool) -> dict[str, object]:
     """Sentences about flags with little or no effect, and whether each is true of these flags."""
-    own = opts.not_default(flags, 'binStart', 'binSearch')
+    own = opts.not_default(flags, 'binStart', 'binSearch', 'centring')
     return {
         f'{" and ".join(own)} without --binaryWeight: all weights stay real':
             own and not flags.binaryWeight,

@@ -29,7 +29,7 @@ from utils.memory_format import channels_last
 from utils.pretrained import load_pretrained
 from utils.provenance import provenance
 from utils.source import (Source, checkpoint_source, dataset_spec, own_data_flags, packed_source,
-                          stored_network)
+                          stored_network, wrap_arguments)
 from utils.training import checkpoint as checkpoints
 from utils.training import loaders, loop, parallel
 from utils.training.pictures import Pictures
@@ -67,8 +67,7 @@ class Experiment:
                                  flags.signLayers)
             self._load_pretrained(model)    # first, since methods start from the weights
             if flags.binaryWeight:
-                binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer,
-                              flags.binSearch)
+                binarize.wrap(model, *wrap_arguments(vars(flags)))
         if flags.channelsLast:      # not evaluation, which rounds as the packed network does
             model.register_forward_pre_hook(
                 lambda _, inputs: channels_last(inputs[0]) if model.training else None)

@@ -93,16 +93,20 @@ def new_network(name: str, nClasses: int, channels: int, inpsize: int | None = N
     return binarize.wrap(model, *binarized) if binarized else model
 
 
+def wrap_arguments(flags: dict) -> tuple:
+    """What binarize.wrap takes beside the model, as the flags say."""
+    names = 'binStart', 'binEnd', 'binarizer', 'binSearch', 'centring'
+    return tuple(flags[name] for name in names)
+
+
 def stored_network(source: Source, build: Callable = models.build,
                    binSearch: str | None = None) -> nn.Module:
     """The network of a checkpoint or a packed model with its weights."""
     if source.network is not None:
         return source.network
-    flags = source.flags
-    binarized = [flags[name] for name in ('binStart', 'binEnd', 'binarizer')]
-    binarized.append(binSearch or flags['binSearch'])
+    flags = source.flags | ({'binSearch': binSearch} if binSearch else {})
     model = new_network(flags['model_def'], len(source.classes), source.channels,
                         flags['inpsize'], flags['signLayers'],
-                        tuple(binarized) if flags['binaryWeight'] else None, build)
+                        wrap_arguments(flags) if flags['binaryWeight'] else None, build)
     checkpoints.load_model(model, source.checkpoint, source.path)
     return model

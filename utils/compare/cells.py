@@ -22,6 +22,7 @@ from utils.training.progress import Progress
 
 from . import PROGRAM
 from .rates import Rates
+from .shared import binarization_flags
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,9 @@ class Cell:
 
     def arguments(self, common: Sequence[str]) -> list[str]:
         """The flags of this cell, those that all cells share included."""
-        if self.method == 'real':
-            binary = ['--no-binaryWeight']
-        else:
-            binary = ['--binaryWeight', f'--binarizer={self.method}']
+        binary = ['--no-binaryWeight']
+        if self.method != 'real':
+            binary = binarization_flags(self.method)
         if self.rate is not None:
             binary.append(f'--maxlr={self.rate}')
         return [*common, f'--model_def={self.model_def}', *binary, f'--manualSeed={self.seed}',

@@ -13,6 +13,7 @@ from utils.errors import InputError
 
 from . import PROGRAM
 from .rates import Rates, rates
+from .shared import METHOD_NAMES, UNCENTRED
 
 MODEL_DEF = 'sketchanet'
 
@@ -34,7 +35,9 @@ def parse(arguments: Sequence[str] | None, description: str = ''
                         metavar='NAME', help='a network of the family to compare (default: that of '
                         f'--config, or {MODEL_DEF})')
     parser.add_argument('--methods', default=','.join(['real', *METHODS]), metavar='A,B,…',
-                        type=names_among('real', *METHODS), help='of %(default)s (default: all)')
+                        type=names_among('real', *METHOD_NAMES),
+                        help='of %(default)s (default: these), and those trained with '
+                        f'--no-centring, called like dab{UNCENTRED}')
     parser.add_argument('--inputs', default='real,sign', type=names_among('real', 'sign'),
                         metavar='A,B', help='of real, sign (default: both)')
     parser.add_argument('--seeds', default=3, type=at_least(1), metavar='N',

@@ -17,10 +17,10 @@ convolutions are measured before the first step, after the epochs of --measureAt
                 ‖W − W~‖² over all its layers.
     centring    In every step the projection subtracts, at each place of a filter's kernel, the mean
                 over the input channels, then clamps to ±1. So every filter has a mean of about 0,
-                around which xnor's values lie. --centring=off (a diagnostic) trains with the clamp
-                alone; the factor s of the gradient stays.
+                around which xnor's values lie. dab-uncentred and xnor-uncentred are the methods
+                trained with --no-centring, the clamp alone.
 
-A run in <logdir>/<name>/<network>-<method>[-uncentred]/ has its measures in gain.csv, beside what
+A run in <logdir>/<name>/<network>-<method>/ has its measures in gain.csv, beside what
 every run records; gain.md and gain.csv in <logdir>/<name>/ are of all. To resume, run the same
 command again: what is finished is not trained again. A run that fails does not stop the others.
 """
@@ -42,7 +42,6 @@ import models
 import opts
 from utils import console, devices, processes
 from utils.arguments import Parser, at_least, check_not_empty, run_name
-from utils.binarize import METHODS
 from utils.errors import InputError, RunError, naming, reported
 from utils.files import claimed, write_text
 from utils.provenance import provenance
@@ -50,7 +49,7 @@ from utils.provenance import provenance
 from . import cells, gain_tables, output
 from .flags import names_among, shared_flags
 from .gain_runs import PROGRAM, Training, train
-from .shared import Failures, call_beside, complete_flags, data_of
+from .shared import METHOD_NAMES, Failures, call_beside, complete_flags, data_of
 
 NETWORKS = ['bincifar', 'nin', *(name for name in models.names()
                                  if 'wbin' in name or 'fbin' in name)]
@@ -63,8 +62,8 @@ def main(arguments: Sequence[str] | None = None):
         folder = Path(options.logdir) / options.name
         given = sys.argv[1:] if arguments is None else arguments
         command = shlex.join(['python3', '-m', PROGRAM, *given])
-        plan = [Training(network, method, centring, folder) for network in options.networks
-                for centring in options.centring for method in options.methods]
+        plan = [Training(network, method, folder) for network in options.networks
+                for method in options.methods]
         with contextlib.ExitStack() as stack:
             with naming('--logdir'):
                 stack.enter_context(claimed(folder))
@@ -153,13 +152,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
                         type=names_among(*models.names()),
                         help='what to train, with --binaryWeight (default: %(default)s)')
     parser.add_argument('--methods', default='dab,xnor', metavar='A,B,…',
-                        type=names_among(*METHODS),
-                        help=f'of {", ".join(METHODS)} (default: %(default)s)')
+                        type=names_among(*METHOD_NAMES),
+                        help=f'of {", ".join(METHOD_NAMES)} (default: %(default)s)')
     parser.add_argument('--measureAt', default='0,1,2,5,10,20', metavar='A,B,…',
                         type=epoch_numbers, help='epochs after which to measure, 0 for before the '
                         'first step; the last always is (default: %(default)s)')
-    parser.add_argument('--centring', default='on', metavar='on,off', type=names_among('on', 'off'),
-                        help='of on, off; off trains with --binSearch=exact (default: %(default)s)')
     parser.add_argument('--jobs', type=at_least(1), default=1, metavar='N',
                         help='runs at the same time; a GPU has room for several (default: 1)')
     parser.add_argument('--name', type=run_name, default='gain', help='(default: %(default)s)')

@@ -1,7 +1,6 @@
 """The runs of utils.compare.gain: networks that are measured while they train."""
-import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from utils.layer_errors import PART, Layer, measure_layers
 from utils.training import loop
 
 from . import gain_tables, output
+from .shared import binarization_flags
 
 PROGRAM = 'utils.compare.gain'
 
@@ -25,13 +25,11 @@ class Training:
 
     network: str
     method: str
-    centring: str       # 'on' or 'off'
     folder: Path        # of all runs
 
     @property
     def name(self) -> str:
-        uncentred = ['uncentred'] if self.centring == 'off' else []
-        return '-'.join([self.network, self.method, *uncentred])
+        return f'{self.network}-{self.method}'
 
     @property
     def last(self) -> Path:
@@ -43,26 +41,19 @@ class Training:
 
     def arguments(self, common: Sequence[str]) -> list[str]:
         """The flags of this run, those that all runs share included."""
-        exact = ['--binSearch=exact'] if self.centring == 'off' else []     # see projection
-        return [*common, f'--model_def={self.network}', '--binaryWeight',
-                f'--binarizer={self.method}', *exact, f'--name={self.name}',
-                f'--logdir={self.folder}']
+        return [*common, f'--model_def={self.network}', *binarization_flags(self.method),
+                f'--name={self.name}', f'--logdir={self.folder}']
 
 
 def train(training: Training, arguments: list[str], measure_at: list[int], command: str):
     """Train one network, in a process of its own, and write its measures."""
     begin(PROGRAM)
-    with projection(training.centring):
-        planned = experiment.from_command(arguments)
-        if training.centring == 'off':
-            planned.notes.append('The projection of this run only clamps; main.py, which does not '
-                                 'know that, would centre its weights.')
 
-        def train_measured(flags, model, loaders, run, device, facts, checkpoint=None):
-            measuring = MeasuringRun(run, training, {*measure_at, flags.epochs})
-            measuring.start(model, checkpoint['epoch'] if checkpoint else 0)
-            loop.train(flags, model, loaders, measuring, device, facts, checkpoint)
-        planned.train(command, train_measured)
+    def train_measured(flags, model, loaders, run, device, facts, checkpoint=None):
+        measuring = MeasuringRun(run, training, {*measure_at, flags.epochs})
+        measuring.start(model, checkpoint['epoch'] if checkpoint else 0)
+        loop.train(flags, model, loaders, measuring, device, facts, checkpoint)
+    experiment.from_command(arguments).train(command, train_measured)
 
 
 class MeasuringRun:
@@ -91,7 +82,7 @@ class MeasuringRun:
         if epochs not in self.measure_at:
             return
         where = {'network': self.training.network, 'method': self.training.method,
-                 'centring': self.training.centring, 'epoch': epochs}
+                 'epoch': epochs}
         rows = [where | row for row in measures(model)]
         self.rows += rows
         with naming(str(self.training.measures), RunError):
@@ -124,22 +115,3 @@ def dab_shares(weight: Tensor) -> Tensor:
     """K/n of every filter of weight (out, c, kh, kw) as dab splits it: (out,), in float64."""
     masks = (binarize.split(part.double(), 'dab')[2] for part in weight.split(PART))
     return torch.cat([mask.flatten(1).double().mean(1) for mask in masks])
-
-
-@contextlib.contextmanager
-def projection(centring: str) -> Iterator[None]:
-    """A block in which the projection only clamps where centring is 'off'.
-
-    Layers must search exactly then: the compiled code has a projection of its own.
-    """
-    project_ = binarize.project_
-    if centring == 'off':
-        binarize.project_ = clamp_
-    try:
-        yield
-    finally:
-        binarize.project_ = project_
-
-
-def clamp_(weight: Tensor) -> Tensor:
-    return weight.clamp_(-1, 1)

@@ -7,9 +7,10 @@ from pathlib import Path
 from utils.provenance import describe_provenance
 
 from .output import markdown_table
+from .shared import UNCENTRED
 
 COLUMNS = {     # of gain.csv, and their types; a row is a dict of them
-    'network': str, 'method': str, 'centring': str, 'epoch': int, 'number': int, 'name': str,
+    'network': str, 'method': str, 'epoch': int, 'number': int, 'name': str,
     'filters': int, 'n': int,
     'K_over_n': float,          # mean over the filters, under dab's split
     'K_over_n_sd': float,       # over the filters
@@ -51,11 +52,11 @@ def markdown(origin: dict[str, str], rows: list[dict], data: str) -> str:
     runs = [list(run) for _, run in itertools.groupby(rows, run_of)]
     epochs = sorted({row['epoch'] for row in rows})
     summary = markdown_table(
-        ['network', 'weights', 'centring', 'K/n of the layers', 'asymmetry',
+        ['network', 'weights', 'K/n of the layers', 'asymmetry',
          'largest gain of a layer, %', *(f'gain at {epoch}, %' for epoch in epochs)],
         [run_cells(run, epochs) for run in runs])
-    centred = [row for row in rows if row['centring'] == 'on']
-    largest = 'No run with centring on is finished.'
+    centred = [row for row in rows if not row['method'].endswith(UNCENTRED)]
+    largest = 'No run with centring is finished.'
     if centred:
         chosen = sorted(centred, key=lambda row: -row['gain'])[:LARGEST]
         largest = markdown_table(
@@ -75,14 +76,14 @@ epoch measured.
 
 {summary}
 
-The {LARGEST} largest gains of a layer, with centring on; errors are relative to ‖W‖².
+The {LARGEST} largest gains of a layer, with centring; errors are relative to ‖W‖².
 
 {largest}
 '''
 
 
-def run_of(row: dict) -> tuple[str, str, str]:
-    return row['network'], row['method'], row['centring']
+def run_of(row: dict) -> tuple[str, str]:
+    return row['network'], row['method']
 
 
 def run_cells(run: list[dict], epochs: list[int]) -> list[str]:

@@ -10,6 +10,7 @@ from utils.files import write_atomically, write_text
 from utils.provenance import describe_provenance
 from utils.style import legend_outside, method_style
 
+from .shared import UNCENTRED
 from .statistics import POWER, Kind, Spread, accuracy, hits
 
 VISIBLE = 1     # point, for which the table says how much it takes to see it
@@ -138,8 +139,14 @@ def plot_curves(results: dict[Kind, dict[int, dict]]) -> Figure:
     return figure
 
 
+def style_of(method: str) -> dict[str, object]:
+    """Matplotlib's: without centring, as with it but dotted, its markers hollow."""
+    style = method_style(method.removesuffix(UNCENTRED))
+    return style | ({'linestyle': ':', 'markerfacecolor': 'white'} if UNCENTRED in method else {})
+
+
 def plot_runs(axes, method: str, runs: list[list[float]]):
-    style = method_style(method)
+    style = style_of(method)
     for run in runs:
         axes.plot(range(1, len(run) + 1), run, **style | {'marker': ''}, linewidth=0.6, alpha=0.45)
     mean = [statistics.mean(values) for values in zip(*runs)]
@@ -152,7 +159,7 @@ def plot_accuracy(rows: list[dict], results: dict[Kind, dict[int, dict]]) -> Fig
     figure = Figure(figsize=(max(4.5, 1.6 + 1.1 * len(rows)), 4), layout='constrained')
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        style = method_style(row['weights'])
+        style = style_of(row['weights'])
         axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **style, capsize=5, markersize=7)
         seeds = [accuracy(hits(result))
                  for result in results[row['weights'], row['inputs']].values()]

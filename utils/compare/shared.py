@@ -10,12 +10,23 @@ import torch
 import datasets
 import opts
 from utils import checks, console, devices, processes, resolve
+from utils.binarize import METHODS
 from utils.data import describe_own, load_data
 from utils.errors import InputError, RunError, explained
 from utils.files import InUse
 from utils.source import dataset_spec, own_data_flags
 
 from . import PROGRAM
+
+UNCENTRED = '-uncentred'    # ends the name of a method that is trained with --no-centring
+METHOD_NAMES = [*METHODS, *(name + UNCENTRED for name in METHODS)]
+
+
+def binarization_flags(method: str) -> list[str]:
+    """The flags of main.py for a method by its name in comparisons, one of METHOD_NAMES."""
+    binarizer = method.removesuffix(UNCENTRED)
+    uncentred = ['--no-centring'] if method != binarizer else []
+    return ['--binaryWeight', f'--binarizer={binarizer}', *uncentred]
 
 
 def call_beside(jobs: int, function: Callable, *arguments):

@@ -30,10 +30,11 @@ def add_network(page: Page, source: Source, model: nn.Module):
     header, *rows = convolution_rows(model, image)
     with page.folded(f'Its {len(rows)} convolutions, numbered as everywhere on this page'):
         page.table(('convolution', *header[1:]), rows)
+    centred = 'centred over the input channels, if there are several, and '
     page.text('The weights on this page are the latent ones that training keeps, projected as the '
-              'network does before it binarizes them: centred over the input channels, if there '
-              'are several, and clamped to ±1. n is the number of weights of a filter, K how many '
-              'of them become α. Weights and errors have no unit.')
+              f'network does before it binarizes them: {centred if flags["centring"] else ""}'
+              'clamped to ±1. n is the number of weights of a filter, K how many of them become α. '
+              'Weights and errors have no unit.')
 
 
 def facts(source: Source, count: int) -> list[tuple[str, str]]:
@@ -46,7 +47,7 @@ def facts(source: Source, count: int) -> list[tuple[str, str]]:
         ('network', f'{flags["model_def"]}, for images of {side} × {side} pixels and '
                     f'{channels} channel{"s" if channels > 1 else ""}'),
         ('data', data(source)),
-        ('binarizer', f'{flags["binarizer"]}, '
+        ('binarizer', f'{flags["binarizer"]}{"" if flags["centring"] else ", not centred"}, '
                       f'convolutions {flags["binStart"]} to {min(flags["binEnd"], count)}'),
         ('training', training(flags))]
 
