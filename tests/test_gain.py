@@ -5,7 +5,7 @@ from torch import nn
 
 import main
 import models
-from utils import binarize, layer_errors, processes
+from utils import binarize, experiment, layer_errors, processes
 from utils.compare import gain, gain_runs, gain_tables
 from utils.training.checkpoint import read_checkpoint
 
@@ -98,6 +98,28 @@ def test_a_run_has_its_measures_of_every_layer_before_the_first_step_and_after_t
     assert places == [(method, epoch, number) for method in METHODS for epoch in (0, 2) for number in (2, 3)]
     first = [[row['error_dab'] for row in everything if (row['epoch'], row['method']) == (0, method)] for method in ('dab', 'xnor')]
     assert first[0] == pytest.approx(first[1])      # the same initial weights, projected by two codes
+
+
+def test_flips_are_the_weights_that_change_sides_in_a_step(finished, sketch_folder, tmp_path, monkeypatch):
+    counted, networks = [], []      # the share of the first layer, in every step
+    build, adam = experiment.Experiment.make_network, torch.optim.Adam.step
+
+    def make_network(self):
+        networks.append(build(self))
+        return networks[-1]
+
+    def step(self, *arguments, **named):
+        conv = networks[-1][3]
+        before = binarize.layer_weights(conv).mask
+        adam(self, *arguments, **named)
+        counted.append((binarize.layer_weights(conv).mask != before).double().mean().item())
+    monkeypatch.setattr(experiment.Experiment, 'make_network', make_network)
+    monkeypatch.setattr(torch.optim.Adam, 'step', step)
+    main.main([*FLAGS, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--name=run', '--model_def=tiny', '--binaryWeight'])
+    row = gain_tables.read_rows(finished / 'tiny-dab/gain.csv')[2]
+    steps = len(counted) // 2
+    assert (row['epoch'], row['number']) == (2, 2) and steps > 1
+    assert row['flips'] == pytest.approx(sum(counted[steps:]) / steps) and row['flips'] > 0
 
 
 def test_uncentred_runs_are_uncentred(finished):

@@ -20,7 +20,7 @@ def prepare():
 def say(text: str):
     """Print a text that is recorded elsewhere too: where it cannot be printed, go on without."""
     try:
-        print(text, flush=True)
+        print(f'{text}\n', end='', flush=True)     # in one piece: other threads print too
     except OSError:
         discard(sys.stdout)
 

@@ -15,6 +15,8 @@ convolutions are measured before the first step, after the epochs of --measureAt
     gain        1 − (error of dab)/(error of xnor), the share of xnor's error that dab avoids: 0
                 where they lose the same, 1 where dab loses nothing. Of a network: of the sums of
                 ‖W − W~‖² over all its layers.
+    flips       The share of the weights that change sides, from one of the two values to the other,
+                in a step of the optimizer, mean over the steps of the last epoch.
     centring    In every step the projection subtracts, at each place of a filter's kernel, the mean
                 over the input channels, then clamps to ±1. So every filter has a mean of about 0,
                 around which xnor's values lie. dab-uncentred and xnor-uncentred are the methods
@@ -51,7 +53,7 @@ from .flags import names_among, shared_flags
 from .gain_runs import PROGRAM, Training, train
 from .shared import METHOD_NAMES, Failures, call_beside, complete_flags, data_of
 
-NETWORKS = ['bincifar', 'nin', *(name for name in models.names()
+NETWORKS = ['bincifar', 'nin', 'mobilenet', 'densenet', *(name for name in models.names()
                                  if 'wbin' in name or 'fbin' in name)]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from utils import binarize, devices, experiment
 from utils.errors import RunError, begin, naming
@@ -52,7 +53,12 @@ def train(training: Training, arguments: list[str], measure_at: list[int], comma
     def train_measured(flags, model, loaders, run, device, facts, checkpoint=None):
         measuring = MeasuringRun(run, training, {*measure_at, flags.epochs})
         measuring.start(model, checkpoint['epoch'] if checkpoint else 0)
-        loop.train(flags, model, loaders, measuring, device, facts, checkpoint)
+        hook = register_optimizer_step_post_hook(
+            lambda optimizer, *_: measuring.count_flips(model, optimizer))
+        try:
+            loop.train(flags, model, loaders, measuring, device, facts, checkpoint)
+        finally:
+            hook.remove()
     experiment.from_command(arguments).train(command, train_measured)
 
 
@@ -62,6 +68,8 @@ class MeasuringRun:
     def __init__(self, run, training: Training, measure_at: set[int]):
         self.run, self.training, self.measure_at = run, training, measure_at
         self.rows: list[dict] = []
+        self.masks: dict[int, Tensor] = {}      # after the last step, of every convolution
+        self.flips: dict[int, list[Tensor]] = {}    # the shares of its weights, of every step
 
     def __getattr__(self, name):
         return getattr(self.run, name)
@@ -73,22 +81,49 @@ class MeasuringRun:
                          if row['epoch'] <= epochs]
         else:
             self.measure(model, 0)
+        self.begin_epoch(model, epochs)
 
     def record_weights(self, model: nn.Module, epoch: int):
         self.run.record_weights(model, epoch)
         self.measure(model, epoch + 1)
+        self.begin_epoch(model, epoch + 1)
+
+    def begin_epoch(self, model: nn.Module, epochs: int):
+        """Count flips from here on, if the epoch after so many is measured."""
+        self.flips.clear()
+        self.masks = masks(model) if epochs + 1 in self.measure_at else {}
+
+    def count_flips(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        """After a step of an optimizer, of the model or (resuming tries one) of something else."""
+        stepped = [parameter for group in optimizer.param_groups for parameter in group['params']]
+        if self.masks and any(parameter is next(model.parameters()) for parameter in stepped):
+            before, self.masks = self.masks, masks(model)
+            for number, mask in self.masks.items():
+                share = (mask != before[number]).double().mean()
+                self.flips.setdefault(number, []).append(share)
 
     def measure(self, model: nn.Module, epochs: int):
         if epochs not in self.measure_at:
             return
         where = {'network': self.training.network, 'method': self.training.method,
                  'epoch': epochs}
-        rows = [where | row for row in measures(model)]
+        rows = [where | row | {'flips': self.mean_flips(row['number'])} for row in measures(model)]
         self.rows += rows
         with naming(str(self.training.measures), RunError):
             write_text(self.training.measures, output.csv_table(self.rows))
         share = gain_tables.percent(gain_tables.network_gain(rows))
         self.run.say(f'gain of dab over xnor after epoch {epochs}: {share} % of the squared error')
+
+    def mean_flips(self, number: int) -> float:
+        shares = self.flips.get(number, [])
+        return torch.stack(shares).mean().item() if shares else 0.0
+
+
+@torch.no_grad()
+def masks(model: nn.Module) -> dict[int, Tensor]:
+    """{number: mask} of every binarized convolution, as in LayerWeights."""
+    return {number: binarize.layer_weights(conv).mask
+            for number, _, conv in binarize.convolutions(model) if binarize.binarization(conv)}
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ COLUMNS = {     # of gain.csv, and their types; a row is a dict of them
     'error_dab': float, 'error_xnor': float, 'error_adabin': float,     # ‖W − W~‖²/‖W‖²
     'gain': float,              # of dab over xnor
     'squared_norm': float,      # ‖W‖² of the projected weights, which errors of layers add up by
+    'flips': float,     # share of weights that changed sides in a step, mean over the last epoch
 }
 LARGEST = 10    # layers in the second table
 
@@ -53,7 +54,7 @@ def markdown(origin: dict[str, str], rows: list[dict], data: str) -> str:
     epochs = sorted({row['epoch'] for row in rows})
     summary = markdown_table(
         ['network', 'weights', 'K/n of the layers', 'asymmetry',
-         'largest gain of a layer, %', *(f'gain at {epoch}, %' for epoch in epochs)],
+         'flips, %', 'largest gain of a layer, %', *(f'gain at {epoch}, %' for epoch in epochs)],
         [run_cells(run, epochs) for run in runs])
     centred = [row for row in rows if not row['method'].endswith(UNCENTRED)]
     largest = 'No run with centring is finished.'
@@ -72,7 +73,7 @@ weights binarized by either: the share of xnor's squared error ‖W − W~‖² 
 and (gain at an epoch; 0 is before the first step) of the whole network. K/n, the share of a
 filter's weights that dab gives the larger value, from the layer with the least mean over its
 filters to the one with the largest, and the mean of |K/n − 1/2| over the layers, after the last
-epoch measured.
+epoch measured; flips, the share of all weights that changed sides in a step of that epoch.
 
 {summary}
 
@@ -93,11 +94,18 @@ def run_cells(run: list[dict], epochs: list[int]) -> list[str]:
     asymmetry = sum(row['asymmetry'] for row in last) / len(last)
     most = max(run, key=lambda row: row['gain'])
     cells = [*run_of(most), f'{min(shares):.3f} – {max(shares):.3f}', f'{asymmetry:.4f}',
+             f'{100 * mean_flips(last):.3f}',
              f'{percent(most["gain"])} ({layer(most)}, epoch {most["epoch"]})']
     for epoch in epochs:
         rows = [row for row in run if row['epoch'] == epoch]
         cells.append(percent(network_gain(rows)) if rows else '')
     return cells
+
+
+def mean_flips(rows: list[dict]) -> float:
+    """The share of all weights that changed sides in a step, from the rows of layers."""
+    weights = [row['filters'] * row['n'] for row in rows]
+    return sum(row['flips'] * count for row, count in zip(rows, weights)) / sum(weights)
 
 
 def layer_cells(row: dict) -> list[str]:
