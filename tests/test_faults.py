@@ -162,6 +162,7 @@ def test_a_signal_ends_a_run_with_a_last_line_in_the_log(flags, run_folder, star
     assert exit_code == code and err.count('\n') == 1 and f'stopped by {said}' in err
     assert last_line(run_folder) == f'ended early: stopped by {said}'
     assert f'{read_checkpoint(run_folder / "last.pth.tar")["epoch"]} of 1000 epochs done' in out
+    assert out.splitlines()[-1].endswith(f'{run_folder}; to go on: --resume={run_folder / "last.pth.tar"}')
     assert not (run_folder / '.lock').exists()
 
 

@@ -66,6 +66,12 @@ class Method(nn.Module):
         raise NotImplementedError
 
 
+def _scale(rows):
+    """A power of two (out, 1), which rounds nothing: the squares of tiny weights would be 0."""
+    is_tiny = rows.abs().amax(1, keepdim=True) < 2.0 ** -50
+    return torch.where(is_tiny, 2.0 ** 90, 1.0).to(rows.dtype)
+
+
 class DAB(Method):
     """Distribution-aware binarization: the least-squares best two values of every filter.
 
@@ -91,9 +97,7 @@ class DAB(Method):
         # more accurate.
         mean = rows.mean(1, keepdim=True)
         centred = rows - mean
-        # A power of two, which rounds nothing: the squares of tiny weights would be 0.
-        is_tiny = centred.abs().amax(1, keepdim=True) < 2.0 ** -50
-        scale = torch.where(is_tiny, 2.0 ** 90, 1.0).to(rows.dtype)
+        scale = _scale(centred)
         descending, order = (centred * scale).sort(dim=1, descending=True)
         sums = descending.cumsum(1)
         total, marked = sums[:, -1:], sums[:, :-1]
@@ -175,7 +179,9 @@ class AdaBin(Method):
     @staticmethod
     def split(rows):
         mean = rows.mean(1, keepdim=True)
-        deviation = (rows - mean).square().mean(1, keepdim=True).sqrt()
+        centred = rows - mean
+        scale = _scale(centred)
+        deviation = (centred * scale).square().mean(1, keepdim=True).sqrt() / scale
         return mean + deviation, mean - deviation, rows >= mean
 
     @staticmethod

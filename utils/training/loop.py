@@ -75,8 +75,10 @@ def finish(run, epochs, best):
             run.finish()
     finally:
         reached = f', best top-1 {best:.2f}' if best >= 0 else ''
+        is_cut = run.saved and run.saved < epochs
+        go_on = f'; to go on: --resume={run.folder / "last.pth.tar"}' if is_cut else ''
         run.say(f'{run.saved} of {epochs} epochs done{reached}; '
-                f'log, curves and checkpoints: {run.folder}')
+                f'log, curves and checkpoints: {run.folder}{go_on}')
 
 
 def start_epoch(train_loader, epoch, seed):
