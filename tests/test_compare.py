@@ -19,7 +19,7 @@ from PIL import Image
 
 from utils import binarize, experiment, files, processes
 from utils.compare import __main__ as compare
-from utils.compare import cells, rates, statistics
+from utils.compare import cells, output, rates, statistics
 from utils.compare.cells import train_cell
 from utils.processes import call_in_new_process
 from utils.provenance import provenance
@@ -347,6 +347,9 @@ def test_the_spread_that_differences_were_drawn_with_is_found():
     found = np.mean([statistics.spread(draw(40, 300))[:3] for _ in range(20)], axis=0)
     assert (abs(found - [4, 900, 1600]) < [1.5, 60, 20]).all(), found
     planned = statistics.Spread(4, 900, 1600, seeds=6, images=500)
+    pair = {'inputs': 'real', 'a': 'dab', 'b': 'xnor', 'difference': 5, 'spread': planned}
+    error = (4 / 6 + 900 / 500 + 1600 / 6 / 500) ** 0.5     # 1.73
+    assert output.power_cells(pair)[2] == f'{5 - 1.96 * error:+.2f} to {5 + 1.96 * error:+.2f}' == '+1.61 to +8.39'
     difference = planned.smallest_seen()
     seen = [abs(draw(6, 500, difference).mean()) > 1.96 * difference / statistics.STANDARD_ERRORS for _ in range(1000)]
     assert np.mean(seen) == pytest.approx(0.8, abs=0.04)

@@ -11,7 +11,7 @@ from utils.provenance import describe_provenance
 from utils.style import legend_outside, method_style
 
 from .shared import UNCENTRED
-from .statistics import POWER, Kind, Spread, accuracy, hits
+from .statistics import POWER, WIDTH, Kind, Spread, accuracy, hits
 
 VISIBLE = 1     # point, for which the table says how much it takes to see it
 
@@ -58,8 +58,9 @@ def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCro
     if pairs:
         tests = markdown_table(['inputs', 'difference of', 'seeds', 'top-1 ± sd', 'SE',
                                 'alone right', "McNemar's p"], [test_cells(pair) for pair in pairs])
-        power = markdown_table(['inputs', 'difference of', 'smallest difference seen',
-                                f'seeds for {VISIBLE} point', f'images for {VISIBLE} point'],
+        power = markdown_table(['inputs', 'difference of', '95 % interval',
+                                'smallest difference seen', f'seeds for {VISIBLE} point',
+                                f'images for {VISIBLE} point'],
                                [power_cells(pair) for pair in pairs])
     versions = describe_provenance(origin).splitlines()[-1]
     return f'''    {origin["command"]}
@@ -79,7 +80,8 @@ alone were right, and the exact p of McNemar's test of these two numbers.
 
 {tests}
 
-What such a comparison can see, at the spread over seeds and images measured here: the smallest true
+What such a comparison can see, at the spread over seeds and images measured here: the 95 % interval
+of the difference, for other seeds and other images (too narrow with few seeds); the smallest true
 difference in top-1 (points) that it would find significant at the 5 % level in {POWER:.0%} of all
 repetitions; and what it would take to see a difference of {VISIBLE} point: so many seeds on these
 images, or so many images with these seeds (–: no number is enough).
@@ -108,9 +110,11 @@ def power_cells(pair: dict) -> list[str]:
     spread: Spread | None = pair['spread']
     cells = [pair['inputs'], f'{pair["a"]} − {pair["b"]}']
     if spread is None:
-        return [*cells, 'needs two seeds', '', '']
+        return [*cells, 'needs two seeds', '', '', '']
+    low, high = (pair['difference'] + side * WIDTH * spread.standard_error() for side in (-1, 1))
     needed = spread.seeds_for(VISIBLE), spread.images_for(VISIBLE)
-    return [*cells, f'{spread.smallest_seen():.2f}', *(f'{n:,}' if n else '–' for n in needed)]
+    return [*cells, f'{low:+.2f} to {high:+.2f}', f'{spread.smallest_seen():.2f}',
+            *(f'{n:,}' if n else '–' for n in needed)]
 
 
 def with_deviation(mean: str, deviation: float, seeds: int) -> str:

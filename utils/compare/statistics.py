@@ -14,7 +14,8 @@ import numpy as np
 Kind = tuple[str, str]      # method, inputs
 POWER, LEVEL = 0.8, 0.05    # the chance to see a difference, in a two-sided test at this level
 NORMAL = statistics.NormalDist()
-STANDARD_ERRORS = NORMAL.inv_cdf(1 - LEVEL / 2) + NORMAL.inv_cdf(POWER)     # 2.80, of what is seen
+WIDTH = NORMAL.inv_cdf(1 - LEVEL / 2)       # 1.96 standard errors, half of an interval
+STANDARD_ERRORS = WIDTH + NORMAL.inv_cdf(POWER)     # 2.80, of what is seen
 
 
 def standard_error(values: list[float]) -> float:
@@ -80,13 +81,17 @@ class Spread(NamedTuple):
     seeds: int
     images: int
 
+    def standard_error(self) -> float:
+        """Of the mean difference, in points: what other seeds and other images would change."""
+        return math.sqrt(self.seed / self.seeds + self.image / self.images
+                         + self.rest / self.seeds / self.images)
+
     def smallest_seen(self) -> float:
         """The smallest true difference, in points, that such a comparison sees with POWER.
 
         With few seeds the normal distribution, which this assumes, is too optimistic.
         """
-        return STANDARD_ERRORS * math.sqrt(self.seed / self.seeds + self.image / self.images
-                                           + self.rest / self.seeds / self.images)
+        return STANDARD_ERRORS * self.standard_error()
 
     def seeds_for(self, points: float) -> int | None:
         """The seeds that see a difference of so many points on as many images; None: no number."""
