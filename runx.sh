@@ -5,7 +5,7 @@
 # bash runx.sh compare [flags]              networks of all methods side by side (utils/compare)
 # bash runx.sh tuned DIR [flags]            the same on the sketches in DIR, each method with its best learning rate:
 #                                           of RATES (default: 0.0005,0.001,0.002,0.004), on a fifth of train/,
-#                                           by TUNING_SEEDS runs (default: 1) of each method at each rate
+#                                           by TUNING_SEEDS runs (default: 3) of each method at each rate
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
 #     --resume=auto                         goes on with it where it stopped, or starts it
 #
@@ -110,7 +110,7 @@ case ${1:-} in
         data=$2; shift 2; setup
         "$PYTHON" -m datasets.prepare tuberlin --source="$data/train" --out=logs/tuning-data --val_fraction=0.2
         chosen=$("$PYTHON" -m utils.compare --dataset=tuberlin "$@" --data_dir=logs/tuning-data \
-                 --rates="${RATES:-0.0005,0.001,0.002,0.004}" --seeds="${TUNING_SEEDS:-1}" | tee /dev/stderr | grep -oE '^ +--rates=[a-z-]+:.*' | tail -n 1)
+                 --rates="${RATES:-0.0005,0.001,0.002,0.004}" --seeds="${TUNING_SEEDS:-3}" | tee /dev/stderr | grep -oE '^ +--rates=[a-z-]+:.*' | tail -n 1)
         exec "$PYTHON" -m utils.compare --dataset=tuberlin "$@" --data_dir="$data" ${chosen} ;;
     test)
         shift; setup

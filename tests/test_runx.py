@@ -151,5 +151,5 @@ def test_tuned_splits_the_training_images_before_it_compares(runx, tmp_path):
     done, log = runx('tuned', str(tmp_path), '--seeds=2')
     prepare, rates = (line for line in log if '-m datasets' in line or 'utils.compare' in line)
     assert f'--source={tmp_path}/train --out=logs/tuning-data' in prepare
-    assert '--seeds=2 --data_dir=logs/tuning-data --rates=0.0005,' in rates and rates.endswith(' --seeds=1')
+    assert '--seeds=2 --data_dir=logs/tuning-data --rates=0.0005,' in rates and rates.endswith(' --seeds=3')
     assert done.returncode == 1     # the false Python chose no rate
