@@ -85,3 +85,8 @@ def test_an_empty_path(flag):
     ('amp', None, 'with --amp=off'), ('batch_size', 8, 'with --batch-size=8'), ('data_dir', 'a b', "with --data_dir='a b'")])
 def test_a_flag_is_spelled_as_in_a_command(name, value, spelled):
     assert opts.spelled(name, value) == spelled
+
+
+def test_flags_with_other_values_than_by_default_are_named_as_a_command_spells_them():
+    flags = opts.parse(['--no-centring', '--binStart=3'])
+    assert opts.not_default(flags, 'binStart', 'binSearch', 'centring') == ['--binStart', '--no-centring']

@@ -70,7 +70,9 @@ class Parser(argparse.ArgumentParser):
 
     def not_default(self, flags: argparse.Namespace, *names: str) -> list[str]:
         """Those of these flags, as a command spells them, with another value than by default."""
-        return [f'--{name}' for name in names if getattr(flags, name) != self.get_default(name)]
+        values = {name: getattr(flags, name) for name in names}
+        return [self.actions[name].option_strings[-1 if value is False else 0]
+                for name, value in values.items() if value != self.get_default(name)]
 
     def spelled(self, name: str, value: object) -> str:
         """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
