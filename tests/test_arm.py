@@ -142,9 +142,9 @@ def test_adversarial_filters(name, row):
 
 
 @pytest.mark.parametrize('shape', test_native.SHAPES)
-@pytest.mark.parametrize('threads', [1, 2])
-def test_forward_and_backward_equal_those_in_pytorch(shape, threads):
-    test_native.test_forward_and_backward_equal_those_in_pytorch(shape, threads)
+@pytest.mark.parametrize('threads, centring', test_native.THREADS_AND_CENTRING)
+def test_forward_and_backward_equal_those_in_pytorch(shape, threads, centring):
+    test_native.test_forward_and_backward_equal_those_in_pytorch(shape, threads, centring)
 
 
 def test_nan_shows():

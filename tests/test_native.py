@@ -11,6 +11,7 @@ from test_binarize import KINDS, best_objective, filters, objective
 from utils import binarize
 from utils.native import cpu as native
 
+THREADS_AND_CENTRING = [(1, True), (2, True), (2, False)]
 SHAPES = [(8, 16, 3, 3), (5, 3, 5, 5), (4, 1, 3, 3), (7, 2, 1, 1), (6, 512, 1, 1), (3, 256, 7, 7)]
 
 
@@ -100,7 +101,7 @@ def pair(shape, groups=1, centring=True):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('threads, centring', [(1, True), (2, True), (2, False)])
+@pytest.mark.parametrize('threads, centring', THREADS_AND_CENTRING)
 def test_forward_and_backward_equal_those_in_pytorch(shape, threads, centring):
     fast, exact = pair(shape, shape[0] if shape[1] == 1 else 1, centring)
     torch.set_num_threads(threads)
