@@ -19,18 +19,19 @@ def prepare():
 
 def say(text: str):
     """Print a text that is recorded elsewhere too: where it cannot be printed, go on without."""
-    try:
-        print(f'{text}\n', end='', flush=True)     # in one piece: other threads print too
-    except OSError:
-        discard(sys.stdout)
+    _print(text, sys.stdout)
 
 
 def complain(text: str):
     """Print a line to stderr, as far as that can be done."""
+    _print(text, sys.stderr)
+
+
+def _print(text, stream):
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(f'{text}\n', end='', file=stream, flush=True)    # in one piece: other threads print
     except OSError:
-        discard(sys.stderr)
+        discard(stream)
 
 
 def show_warnings(program: str):

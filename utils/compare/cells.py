@@ -49,9 +49,8 @@ class Cell:
 
     def arguments(self, common: Sequence[str]) -> list[str]:
         """The flags of this cell, those that all cells share included."""
-        binary = ['--no-binaryWeight']
-        if self.method != 'real':
-            binary = binarization_flags(self.method)
+        is_real = self.method == 'real'
+        binary = ['--no-binaryWeight'] if is_real else binarization_flags(self.method)
         if self.rate is not None:
             binary.append(f'--maxlr={self.rate}')
         return [*common, f'--model_def={self.model_def}', *binary, f'--manualSeed={self.seed}',

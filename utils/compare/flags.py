@@ -13,7 +13,7 @@ from utils.errors import InputError
 
 from . import PROGRAM
 from .rates import Rates, rates
-from .shared import METHOD_NAMES, UNCENTRED
+from .shared import UNCENTRED, method_names
 
 MODEL_DEF = 'sketchanet'
 
@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None, description: str = ''
                         metavar='NAME', help='a network of the family to compare (default: that of '
                         f'--config, or {MODEL_DEF})')
     parser.add_argument('--methods', default=','.join(['real', *METHODS]), metavar='A,B,…',
-                        type=names_among('real', *METHOD_NAMES),
+                        type=names_among('real', *method_names()),
                         help='of %(default)s (default: these), and those trained with '
                         f'--no-centring, called like dab{UNCENTRED}')
     parser.add_argument('--inputs', default='real,sign', type=names_among('real', 'sign'),

@@ -51,7 +51,7 @@ from utils.provenance import provenance
 from . import cells, gain_tables, output
 from .flags import names_among, shared_flags
 from .gain_runs import PROGRAM, Training, train
-from .shared import METHOD_NAMES, Failures, call_beside, complete_flags, data_of
+from .shared import Failures, call_beside, complete_flags, data_of, method_names
 
 NETWORKS = ['bincifar', 'nin', 'mobilenet', 'densenet', *(name for name in models.names()
                                  if 'wbin' in name or 'fbin' in name)]
@@ -154,8 +154,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
                         type=names_among(*models.names()),
                         help='what to train, with --binaryWeight (default: %(default)s)')
     parser.add_argument('--methods', default='dab,xnor', metavar='A,B,…',
-                        type=names_among(*METHOD_NAMES),
-                        help=f'of {", ".join(METHOD_NAMES)} (default: %(default)s)')
+                        type=names_among(*method_names()),
+                        help=f'of {", ".join(method_names())} (default: %(default)s)')
     parser.add_argument('--measureAt', default='0,1,2,5,10,20', metavar='A,B,…',
                         type=epoch_numbers, help='epochs after which to measure, 0 for before the '
                         'first step; the last always is (default: %(default)s)')

@@ -13,6 +13,7 @@ from utils.errors import RunError, begin, naming
 from utils.files import write_text
 from utils.layer_errors import PART, Layer, measure_layers
 from utils.training import loop
+from utils.training.layers import flipped, masks
 
 from . import gain_tables, output
 from .shared import binarization_flags
@@ -68,8 +69,8 @@ class MeasuringRun:
     def __init__(self, run, training: Training, measure_at: set[int]):
         self.run, self.training, self.measure_at = run, training, measure_at
         self.rows: list[dict] = []
-        self.masks: dict[int, Tensor] = {}      # after the last step, of every convolution
-        self.flips: dict[int, list[Tensor]] = {}    # the shares of its weights, of every step
+        self.masks: dict[str, Tensor] = {}      # after the last step, of every convolution
+        self.flips: dict[str, list[Tensor]] = {}    # the shares of its weights, of every step
 
     def __getattr__(self, name):
         return getattr(self.run, name)
@@ -98,32 +99,24 @@ class MeasuringRun:
         stepped = [parameter for group in optimizer.param_groups for parameter in group['params']]
         if self.masks and any(parameter is next(model.parameters()) for parameter in stepped):
             before, self.masks = self.masks, masks(model)
-            for number, mask in self.masks.items():
-                share = (mask != before[number]).double().mean()
-                self.flips.setdefault(number, []).append(share)
+            for name, mask in self.masks.items():
+                self.flips.setdefault(name, []).append(flipped(before[name], mask))
 
     def measure(self, model: nn.Module, epochs: int):
         if epochs not in self.measure_at:
             return
         where = {'network': self.training.network, 'method': self.training.method,
                  'epoch': epochs}
-        rows = [where | row | {'flips': self.mean_flips(row['number'])} for row in measures(model)]
+        rows = [where | row | {'flips': self.mean_flips(row['name'])} for row in measures(model)]
         self.rows += rows
         with naming(str(self.training.measures), RunError):
             write_text(self.training.measures, output.csv_table(self.rows))
         share = gain_tables.percent(gain_tables.network_gain(rows))
         self.run.say(f'gain of dab over xnor after epoch {epochs}: {share} % of the squared error')
 
-    def mean_flips(self, number: int) -> float:
-        shares = self.flips.get(number, [])
+    def mean_flips(self, name: str) -> float:
+        shares = self.flips.get(name, [])
         return torch.stack(shares).mean().item() if shares else 0.0
-
-
-@torch.no_grad()
-def masks(model: nn.Module) -> dict[int, Tensor]:
-    """{number: mask} of every binarized convolution, as in LayerWeights."""
-    return {number: binarize.layer_weights(conv).mask
-            for number, _, conv in binarize.convolutions(model) if binarize.binarization(conv)}
 
 
 @torch.no_grad()

@@ -164,7 +164,7 @@ def plot_accuracy(rows: list[dict], results: dict[Kind, dict[int, dict]]) -> Fig
     axes = figure.subplots()
     for place, row in enumerate(rows):
         style = style_of(row['weights'])
-        axes.errorbar(place, row['top1'], 1.96 * row['top1_se'], **style, capsize=5, markersize=7)
+        axes.errorbar(place, row['top1'], WIDTH * row['top1_se'], **style, capsize=5, markersize=7)
         seeds = [accuracy(hits(result))
                  for result in results[row['weights'], row['inputs']].values()]
         axes.plot([place - 0.22] * len(seeds), seeds, '.', color=style['color'], alpha=0.6)

@@ -19,11 +19,15 @@ from utils.source import dataset_spec, own_data_flags
 from . import PROGRAM
 
 UNCENTRED = '-uncentred'    # ends the name of a method that is trained with --no-centring
-METHOD_NAMES = [*METHODS, *(name + UNCENTRED for name in METHODS)]
+
+
+def method_names() -> list[str]:
+    """The methods as comparisons call them, each with and without centring."""
+    return [*METHODS, *(name + UNCENTRED for name in METHODS)]
 
 
 def binarization_flags(method: str) -> list[str]:
-    """The flags of main.py for a method by its name in comparisons, one of METHOD_NAMES."""
+    """The flags of main.py for a method by its name in comparisons, one of method_names()."""
     binarizer = method.removesuffix(UNCENTRED)
     uncentred = ['--no-centring'] if method != binarizer else []
     return ['--binaryWeight', f'--binarizer={binarizer}', *uncentred]

@@ -6,6 +6,17 @@ from utils.binarize import binarization, convolutions, layer_weights
 from .checkpoint import on_cpu
 
 
+def masks(model: nn.Module) -> dict[str, Tensor]:
+    """{name: mask} of every binarized convolution, as in LayerWeights."""
+    return {name: layer_weights(conv).mask
+            for _, name, conv in convolutions(model) if binarization(conv)}
+
+
+def flipped(before: Tensor, after: Tensor) -> Tensor:
+    """The share of weights that changed sides between two masks of a layer."""
+    return (after != before).float().mean()
+
+
 class Layers:
     """Measures the binarized layers; it keeps the masks from which it counts flips."""
 
@@ -14,8 +25,7 @@ class Layers:
 
     def remember_masks(self, model: nn.Module):
         """Keep which weights take which value, from which the next measures count flips."""
-        self.masks = {name: layer_weights(conv).mask
-                      for _, name, conv in convolutions(model) if binarization(conv)}
+        self.masks = masks(model)
 
     def measures(self, model: nn.Module) -> dict[tuple[int, str], dict[str, Tensor]]:
         """{(number, name) of a binarized convolution: {measure: values}}, on the CPU.
@@ -28,7 +38,7 @@ class Layers:
 
     def _of_layer(self, name, layer):
         error = (layer.projected - layer.weight).square().sum() / layer.projected.square().sum()
-        flips = (layer.mask != self.masks[name]).float().mean()
+        flips = flipped(self.masks[name], layer.mask)
         self.masks[name] = layer.mask
         share = layer.mask.flatten(1).float().mean(1)
         return {'alpha': layer.alpha, 'beta': layer.beta, 'K_over_n': share,
