@@ -38,12 +38,13 @@ from utils.native import gpu
 torch.set_num_threads(1)
 results = []
 for method, weight, gradient in torch.load(sys.argv[1]):
-    assert gpu.supports(weight)
+    assert gpu.supports(weight.shape)
     two_valued, values = gpu.forward_(weight, method)
     latent_gradient = None if gradient is None else gpu.backward(gradient, weight, values, method)
     results.append((weight, two_valued, values, latent_gradient))
 native.METHODS['cpu'], native.MODULES['cpu'] = native.METHODS['cuda'], '.gpu'
 trained = {method: test_gpu.trained(method, 'fast') for method in native.METHODS['cuda']}
+test_gpu.check_twins(binarize)
 torch.save((results, trained), sys.argv[2])
 '''
 
@@ -64,6 +65,18 @@ def trained(method, search, dtype=torch.float32):
         model(images).square().mean().backward()
         optimizer.step()
     return [parameter.detach() for parameter in model.parameters()]
+
+
+def check_twins(binarize):
+    """The kernels prove to be the methods, and no longer where a method is edited."""
+    cpu = torch.device('cpu')
+    for method in native.METHODS['cuda']:
+        layer, cls = binarize.Binarization(method, torch.empty(2, 3)), binarize.METHODS[method]
+        assert all(binarize._has_twin(layer, cpu, torch.Size(shape)) for shape in SHAPES[1:4]), method
+        factor = cls.gradient_factor
+        cls.gradient_factor = staticmethod(lambda *arguments: 1.01 * factor(*arguments))
+        assert not binarize._has_twin(layer, cpu, torch.Size(SHAPES[2])), method
+        cls.gradient_factor = staticmethod(factor)
 
 
 def special():
@@ -203,20 +216,19 @@ def test_costs_are_counted_in_the_machine_code():
 
 
 def test_what_the_kernels_support(monkeypatch):
+    assert gpu.supports((4, 2, 3, 3)) and gpu.supports((4, 1, 1, 2)) and gpu.supports((4, gpu.MOST_WEIGHTS, 1, 1))
+    assert not gpu.supports((4, gpu.MOST_WEIGHTS + 1, 1, 1))
+    assert not gpu.supports((4, 1, 1, 1)) and not gpu.supports((0, 2, 3, 3))
     with FakeTensorMode():
-        def on_gpu(*shape, **options):
-            return torch.empty(*shape, device='cuda', **options)
-        assert gpu.supports(on_gpu(4, 2, 3, 3)) and gpu.supports(on_gpu(4, 1, 1, 2))
-        assert gpu.supports(on_gpu(4, gpu.MOST_WEIGHTS, 1, 1))
-        assert not gpu.supports(on_gpu(4, gpu.MOST_WEIGHTS + 1, 1, 1))
-        assert not gpu.supports(on_gpu(4, 1, 1, 1)) and not gpu.supports(on_gpu(0, 2, 3, 3))
-        assert not gpu.supports(on_gpu(4, 2, 3, 3, dtype=torch.float64))
-        assert not gpu.supports(on_gpu(4, 2, 3, 3).contiguous(memory_format=torch.channels_last))
-        assert not gpu.supports(torch.empty(4, 2, 3, 3))
-        monkeypatch.setattr(gpu, 'triton', None)
-        monkeypatch.setattr(gpu, '_works', True)
-        with pytest.warns(UserWarning, match='slower: Triton is not installed'):
-            assert not gpu.supports(on_gpu(4, 2, 3, 3))
+        weight = torch.empty(4, 2, 3, 3, device='cuda')
+        assert native.covers(weight, 'xnor') and not native.covers(weight, 'adabin')
+        assert not native.covers(weight.double(), 'dab')
+        assert not native.covers(weight.contiguous(memory_format=torch.channels_last), 'dab')
+        assert not native.covers(torch.empty(4, 2, 3, 3), 'xnor')
+    monkeypatch.setattr(gpu, 'triton', None)
+    monkeypatch.setattr(gpu, '_works', True)
+    with pytest.warns(UserWarning, match='slower: Triton is not installed'):
+        assert not gpu.supports((4, 2, 3, 3))
 
 
 def test_a_failed_launch_warns_once_changes_nothing_and_is_the_last(monkeypatch):
@@ -230,8 +242,7 @@ def test_a_failed_launch_warns_once_changes_nothing_and_is_the_last(monkeypatch)
             with pytest.raises(native.Unsupported):
                 gpu.backward(weight, weight, torch.ones(4, 4), 'dab')
     assert len(said) == 1 and torch.equal(weight, before)
-    with FakeTensorMode():
-        assert not gpu.supports(torch.empty(4, 2, 3, 3, device='cuda'))
+    assert not gpu.supports(weight.shape)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')

@@ -90,7 +90,179 @@ def test_only_a_training_step_is_observed():
     assert torch.equal(used.weight, conv.weight) and not used.weight.requires_grad
     assert torch.equal(binarize.bake(conv).weight, conv.weight)
     conv.train()(images)
+    assert method.steps == 1        # the latent weights have not changed
+    with torch.no_grad():
+        conv.parametrizations.weight.original.add_(0.1)
+    conv(images)
     assert method.steps == 2
+
+
+SPLIT, FACTOR, PROJECT = binarize.DAB.split, binarize.DAB.gradient_factor, binarize.project_
+
+
+class Other(binarize.Method):
+    """Another method under the name of one that has compiled code."""
+
+    split = staticmethod(lambda rows: (rows[:, :1].abs() + 0.1, -rows[:, :1].abs(), rows > 0))
+    gradient_factor = staticmethod(lambda inside, alpha, beta, mask: inside * mask + 0.5)
+
+
+class Observing(binarize.DAB):
+    def __init__(self, weight):
+        super().__init__(weight)
+        self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
+
+    def observe(self, rows):
+        self.steps.add_(1)
+
+
+def with_marked_doubled(rows):
+    alpha, beta, mask = SPLIT(rows)
+    return 2 * alpha, beta, mask
+
+
+EDITS = {   # of utils/binarize.py, by what is set where
+    'beta': (binarize.DAB, 'split', lambda rows: (lambda alpha, beta, mask: (alpha, -alpha, mask))(*SPLIT(rows))),
+    'one size of filters': (binarize.DAB, 'split', lambda rows: (with_marked_doubled if rows.size(1) == 18 else SPLIT)(rows)),
+    'off by one': (binarize.DAB, 'split', lambda rows: (lambda alpha, beta, mask: (alpha * (1 - 1 / rows.size(1)), beta, mask))(*SPLIT(rows))),
+    'marks the smallest': (binarize.DAB, 'split', lambda rows: (lambda alpha, beta, mask: (beta, alpha, ~mask))(*SPLIT(rows))),
+    'gradient': (binarize.DAB, 'gradient_factor', lambda *found: FACTOR(*found) + 0.1),
+    'straight-through': (binarize._StraightThrough, 'backward', lambda ctx, gradient: (2 * gradient, gradient, None)),
+    'projection': (binarize, 'project_', lambda weight: PROJECT(weight).mul_(0.9)),
+    'clamp': (binarize, 'project_', lambda weight: weight.sub_(weight.mean(1, keepdim=True))),
+}
+
+
+def step_of_layer(search, method='dab'):
+    """Latent weights, W~, gradient, and what layer_weights shows, of a layer after a training step."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 8, 3, bias=False)
+    nn.init.normal_(conv.weight, std=0.7)
+    binarize.wrap(conv, 1, 1, method, search)
+    weight = conv.weight
+    weight.backward(torch.randn(8, 2, 3, 3))
+    latent = conv.parametrizations.weight.original
+    return [latent.detach().clone(), weight.detach(), latent.grad, *binarize.layer_weights(conv)]
+
+
+@pytest.fixture
+def fresh_warnings():
+    binarize.native.warn_once.cache_clear()
+    yield
+    binarize.native.warn_once.cache_clear()
+
+
+@pytest.mark.parametrize('name', EDITS)
+def test_an_edited_method_is_what_runs(name, monkeypatch, fresh_warnings):
+    """Compiled code, used for the method as it was, gives way to PyTorch, and a warning says so once."""
+    if not binarize.native.compiled(torch.device('cpu')).supports(()):
+        pytest.skip('no C++ compiler')
+    before = step_of_layer('fast')
+    owner, attribute, edited = EDITS[name]
+    monkeypatch.setattr(owner, attribute, edited if owner is binarize else staticmethod(edited))
+    with pytest.warns(UserWarning, match=r'\(DAB\) is not what the compiled code computes') as warned:
+        after = step_of_layer('fast')
+    assert len(warned) == 1
+    expected = step_of_layer('exact')
+    torch.testing.assert_close(after, expected, rtol=0, atol=0)
+    assert not all(torch.allclose(*pair, rtol=1e-3) for pair in zip(after[:5], before[:5]))
+    monkeypatch.undo()
+    torch.testing.assert_close(step_of_layer('fast'), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('other', [Other, Observing])
+def test_another_method_of_the_same_name_is_what_runs(other, monkeypatch, fresh_warnings):
+    if not binarize.native.compiled(torch.device('cpu')).supports(()):
+        pytest.skip('no C++ compiler')
+    monkeypatch.setitem(binarize.METHODS, 'dab', other)
+    with pytest.warns(UserWarning, match='not what the compiled code computes'):
+        found = step_of_layer('fast')
+    torch.testing.assert_close(found, step_of_layer('exact'), rtol=0, atol=0)
+    if other is Observing:
+        conv = binarize.wrap(nn.Conv2d(2, 8, 3), 1, 1)
+        conv(torch.zeros(1, 2, 3, 3))
+        assert binarize.binarization(conv).method.steps == 1
+
+
+def test_a_run_and_its_file_are_those_of_the_edited_method(sketch_folder, tmp_path, monkeypatch, capsys):
+    plain = train(sketch_folder, tmp_path, 'plain', '--binarizer=dab', '--epochs=1')
+    monkeypatch.setattr(binarize.DAB, 'split', staticmethod(EDITS['beta'][2]))
+    fast, exact = (train(sketch_folder, tmp_path, search, '--binarizer=dab', '--epochs=1', f'--binSearch={search}')
+                   for search in ('fast', 'exact'))
+    torch.testing.assert_close(fast['model'], exact['model'], rtol=0, atol=0)
+    assert not torch.equal(fast['model']['conv2.parametrizations.weight.original'], plain['model']['conv2.parametrizations.weight.original'])
+    main.main([f'--resume={tmp_path}/fast/last.pth.tar', f'--export={tmp_path}/fast.dab'])
+    _, network = packed.load(tmp_path / 'fast.dab')
+    tensors = packed.format.read(tmp_path / 'fast.dab')[2]
+    assert torch.equal(tensors['conv2.alpha'], -tensors['conv2.beta'])
+
+
+def test_a_split_of_the_wrong_shape_is_refused(monkeypatch):
+    monkeypatch.setattr(binarize.DAB, 'split', staticmethod(lambda rows: (rows, -rows, rows > 0)))
+    with pytest.raises(ValueError, match=r'DAB.split must return alpha and beta of the shape \(8, 1\)'):
+        step_of_layer('exact')
+
+
+@pytest.mark.parametrize('search', ['fast', 'exact'])
+@pytest.mark.parametrize('method', [*binarize.METHODS, 'learned'])
+def test_all_forward_passes_before_a_step_see_one_projection(method, search):
+    """Two passes before one backward, as in siamese networks; their gradient is that of one pass over both batches."""
+    def gradients(*batches):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.Tanh(), nn.Conv2d(6, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3, groups=4))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(5)       # beyond ±1: a projection of the projection differs
+        binarize.wrap(model, 1, 3, method, search)
+        sum(model(batch).square().sum() for batch in batches).backward()
+        return [parameter.grad for parameter in model.parameters()], [*model.parameters()], [*model.buffers()]
+    images = torch.randn(4, 2, 9, 9, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(gradients(images[:2], images[2:]), gradients(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('search', ['fast', 'exact'])
+def test_each_step_projects_however_it_writes_the_weights(search):
+    """Optimizers, and loops that write through .data, which changes no version of a tensor."""
+    def trained(update):
+        torch.manual_seed(0)
+        conv = binarize.wrap(nn.Conv2d(2, 6, 3, bias=False), 1, 1, search=search)
+        latent = conv.parametrizations.weight.original
+        kept = []
+        for _ in range(4):
+            latent.grad = None
+            conv.weight.square().sum().backward()
+            kept.append(conv(torch.zeros(1, 2, 3, 3)))      # a graph that nobody runs backward
+            update(latent)
+        conv.weight
+        return latent.detach()
+
+    def in_place(latent):
+        with torch.no_grad():
+            latent.sub_(0.5 * latent.grad + 0.3)
+
+    def data(latent):
+        latent.data = latent.data - (0.5 * latent.grad + 0.3)
+
+    def data_in_place(latent):
+        latent.data.sub_(0.5 * latent.grad + 0.3)
+    expected = trained(in_place)
+    assert expected.mean(1).abs().max() < 1e-6      # centred after the last step
+    assert torch.equal(trained(data), expected) and torch.equal(trained(data_in_place), expected)
+
+
+@pytest.mark.parametrize('search', ['fast', 'exact'])
+def test_gradient_checkpointing(search):
+    from torch.utils.checkpoint import checkpoint
+
+    def gradients(run):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(2, 6, 3, bias=False)
+        nn.init.normal_(conv.weight, std=0.9)
+        binarize.wrap(conv, 1, 1, search=search)
+        run(conv, torch.ones(1, 2, 5, 5, requires_grad=True)).square().sum().backward()
+        return conv.parametrizations.weight.original.grad
+    expected = gradients(lambda conv, x: conv(x))
+    assert torch.equal(gradients(lambda conv, x: checkpoint(conv, x, use_reentrant=False)), expected)
 
 
 def tiny(nClasses, channels, inpsize, signLayers):

@@ -71,6 +71,9 @@ def adversarial_rows():
     yield 'two outliers', np.r_[rng.normal(0, 1e-4, n - 2), -1.0, 1.0]
     yield 'three clusters of ties', np.repeat([-0.9, 0.1, 0.100001], n // 3)
     yield 'neighbouring floats', np.where(rng.random(n) < 0.5, 0.1, np.nextafter(np.float32(0.1), np.float32(1)))
+    for count in 2, 3, 5, 8:     # of which the middle between two values is none
+        yield f'{count} floats in a row', np.float64(np.float32(0.9)) + rng.integers(0, count, 500) * 2.0 ** -24
+        yield f'{count} floats in a row, few of them', 0.9 + rng.binomial(count - 1, 0.1, 300) * 2.0 ** -24
     yield 'tiny', rng.normal(0, 1e-30, n)
     yield 'geometric', np.float64(0.99) ** np.arange(n)
     yield 'two nearly equal optima', np.r_[np.full(n // 3, -1.0), np.full(n // 3, 0.0), np.full(n // 3, 0.99999)]

@@ -16,7 +16,10 @@ and the gradient's way back, from W~ to the latent weight, is each method's `gra
     split, binarize_weight      the method alone, on any tensor of weights
 """
 import copy
+import functools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -48,7 +51,7 @@ class Method(nn.Module):
         super().__init__()
 
     def observe(self, rows: Tensor):
-        """Called in every training forward before split, to change buffers in place.
+        """Called before split where a training forward has projected, to change buffers in place.
 
         By add_, copy_, …: after `self.steps += 1`, torch.compile (2.14) returned wrong outputs.
         """
@@ -219,7 +222,14 @@ def _split_rows(weight, method):
     rows = weight.detach().flatten(1)
     if rows.size(1) < 2:
         raise InputError('a filter of one weight cannot be split into two groups')
-    return method.split(rows if rows.dtype == torch.float64 else rows.float())
+    alpha, beta, mask = method.split(rows if rows.dtype == torch.float64 else rows.float())
+    shapes = (len(rows), 1), rows.shape
+    if alpha.shape != shapes[0] or beta.shape != shapes[0] or mask.shape != shapes[1]:
+        name = (method if isinstance(method, type) else type(method)).__name__
+        raise ValueError(f'{name}.split must return alpha and beta of the shape {shapes[0]} and a '
+                         f'mask of {tuple(shapes[1])}, not {tuple(alpha.shape)}, '
+                         f'{tuple(beta.shape)} and {tuple(mask.shape)}')
+    return alpha, beta, mask
 
 
 @torch.no_grad()
@@ -290,13 +300,7 @@ def _fused_forward_(latent: Tensor, method: str) -> tuple[Tensor, Tensor]:
     The weights above the boundary become alpha; of a constant filter, none. With _fused_backward
     a custom operator, which torch.compile does not look into, around the code of utils/native.
     """
-    if result := native.call('forward_', latent, latent, method):
-        return result
-    rows = project_(latent).flatten(1)
-    alpha, beta, mask = METHODS[method].split(rows)
-    boundary = rows.masked_fill(mask, -torch.inf).amax(1, keepdim=True)
-    values = torch.cat([alpha, beta, boundary, mask.sum(1, keepdim=True)], 1)
-    return torch.where(mask, alpha, beta).view(latent.shape), values.T.contiguous()
+    return native.compiled(latent.device).forward_(latent, method)
 
 
 @_fused_forward_.register_fake
@@ -307,13 +311,8 @@ def _(latent, method):
 @torch.library.custom_op('dab::backward', mutates_args=())
 def _fused_backward(gradient: Tensor, projected: Tensor, values: Tensor, method: str) -> Tensor:
     """The gradient of the latent weights, from that of W~ and what _fused_forward_ made."""
-    gradient = gradient.contiguous()
-    result = native.call('backward', projected, gradient, projected, values, method)
-    if result is not None:
-        return result
-    alpha, beta, boundary, _ = values[..., None]
-    mask = projected.flatten(1) > boundary
-    return gradient * _factor(METHODS[method], projected, alpha, beta, mask)
+    compiled = native.compiled(projected.device)
+    return compiled.backward(gradient.contiguous(), projected, values, method)
 
 
 @_fused_backward.register_fake
@@ -335,16 +334,38 @@ class _Fused(torch.autograd.Function):
         return _fused_backward(gradient, *ctx.saved_tensors, ctx.method), *[None] * 4
 
 
+class _LastProjection(NamedTuple):
+    """What tells whether latent weights are as the last training forward left them.
+
+    Some of them too, since code that writes through `.data` does not change their version.
+    """
+
+    version: int
+    some: Tensor
+    values: Tensor | None       # as _fused_forward_ returns them
+
+    @staticmethod
+    def of(projected: Tensor, values: Tensor | None) -> '_LastProjection':
+        return _LastProjection(projected._version, projected.flatten()[::97].clone(), values)
+
+    def holds_for(self, latent: Tensor) -> bool:
+        some = latent.flatten()[::97]
+        return (self.version == latent._version and self.some.device == some.device
+                and torch.equal(self.some, some))
+
+
 class Binarization(nn.Module):
     """The parametrization of a convolution's weight: latent parameter in, two-valued weight out.
 
     In a training step (training mode, gradients enabled) the latent parameter is projected in
-    place first. Otherwise it is left untouched and W~ is that of its projection, so that neither
-    validating nor looking at a weight changes what is trained or saved: the projection of a
-    projection can differ, where the clamp has moved a mean.
+    place first; further forward passes before it changes see the same projection, but each projects
+    again under torch.compile. Otherwise it is left untouched and W~ is that of its projection, so
+    that neither validating nor looking at a weight changes what is trained or saved: the projection
+    of a projection can differ, where the clamp has moved a mean.
     """
 
     two_valued = True       # for models.blocks.SignConv2d
+    last: _LastProjection | None = None
 
     def __init__(self, name: str, weight: Tensor, search: str = 'fast', centring: bool = True):
         super().__init__()
@@ -359,10 +380,15 @@ class Binarization(nn.Module):
             return torch.where(mask, alpha, beta).view(shape).to(latent.dtype)
         in_step = self.training and torch.is_grad_enabled()
         projected = latent.detach() if in_step else latent.detach().clone()
+        remembers = in_step and not torch.compiler.is_compiling()
+        last = self.last if remembers and self.last and self.last.holds_for(projected) else None
+        values = None
         if self._is_fused(latent, in_step):
-            weight = self._fused_(latent, projected)[0]
+            weight, values = self._fused_(latent, projected, last)
         else:
-            weight = self._plain_(latent, projected, in_step)[0]
+            weight = self._plain_(latent, projected, in_step, last)[0]
+        if remembers:
+            self.last = _LastProjection.of(projected, values)
         if torch.jit.is_tracing() and not in_step:     # a constant: compiled code is not traced
             weight = torch.from_numpy(weight.numpy(force=True)).to(latent.device)
         return weight.view(shape)
@@ -384,16 +410,23 @@ class Binarization(nn.Module):
         """latent, seen as filters of one input channel, (out, 1, c, kh, kw), without centring."""
         return latent if self.centring else latent.unsqueeze(1)
 
-    def _fused_(self, latent, projected):
+    def _fused_(self, latent, projected, last=None):
         """W~ as a function of latent, and values as _fused_forward_ returns them."""
-        two_valued, values = _fused_forward_(projected, self.name)
+        if last:
+            values = last.values
+            alpha, beta, boundary, _ = values[..., None]
+            rows = projected.flatten(1)
+            two_valued = torch.where(rows > boundary, alpha, beta).view(projected.shape)
+        else:
+            two_valued, values = _fused_forward_(projected, self.name)
         return _Fused.apply(latent, two_valued, projected, values, self.name), values
 
-    def _plain_(self, latent, projected, in_step):
+    def _plain_(self, latent, projected, in_step, last=None):
         """W~, of latent and learned values, and its split as _split_rows returns it."""
-        project_(projected)
-        if in_step:
-            self.method.observe(projected.flatten(1))
+        if not last:
+            project_(projected)
+            if in_step:
+                self.method.observe(projected.flatten(1))
         split = alpha, beta, mask = _split_rows(projected, self.method)
         two_valued = torch.where(mask, alpha, beta).view(latent.shape).to(latent.dtype)
         if torch.is_grad_enabled():
@@ -402,12 +435,48 @@ class Binarization(nn.Module):
         return two_valued, *split
 
     def _is_fused(self, latent, in_step):
-        """Whether compiled code is used for these weights: a fact that torch.compile can rely on.
+        """Whether compiled code computes what this method is, for these weights.
 
         The search of a GPU may stop early, so that what evaluation uses is searched by PyTorch.
         """
         return (self.search == 'fast' and native.covers(latent, self.name)
-                and (in_step or not latent.is_cuda))
+                and (in_step or not latent.is_cuda)
+                and _has_twin(self, latent.device, latent.shape))
+
+
+def _has_twin(layer: Binarization, device: torch.device, shape: torch.Size) -> bool:
+    """Whether compiled code works on the device and is a twin of the layer's method."""
+    shape, method = tuple(map(int, shape)), layer.method
+    written = (type(method), method.split, method.gradient_factor, project_, _split_rows,
+               _factor, _StraightThrough.backward)
+    if type(method).observe is not Method.observe or method.state_dict():
+        native.warn_once(method.title, 'it has a state')
+        return False
+    return (native.compiled(device).supports(shape)
+            and _is_twin(layer.name, device, shape[1:], *written))
+
+
+# For torch.compile a constant; torch.compiler.assume_constant_result would import all of Dynamo.
+_has_twin._dynamo_marked_constant = True
+
+
+@functools.cache
+def _is_twin(name, device, shape, method, *written):
+    """native.is_twin of a method as it is `written`, so that an edit counts; for each shape."""
+    def step(is_fused, latent, gradient):
+        layer = Binarization(name, latent)
+        layer.method = method(latent)
+        latent, projected = latent.requires_grad_(), latent.detach()
+        if is_fused:
+            weight, (alpha, beta, *_) = layer._fused_(latent, projected)
+        else:
+            weight, alpha, beta, _ = layer._plain_(latent, projected, in_step=True)
+        backward, = torch.autograd.grad(weight, latent, gradient)
+        return projected, weight.detach(), backward, alpha.view(-1, 1), beta.view(-1, 1)
+
+    with ThreadPoolExecutor(1) as elsewhere:    # without the modes of this thread, such as autocast
+        return elsewhere.submit(native.is_twin, partial(step, False), partial(step, True), device,
+                                shape, method.title).result()
 
 
 def convolutions(model: nn.Module) -> list[tuple[int, str, nn.Conv2d]]:

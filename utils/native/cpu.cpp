@@ -154,8 +154,10 @@ float best_boundary(const float* w, int64_t n, Range ends, double total, Scratch
         w = near.data();
         ends = range(w, count);
     }
-    // At the optimum every weight takes the nearer value.
-    return static_cast<float>((best.sum / best.marked + (total - best.sum) / (n - best.marked)) / 2);
+    // At the optimum every weight takes the nearer value. Rounded down: no weight lies between.
+    const double middle = (best.sum / best.marked + (total - best.sum) / (n - best.marked)) / 2;
+    const float boundary = static_cast<float>(middle);
+    return boundary > middle ? std::nextafter(boundary, -1.0f) : boundary;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@ utils/binarize.py is used.
 import ctypes
 import functools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from . import compiler
 
 SOURCES = [Path(__file__).with_name(name) for name in ('cpu.cpp', 'lanes.h')] + [compiler.THREADS]
 FLAGS = ['-std=c++17', *compiler.native_flags()]
+TOLERANCE = 1e-11   # of ‖W − W~‖², relative to ‖W‖²: the search is exact
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
 SIGNATURES = {
     'dab_forward': [POINTER] * 6 + [SIZE] * 3 + [ctypes.c_int],
@@ -36,8 +38,8 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-def supports(weight: Tensor) -> bool:
-    """Whether the library is there, for float32 weights in contiguous memory."""
+def supports(shape: Sequence[int]) -> bool:
+    """Whether the library is there, which takes weights of every shape."""
     return library() is not None
 
 

@@ -4,7 +4,9 @@ The kernels (gpu_kernels.py) are in Triton, which comes with PyTorch's CUDA whee
 missing, or a kernel cannot be compiled or launched, `supports` is False from then on, with one
 warning, and the PyTorch code of utils/binarize.py is used.
 """
+import math
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ except ImportError:     # a PyTorch without CUDA
     triton = kernels = None
 
 FEWEST_WEIGHTS, MOST_WEIGHTS = 2, 200_000   # of a filter: float32 sums of more are not vouched for
+TOLERANCE = 1e-5    # of ‖W − W~‖², relative to ‖W‖²: see gpu_kernels.py
 BACKWARD_BLOCK = 1024   # weights of a program of the backward pass
 
 
@@ -34,22 +37,14 @@ def _give_up(reason: object):
                       + ' '.join(str(reason).split())[:300])
 
 
-def _interprets() -> bool:
-    """Whether kernels run on CPU tensors: TRITON_INTERPRET=1 when triton was imported."""
-    return triton is not None and triton.knobs.runtime.interpret
+def supports(shape: Sequence[int]) -> bool:
+    """Whether the kernels can work on weights (out, c, kh, kw) of this shape, and none has failed.
 
-
-def supports(weight: Tensor) -> bool:
-    """Whether the kernels can work on weights (out, c, kh, kw): float32, contiguous, on a GPU,
-    FEWEST_WEIGHTS to MOST_WEIGHTS a filter; False after a failure. Warns once, on a GPU, where
-    Triton is missing."""
-    is_here = weight.is_cuda or (weight.device.type == 'cpu' and _interprets())
-    fits = (is_here and weight.dtype == torch.float32 and weight.dim() > 1
-            and weight.is_contiguous() and len(weight) > 0
-            and FEWEST_WEIGHTS <= weight[0].numel() <= MOST_WEIGHTS)
-    if fits and triton is None:
+    From FEWEST_WEIGHTS to MOST_WEIGHTS a filter. Warns, once, where Triton is missing.
+    """
+    if triton is None:
         _give_up('Triton is not installed')
-    return fits and _works
+    return _works and shape[0] > 0 and FEWEST_WEIGHTS <= math.prod(shape[1:]) <= MOST_WEIGHTS
 
 
 def _launch(kernel, grid, *arguments, **options):
