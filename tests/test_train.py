@@ -150,7 +150,7 @@ def test_not_a_number_is_never_a_hit():
         def forward(self, images):
             return log_probs
     with pytest.raises(RunError, match='NaN'):
-        train.validate(Broken(), [(torch.zeros(3, 1, 1, 1), target)], CPU, quiet([0]))
+        cells.validation_ranks(Broken(), [(torch.zeros(3, 1, 1, 1), target)], CPU, None, 'test')
 
 
 def test_validation_binarizes_every_weight_once(monkeypatch):

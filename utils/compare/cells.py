@@ -175,9 +175,8 @@ def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
 
 def validation_ranks(network: torch.nn.Module, loader, device: torch.device, amp: str | None,
                      title: str) -> list[int]:
-    """The rank of each image's true class, see true_class_ranks."""
+    """The rank of each image's true class, see true_class_ranks, as validation finds it."""
     ranks: list[int] = []
-    batches = Progress(title, len(loader))(epoch.batches_on(device, loader))
-    for log_probs, target in epoch.predictions(network, batches, device, amp):
-        ranks += true_class_ranks(log_probs, target).tolist()
+    epoch.validate(network, loader, device, Progress(title, len(loader)), amp,
+                   lambda *batch: ranks.extend(true_class_ranks(*batch).tolist()))
     return ranks
