@@ -30,6 +30,7 @@ from utils.evaluate import evaluate
 from utils.experiment import Experiment, from_command
 from utils.export import export
 from utils.training import epoch, parallel
+from utils.training.predictions import likeliest
 from utils.training.progress import Progress
 
 PROGRAM = 'main.py'
@@ -62,8 +63,9 @@ def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):
 def classify(experiment: Experiment):
     """Print the five likeliest classes of every image of --classify, without the data.
 
-    A warning names a sketch that is not dark on white paper. An image that cannot be read is named,
-    and the exit code is that of a RunError at the end.
+    The network computes in float32, as its exports do, whatever --amp says. A warning names a
+    sketch that is not dark on white paper. An image that cannot be read is named, and the exit code
+    is that of a RunError at the end.
     """
     flags, network = experiment.flags, experiment.make_network().eval()
     transform = datasets.transform(experiment.spec, flags.inpsize, tenCrop=flags.tenCrop)
@@ -78,11 +80,11 @@ def classify(experiment: Experiment):
                 continue
             if experiment.channels == 1 and (fault := datasets.paper_fault(image, flags.ink)):
                 console.complain(console.one_line(f'{PROGRAM}: warning: {path} {fault}'))
-            log_probs = epoch.predict(network, transform(image)[None].to(experiment.device))[0]
-            top = log_probs.softmax(0).topk(min(5, len(experiment.classes)))
-            likeliest = [f'{experiment.classes[label]} {100 * probability:.1f} %'
-                         for probability, label in zip(top.values.tolist(), top.indices.tolist())]
-            parallel.say(f'{path}: {", ".join(likeliest)}')
+            log_probs = epoch.predict(network, transform(image)[None].to(experiment.device))
+            labels, probabilities = (of_images[0].tolist() for of_images in likeliest(log_probs))
+            named = [f'{experiment.classes[label]} {100 * probability:.1f} %'
+                     for label, probability in zip(labels, probabilities)]
+            parallel.say(f'{path}: {", ".join(named)}')
     if code:
         sys.exit(code)
 

@@ -169,7 +169,8 @@ def arithmetic_flags(flag):
          help='cpu, cuda (NVIDIA and AMD), xpu (Intel), mps (Apple), or one of several, like '
               'cuda:1 (default: auto, cuda where it is, else cpu)')
     flag('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
-         help='compute under autocast in this type; latent weights stay float32 (default: off)')
+         help='compute under autocast in this type; latent weights stay float32, as does the '
+              'validation of networks with binarized inputs (default: off)')
     flag('--channelsLast', action=SWITCH,
          help='train on channels-last activations (default: on an NVIDIA or AMD GPU, on a CPU with '
               'AVX-512, on other GPUs with --amp)')

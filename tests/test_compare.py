@@ -217,6 +217,17 @@ def test_damaged_results_are_counted_again(finished, run, tmp_path):
     assert table(folder) == table(finished)
 
 
+def test_results_of_the_old_counting_are_counted_again(finished, run, tmp_path):
+    """In which ties were right: its ranks were too low."""
+    folder = shutil.copytree(finished, tmp_path / 'small')
+    for path in folder.glob('*/result.json'):
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in result.items() if key != 'counting'} | {'ranks': [0] * 12}))
+    run(tmp_path, '--collect')
+    run(finished.parent)
+    assert table(folder) == table(finished)
+
+
 def test_cells_that_cannot_be_counted_do_not_stop_the_others(finished, run, tmp_path, capsys, start):
     folder = shutil.copytree(finished, tmp_path / 'small')
     (folder / CELLS[0] / 'last.pth.tar').write_bytes(b'half')

@@ -38,7 +38,7 @@ def trained(tmp_path_factory, sketch_folder):
     logs = tmp_path_factory.mktemp('trained')
     for name, *more in ('wbin', '--binaryWeight'), ('fbin', '--binaryWeight', '--signLayers=2-3'), ('real',):
         main.main(['--model_def=own', '--dataset=tuberlin', f'--data_dir={sketch_folder}', '--inpsize=33', '--workers=0', '--batch-size=12', '--binEnd=3',
-                   '--maxlr=0.01', '--epochs=2', '--no-compile', f'--logdir={logs}', f'--name={name}', *more])
+                   '--maxlr=0.03', '--epochs=6', '--no-compile', f'--logdir={logs}', f'--name={name}', *more])
     return {path.name: path / 'last.pth.tar' for path in logs.iterdir()}
 
 

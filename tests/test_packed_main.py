@@ -3,9 +3,11 @@ import pytest
 
 import main
 from conftest import ROOT
+from utils.training.checkpoint import read_checkpoint
 
-SMALL = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--inpsize=81', '--binaryWeight',
-         '--model_def=sketchanetfbin', '--signLayers=2-6', '--tenCrop', '--epochs=1']
+ANY = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--binaryWeight', '--epochs=1']
+FBIN = ['--inpsize=81', '--model_def=sketchanetfbin', '--signLayers=2-6']
+SMALL = [*ANY, *FBIN, '--tenCrop']
 
 
 @pytest.fixture(scope='module')
@@ -70,6 +72,41 @@ def test_other_binarizers(sketch_folder, tmp_path, said):
         lines = [said('--classify', f'{sketch_folder}/val', source) for source in (
             checkpoint, f'--packed={tmp_path}/{method}.dab')]
         assert lines[0] == lines[1] != ''
+
+
+@pytest.fixture(scope='module')
+def in_bfloat16(sketch_folder, tmp_path_factory):
+    """Checkpoints of networks with binarized inputs (fbin) and real ones (wbin), trained under --amp=bfloat16."""
+    logs = tmp_path_factory.mktemp('bfloat16')
+    for name, *network in ('fbin', *FBIN), ('wbin', '--model_def=densenet', '--inpsize=16', '--binEnd=7'):
+        main.main([*ANY, *network, '--amp=bfloat16', f'--data_dir={sketch_folder}', f'--logdir={logs}', f'--name={name}'])
+    return {name: logs / name / 'last.pth.tar' for name in ('fbin', 'wbin')}
+
+
+def test_under_amp_the_validated_network_is_the_exported_one(in_bfloat16, sketch_folder, tmp_path, said):
+    """Image by image, in the validation of training, in --evaluate with and without --amp, and from the packed model."""
+    checkpoint, found = in_bfloat16['fbin'], {}
+    assert 'The accuracy' not in said(f'--resume={checkpoint}', f'--export={tmp_path}/model.dab')
+    for name, *source in ('amp', f'--resume={checkpoint}'), ('float32', f'--resume={checkpoint}', '--amp=off'), (
+            'packed', f'--packed={tmp_path}/model.dab', f'--data_dir={sketch_folder}'):
+        out = said('--evaluate', *source, f'--predictions={tmp_path}/{name}.csv')
+        found[name] = out.split('loss')[1], (tmp_path / f'{name}.csv').read_text()
+        assert 'autocast' not in out
+    assert found['amp'] == found['float32'] == found['packed']
+    metrics = read_checkpoint(checkpoint)['metrics']
+    assert found['packed'][0].startswith(f' {metrics["loss"]:.4f}  accuracy {round(metrics["top1"] * 0.12)}/12  top-1 {metrics["top1"]:.2f}')
+    assert 'bfloat16 under autocast, weights in float32, validation in float32' in (checkpoint.parent / 'log.txt').read_text()
+    lines = said('--classify', f'{sketch_folder}/val', f'--packed={tmp_path}/model.dab')
+    assert said('--classify', f'{sketch_folder}/val', f'--resume={checkpoint}') == lines
+
+
+def test_where_validation_is_under_amp_log_evaluation_and_export_say_so(in_bfloat16, tmp_path, said):
+    checkpoint = in_bfloat16['wbin']
+    assert 'weights in float32, validation in bfloat16' in (checkpoint.parent / 'log.txt').read_text()
+    assert 'bfloat16 under autocast' in said('--evaluate', f'--resume={checkpoint}')
+    *_, sentence = said(f'--resume={checkpoint}', f'--export={tmp_path}/model.pt').splitlines()
+    assert sentence == (f'The accuracy of {checkpoint} was measured in bfloat16 (--amp), and {tmp_path}/model.pt computes in float32: '
+                        'to measure that, --evaluate with --amp=off')
 
 
 def test_an_existing_file_is_kept_unless_told(trained, packed, refused, said):

@@ -326,7 +326,7 @@ def test_arithmetic_of_a_gpu_is_told_from_the_newer_settings(monkeypatch):
     assert devices.float32_in(gpu) == {'convolutions': 'TF32', 'matrix products': 'float32'}
     try:
         conv.fp32_precision = 'ieee'        # from here on `allow_tf32` raises an error
-        assert 'convolutions of float32 in float32' in arithmetic(gpu, None, False)
+        assert 'convolutions of float32 in float32' in arithmetic(gpu, None, None, False)
     finally:
         conv.fp32_precision = before
     capability[0] = (7, 5)

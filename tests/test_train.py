@@ -12,14 +12,16 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, DistributedSampler
 
+import datasets
 import models
 import opts
 from models.blocks import Sign
 from utils import activations, binarize, experiment, resolve
+from utils.compare import cells, statistics
 from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
 from utils.errors import RunError, explained
 from utils.memory_format import channels_first, channels_last
-from utils.training import checkpoint, optim, record
+from utils.training import checkpoint, loaders, loop, optim, parallel, predictions, record
 from utils.training import epoch as train
 from utils.training.progress import Progress
 
@@ -96,6 +98,61 @@ def test_metrics_are_weighted_by_images_and_top5_counts_five():
     assert metrics['loss'] == pytest.approx(loss, rel=1e-6)
 
 
+def many_ties(images=400, classes=9):
+    """Log-probabilities with few different values, as of a network that ends in ReLU, and true classes."""
+    chance = torch.Generator().manual_seed(0)
+    outputs = torch.randint(-3, 3, (images, classes), generator=chance).clamp(min=0).float()
+    return outputs.log_softmax(1), torch.randint(classes, (images,), generator=chance)
+
+
+def test_ties_are_broken_by_class_number():
+    """Against plain Python: the classes in the order of likelihood, of equal ones the lower number first."""
+    log_probs, target = many_ties()
+    orders = [sorted(range(9), key=lambda label: (-row[label], label)) for row in log_probs.tolist()]
+    expected = [order.index(label) for order, label in zip(orders, target.tolist())]
+    ranks = predictions.true_class_ranks(log_probs, target)
+    assert ranks.tolist() == expected and len({*expected}) == 9
+    labels, probabilities = predictions.likeliest(log_probs)
+    assert labels.tolist() == [order[:5] for order in orders] and labels[:, 0].equal(log_probs.argmax(1))
+    assert probabilities.equal(log_probs.softmax(1).gather(1, labels))
+    for top in range(1, 6):
+        assert (ranks < top).equal((labels[:, :top] == target[:, None]).any(1))
+    assert predictions.likeliest(log_probs[:, :3])[0].shape == (400, 3)
+
+
+def test_everything_counts_the_same_hits_and_a_dead_network_has_chance():
+    """Ties as right would give a dead network 100 %; 3 images of each of 40 classes."""
+    class Outputs(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)
+    dead = torch.zeros(120, 40).log_softmax(1), torch.arange(120) % 40
+    for (log_probs, target), exact in (dead, (100 / 40, 500 / 40)), (many_ties(), None):
+        batches = [(log_probs[rows][..., None, None], target[rows]) for rows in (slice(0, 7), slice(7, None))]
+        observed = predictions.Predictions()
+        metrics = train.validate(Outputs(), batches, CPU, quiet(batches), observe=observed.observe)
+        ranks = {'ranks': cells.validation_ranks(Outputs(), batches, CPU, None, 'test')}
+        labels, likeliest, _ = observed.gather()
+        counts = predictions.confusion(labels, likeliest[:, 0], log_probs.size(1))
+        top1, top5 = (statistics.accuracy(statistics.hits(ranks, top)) for top in (1, 5))
+        assert metrics['top1'] == top1 == 100 * counts.diagonal().sum() / len(target)
+        assert metrics['top5'] == top5 == 100 * (likeliest == target[:, None]).any(1).double().mean()
+        assert exact is None or (top1, top5) == exact
+
+
+def test_not_a_number_is_never_a_hit():
+    log_probs, target = torch.eye(3).log_softmax(1), torch.arange(3)
+    log_probs[0], log_probs[1, 2] = math.nan, math.nan
+    meter = train.Meter(CPU)
+    meter.update(log_probs, torch.tensor(0.), target)
+    assert meter.read()['top1'] == meter.read()['top5'] == pytest.approx(100 / 3)
+
+    class Broken(nn.Module):
+        def forward(self, images):
+            return log_probs
+    with pytest.raises(RunError, match='NaN'):
+        cells.validation_ranks(Broken(), [(torch.zeros(3, 1, 1, 1), target)], CPU, None, 'test')
+
+
 def test_validation_binarizes_every_weight_once(monkeypatch):
     model = binarize.wrap(models.build('sketchanetwbin', 3, channels=1, inpsize=81), 2, 7)
     calls = []
@@ -120,6 +177,32 @@ def test_an_epoch_that_ends_in_nan_or_an_infinite_weight_is_refused():
     optimizer = torch.optim.SGD(hidden.parameters(), lr=0.1)
     with pytest.raises(FloatingPointError, match='weight'):
         train.train_epoch(hidden, [(torch.ones(2, 1, 1, 1), torch.tensor([0, 1]))], optimizer, CPU, quiet([0]), 10)
+
+
+def orders_of(seed, rank, monkeypatch, processes=2, epochs=8):
+    """The order of 30 images in each epoch, and what dropout draws first, of one of the processes of a run."""
+    monkeypatch.setattr(parallel, 'rank', lambda: rank)
+    monkeypatch.setattr(parallel, 'processes', lambda: processes)
+    data = datasets.load('doodles', '', 33, seed=seed)
+    data.train.images = range(30)
+    loader, _, _ = loaders.make_loaders(data, CPU, 'workers', 0, 4, 4, seed)
+    found = []
+    for epoch in range(epochs):
+        loop.start_epoch(loader, epoch, seed)
+        found.append((tuple(loader.sampler), torch.rand(()).item()))
+    return found
+
+
+def test_seeds_share_no_order_and_no_dropout(monkeypatch):
+    """Nor does a seed see in an epoch what another sees in the next one; all processes agree, and resuming does."""
+    runs = [orders_of(seed, 1, monkeypatch) for seed in range(4)]
+    orders, drawn = (sum(([epoch[what] for epoch in run] for run in runs), []) for what in (0, 1))
+    assert len({*orders}) == len({*drawn}) == 4 * 8
+    for ours, theirs in zip(orders_of(2, 0, monkeypatch), runs[2]):
+        assert sorted(ours[0] + theirs[0]) == [*range(30)]
+    assert orders_of(2, 1, monkeypatch) == runs[2]
+    starts = sorted(loaders.mixed(seed) % 2 ** 32 for seed in range(100))     # of which PyTorch's CPU generator takes so many bits
+    assert min(after - before for before, after in zip(starts, starts[1:])) > 10000
 
 
 def test_sign_losses():
@@ -279,15 +362,16 @@ def test_a_snapshot_is_what_the_checkpoint_would_be(tmp_path):
 
 
 def test_the_arithmetic_is_said(monkeypatch):
-    assert arithmetic(CPU, None, True) == 'arithmetic: float32, channels-last activations'
+    assert arithmetic(CPU, None, None, True) == 'arithmetic: float32, channels-last activations'
     gpu, capability = torch.device('cuda', 0), (8, 0)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
-    assert arithmetic(gpu, 'bfloat16', False) == (
-        'arithmetic: bfloat16 under autocast, weights in float32, convolutions of float32 in TF32, matrix products of '
+    assert arithmetic(gpu, 'bfloat16', None, False) == (
+        'arithmetic: bfloat16 under autocast, weights in float32, validation in float32, convolutions of float32 in TF32, matrix products of '
         'float32 in float32, cuDNN benchmark on, channels-first activations')
+    assert 'validation in bfloat16' in arithmetic(gpu, 'bfloat16', 'bfloat16', False)
     capability = (7, 5)
-    assert 'TF32' not in arithmetic(gpu, None, False)
+    assert 'TF32' not in arithmetic(gpu, None, None, False)
 
 
 # Which arithmetic runs
@@ -327,7 +411,7 @@ def test_deterministic_algorithms(monkeypatch):
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
         assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
         monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
-        assert 'cuDNN benchmark off, deterministic algorithms' in arithmetic(GPU, None, False)
+        assert 'cuDNN benchmark off, deterministic algorithms' in arithmetic(GPU, None, None, False)
     finally:
         experiment.choose_algorithms(False)
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark

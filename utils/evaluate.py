@@ -34,7 +34,7 @@ def evaluate(experiment: Experiment) -> nn.Module:
                              flags.amp, predictions.observe)
     target, likeliest, probabilities = predictions.gather()
     if parallel.rank() == 0:
-        parallel.say(what_is_measured(experiment, split, len(target)))
+        parallel.say(what_is_measured(experiment, network, split, len(target)))
         parallel.say(epoch.metrics_line(split, metrics))
         counts = confusion(target, likeliest[:, 0], len(experiment.classes))
         parallel.say(f'\n{class_table(counts, experiment.classes, flags.verbose)}\n')
@@ -47,14 +47,15 @@ def evaluate(experiment: Experiment) -> nn.Module:
     return network
 
 
-def what_is_measured(experiment: Experiment, split: str, images: int) -> str:
+def what_is_measured(experiment: Experiment, network: nn.Module, split: str, images: int) -> str:
     flags, source = experiment.flags, experiment.source
+    amp = epoch.validation_amp(network, flags.amp)
     crops = ', ten crops each' if flags.tenCrop else ''
     done = f', after epoch {source.checkpoint["epoch"]}' if source.checkpoint else ''
     return (f'network: {flags.model_def}, {source.path}{done}\n'
             f'data: {datasets.data_name(flags.dataset)}, {images} images of {split}{crops}, '
             f'{len(experiment.classes)} classes\n'
-            f'device: {device_name(experiment.device)}')
+            f'device: {device_name(experiment.device)}{f", {amp} under autocast" if amp else ""}')
 
 
 def class_table(counts: Tensor, classes: list[str], every: bool) -> str:

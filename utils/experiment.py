@@ -31,7 +31,7 @@ from utils.provenance import provenance
 from utils.source import (Source, checkpoint_source, dataset_spec, own_data_flags, packed_source,
                           stored_network, wrap_arguments)
 from utils.training import checkpoint as checkpoints
-from utils.training import loaders, loop, parallel
+from utils.training import epoch, loaders, loop, parallel
 from utils.training.pictures import Pictures
 from utils.training.record import Run, SilentRun
 
@@ -117,7 +117,8 @@ class Experiment:
                       Pictures(self.data.val, self.data.spec, self.classes))
         with run:
             run.say(describe(model, self.channels, flags.inpsize, self.device, flags.verbose))
-            run.say(arithmetic(self.device, flags.amp, flags.channelsLast))
+            run.say(arithmetic(self.device, flags.amp, epoch.validation_amp(model, flags.amp),
+                               flags.channelsLast))
             run.say(describe_data(train_loader, len(self.data.val), len(self.classes),
                                   parallel.processes()))
             for sentence in self.notes:

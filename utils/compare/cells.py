@@ -18,6 +18,7 @@ from utils.files import write_text
 from utils.source import checkpoint_source
 from utils.training import epoch
 from utils.training.logs import read_log
+from utils.training.predictions import true_class_ranks
 from utils.training.progress import Progress
 
 from . import PROGRAM
@@ -130,6 +131,9 @@ def train_cell(arguments: list[str], command: str):
     experiment.from_command(arguments).train(command)
 
 
+# How the ranks are counted: a result.json without this is of older versions, in which a class that
+# tied with the true one counted as less likely, and binarized inputs were evaluated under --amp.
+COUNTING = 'ties: lower class number first; binarized inputs: float32'
 RESULT = {'ranks', 'curve', 'seconds', 'bits_per_weight', 'bytes'}
 
 
@@ -138,11 +142,11 @@ def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
     """The result (see statistics.py) of a finished cell, kept in its result.json.
 
     stored: its checkpoint. flags: of the comparison. images: datasets.fingerprint of the validation
-    images; a result of others is counted again. None is for any.
+    images; a result of others, or by another COUNTING, is counted again. None is for any.
     """
     crops = '--tenCrop' if flags.tenCrop else '--no-tenCrop'
     made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics'],
-               'data_dir': flags.data_dir}
+               'data_dir': flags.data_dir, 'counting': COUNTING}
     if images:
         made_of['images'] = images
     path = cell.last.with_name('result.json')
@@ -154,7 +158,7 @@ def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
                                        f'--data_dir={flags.data_dir}', f'--workers={flags.workers}',
                                        f'--device={flags.device}'])
     network, (_, loader) = trained.make_network(), trained.make_loaders()
-    ranks = true_class_ranks(network, loader, trained.device, trained.flags.amp,
+    ranks = validation_ranks(network, loader, trained.device, trained.flags.amp,
                              f'evaluating {cell.name}')
     weights, bits = weight_bits(network)
     numbers = sum(tensor.numel() for tensor in network.state_dict().values()
@@ -169,13 +173,10 @@ def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
     return result
 
 
-def true_class_ranks(network: torch.nn.Module, loader, device: torch.device, amp: str | None,
+def validation_ranks(network: torch.nn.Module, loader, device: torch.device, amp: str | None,
                      title: str) -> list[int]:
-    """For each image, how many classes the network finds likelier than the true one."""
-    ranks = []
-    batches = Progress(title, len(loader))(epoch.batches_on(device, loader))
-    for log_probs, target in epoch.predictions(network, batches, device, amp):
-        true_class = log_probs.gather(1, target[:, None])
-        not_likelier = log_probs <= true_class      # False for NaN
-        ranks += (~not_likelier).sum(1).tolist()
+    """The rank of each image's true class, see true_class_ranks, as validation finds it."""
+    ranks: list[int] = []
+    epoch.validate(network, loader, device, Progress(title, len(loader)), amp,
+                   lambda *batch: ranks.extend(true_class_ranks(*batch).tolist()))
     return ranks

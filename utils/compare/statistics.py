@@ -1,9 +1,8 @@
 """From the results of finished cells to rows and paired tests.
 
-A result is a dict: 'ranks' (for each validation image, how many classes the network finds likelier
-than the true one), 'curve' (validation top-1 per epoch, in percent), 'epoch', 'seconds' of
-training, 'bits_per_weight' and 'bytes' of the network. Results come as
-{(method, inputs): {seed: result}}.
+A result is a dict: 'ranks' (of the true class of each validation image, see true_class_ranks),
+'curve' (validation top-1 per epoch, in percent), 'epoch', 'seconds' of training, 'bits_per_weight'
+and 'bytes' of the network. Results come as {(method, inputs): {seed: result}}.
 """
 import math
 import statistics

@@ -26,8 +26,9 @@ from utils.arguments import Parser, at_least
 from utils.errors import InputError, reported
 from utils.pages import render
 from utils.source import Source, checkpoint_source, packed_source
+from utils.training.predictions import LIKELIEST
 
-from .recognizer import LIKELIEST, Recognizer
+from .recognizer import Recognizer
 from .server import Server
 
 PROGRAM = 'utils.draw'

@@ -15,10 +15,9 @@ from utils.binarize import binarized
 from utils.packed import BinaryUnit, ExpandedConv2d
 from utils.packed.ops import has_kernel
 from utils.source import Source, stored_network
+from utils.training.predictions import likeliest
 
 from .drawing import frame_of, sketch
-
-LIKELIEST = 5
 
 
 class Recognizer:
@@ -51,13 +50,13 @@ class Recognizer:
         start = time.perf_counter()
         image = self.seen(strokes)
         before = time.perf_counter()
-        log_probs = self.network(image[None])[0]
+        log_probs = self.network(image[None])
         after = time.perf_counter()
-        top = log_probs.softmax(0).topk(min(LIKELIEST, len(self.classes)))
-        likeliest = [[self.classes[label], probability] for label, probability
-                     in zip(top.indices.tolist(), top.values.tolist())]
+        labels, probabilities = (of_images[0].tolist() for of_images in likeliest(log_probs))
+        named = [[self.classes[label], probability]
+                 for label, probability in zip(labels, probabilities)]
         url = picture(datasets.pixels(image, self.spec))
-        return {'likeliest': likeliest, 'seen': url, 'network_ms': 1000 * (after - before),
+        return {'likeliest': named, 'seen': url, 'network_ms': 1000 * (after - before),
                 'total_ms': 1000 * (time.perf_counter() - start)}
 
 

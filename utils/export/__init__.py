@@ -16,7 +16,7 @@ from utils import binarize, packed
 from utils.errors import InputError, naming
 from utils.experiment import Experiment
 from utils.training import checkpoint as checkpoints
-from utils.training import parallel
+from utils.training import epoch, parallel
 
 from . import to_onnx
 
@@ -45,6 +45,10 @@ def export(experiment: Experiment):
                                      flags.inpsize, mean, std, flags.dataset, flags.tenCrop)
     with naming('--export'):
         parallel.say(kind.write(path, experiment, network, description))
+    if measured_in := epoch.validation_amp(network, experiment.source.flags['amp']):
+        parallel.say(f'The accuracy of {experiment.source.path} was measured in {measured_in} '
+                     f'(--amp), and {path} computes in float32: to measure that, --evaluate with '
+                     '--amp=off')
     if flags.ink != 'dark' and experiment.channels == 1:
         how = 'give it with --packed' if kind is KINDS['.dab'] else 'make its images dark on light'
         parallel.say(f'{path} does not record --ink={flags.ink}: {how}')

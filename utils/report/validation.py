@@ -26,11 +26,11 @@ class Measured(NamedTuple):
 def measure(model: nn.Module, flags: dict, images: Subset) -> Measured:
     """Classify the images as validation in training does, on a GPU if there is one.
 
-    flags: those of the run; its --amp counts on a GPU only, since the CPU computes on bits. Images
+    flags: those of the run; its --amp counts on a GPU only, since many CPUs are slow in it. Images
     are items (tensor, label); a tensor is an image or its ten crops.
     """
     device = devices.choose()
-    amp = flags['amp'] if device.type == 'cuda' else None
+    amp = epoch.validation_amp(model, flags['amp']) if device.type == 'cuda' else None
     on_bits = device.type == 'cpu' and packed.on_bits(model) is not model
     loader = DataLoader(images, flags['testbatchsize'])
     predictions = Predictions()

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from models.blocks import has_signs
 from utils import devices, interrupt, packed
 from utils.errors import RunError
 from utils.processes import out_of_reach
 
+from .predictions import true_class_ranks
 from .sums import Sums
 from .updates import Updates
 
@@ -34,10 +36,9 @@ class Meter:
 
     def update(self, log_probs: Tensor, loss: Tensor, target: Tensor):
         """Add a batch: log_probs (N, classes), mean loss in nats, target (N,), class numbers."""
-        likeliest = log_probs.topk(min(5, log_probs.size(1)), dim=1).indices
-        hits = likeliest == target.unsqueeze(1)
-        batch = [loss.detach(), hits[:, 0].sum().to(loss.dtype), hits.sum().to(loss.dtype)]
-        self.sums.add(torch.stack(batch), (len(target), 1, 1), len(target))
+        ranks = true_class_ranks(log_probs.detach(), target)
+        hits = [(ranks < top).sum().to(loss.dtype) for top in (1, 5)]
+        self.sums.add(torch.stack([loss.detach(), *hits]), (len(target), 1, 1), len(target))
 
     def read(self) -> dict[str, float]:
         """Over all processes; waits for them and for the device.
@@ -74,6 +75,16 @@ def autocast(device: torch.device, amp: str | None):
     """The context of --amp: autocast in the dtype of that name, or none for None."""
     dtype = getattr(torch, amp or 'bfloat16')
     return torch.autocast(device.type, dtype, enabled=amp is not None)
+
+
+def validation_amp(model: nn.Module, amp: str | None) -> str | None:
+    """The --amp that a network is validated under: none where it has binarized inputs.
+
+    Rounding to fewer digits flips signs, so that accuracies under autocast would be those of
+    another network than every export, which computes in float32. amp may also be 'off', the default
+    that stands for the flag of a checkpoint which is older than it.
+    """
+    return None if amp == 'off' or has_signs(model) else amp
 
 
 def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progress, printfreq: int,
@@ -137,11 +148,12 @@ def predictions(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devi
                 amp: str | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """(float32 log-probabilities, class numbers) of each batch, in evaluation mode.
 
-    Each weight is binarized once for all batches. On the CPU, without autocast, networks with
-    binarized inputs compute on bits, to the same results. The arguments are those of validate.
+    Each weight is binarized once for all batches. Networks with binarized inputs compute what their
+    exports do, without autocast (see validation_amp): on the CPU on bits, elsewhere by the exact
+    sums of SignConv2d. The arguments are those of validate.
     """
-    network = model.eval()
-    if device.type == 'cpu' and not amp:
+    network, amp = model.eval(), validation_amp(model, amp)
+    if device.type == 'cpu':
         network = packed.on_bits(model)
     with parametrize.cached():
         for images, target in batches:
@@ -155,7 +167,8 @@ def validate(model: nn.Module, loader, device: torch.device, progress, amp: str 
     """Meter.read() of a pass in evaluation mode.
 
     The arguments are those of train_epoch; loader may also yield ten crops (N, 10, C, H, W).
-    observe is called with the log-probabilities and the class numbers of every batch.
+    observe is called with the log-probabilities and the class numbers of every batch. Raises
+    Diverged where an output is NaN.
     """
     meter = Meter(device)
     batches = progress(batches_on(device, loader, meter))
@@ -163,7 +176,10 @@ def validate(model: nn.Module, loader, device: torch.device, progress, amp: str 
         meter.update(log_probs, F.nll_loss(log_probs, target), target)
         if observe:
             observe(log_probs, target)
-    return meter.read()
+    metrics = meter.read()
+    if math.isnan(metrics['loss']):
+        raise Diverged('the network gives NaN instead of probabilities')
+    return metrics
 
 
 def metrics_line(split: str, metrics: dict, prefix: str = '') -> str:

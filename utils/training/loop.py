@@ -8,6 +8,7 @@ from utils.errors import naming
 from . import checkpoint as checkpoints
 from . import epoch as one_epoch
 from . import optim, parallel
+from .loaders import mixed
 from .predictions import Predictions
 from .progress import Progress, TimeLeft
 from .record import Run, SilentRun
@@ -87,7 +88,7 @@ def start_epoch(train_loader, epoch, seed):
     train_loader.sampler.set_epoch(epoch)
     rank = parallel.rank()
     if rank > 0:        # other dropout than in the first process, whose random state is saved
-        torch.manual_seed((seed + epoch) * parallel.processes() + rank)
+        torch.manual_seed(mixed(seed, epoch, rank))
 
 
 def state(model, optimizer, scaler) -> dict:

@@ -1,4 +1,4 @@
-"""What a network takes images for: the likeliest classes of each, and the confused classes."""
+"""What a network takes images for: hits, the likeliest classes of each, the confused classes."""
 import math
 import statistics
 
@@ -9,6 +9,33 @@ from . import parallel
 
 LIKELIEST = 5       # classes of an image that are kept
 LEVEL = 0.95        # of intervals
+NO_HIT = 2 ** 31 - 1    # a rank behind any
+
+
+def true_class_ranks(log_probs: Tensor, target: Tensor) -> Tensor:
+    """The rank of each image's true class among all, from 0; log_probs (N, classes), target (N,).
+
+    This alone decides what a top-k hit is, in training, evaluation and comparisons: a rank below k.
+    Of equally likely classes the one with the lower number comes first, as in `likeliest` and with
+    argmax, which whoever uses the network takes. This does not look at the true class, so ties
+    favour no method, and a network whose outputs are all equal is right as often as chance.
+    (Networks that end in ReLU and an average pool give many outputs of exactly 0.) An image with
+    NaN among its outputs is no hit. Nothing waits for the device.
+    """
+    true_class = log_probs.gather(1, target[:, None])
+    has_lower_number = torch.arange(log_probs.size(1), device=target.device) < target[:, None]
+    is_before = (log_probs > true_class) | (log_probs == true_class) & has_lower_number
+    return is_before.sum(1).masked_fill(log_probs.isnan().any(1), NO_HIT)
+
+
+def likeliest(log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """The LIKELIEST classes of each image, the likeliest first, and their probabilities.
+
+    log_probs: (N, classes); both results (N, LIKELIEST), or fewer where there are fewer classes.
+    The order is that of true_class_ranks, which torch.topk does not promise.
+    """
+    order = log_probs.sort(dim=1, descending=True, stable=True).indices[:, :LIKELIEST]
+    return order, log_probs.softmax(1).gather(1, order)
 
 
 class Predictions:
@@ -19,8 +46,7 @@ class Predictions:
 
     def observe(self, log_probs: Tensor, target: Tensor):
         """Add a batch: log_probs (N, classes), target (N,); nothing waits for the device."""
-        top = log_probs.softmax(1).topk(min(LIKELIEST, log_probs.size(1)))
-        self.batches.append((target, top.indices, top.values))
+        self.batches.append((target, *likeliest(log_probs)))
 
     def own(self) -> tuple[Tensor, ...]:
         """gather() of the images of this process alone; () without an image."""
