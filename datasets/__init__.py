@@ -8,12 +8,11 @@
     data.spec       # birds with the normalization measured of its training images
 
 A new dataset is one more row of DATASETS: its transforms, its normalization and the function that
-finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. Flags
-and help take the names from there. One channel means sketches, dark on light.
+finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. One
+channel means sketches, read as dark on light.
 
-Images are turned upright as their EXIF orientation says, except those in the folders of imagenet12,
-since the published pipeline ignores it; a picture that a network of imagenet12 is to classify
-(--classify, experiment.load) is turned.
+Images are turned as their EXIF orientation says, except in the folders of imagenet12, as published;
+what a network of imagenet12 is to classify (--classify, experiment.load) is turned.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -62,7 +61,6 @@ class DatasetSpec:
 
     @property
     def is_sketch(self) -> bool:
-        """Sketches in folders are cached."""
         return self.channels == 1
 
 
@@ -86,10 +84,7 @@ class Data:
 
 
 def from_folders(*names: str, upright: bool = True) -> Callable:
-    """The `find` of a dataset that lies in data_dir or in its subfolder of one of `names`.
-
-    upright: whether the EXIF orientation of its images is honoured.
-    """
+    """The `find` of a dataset in data_dir or in a subfolder of these names; upright: see Folder."""
     return partial(folders.find, names=names, upright=upright)
 
 
@@ -124,8 +119,7 @@ def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = 
     """The DatasetSpec of a dataset; channels, mean and std are those of one's own, 'folder:NAME'.
 
     channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
-    load is to measure them. ink: how sketches in files are drawn, one of INK. minCrop: the smallest
-    share of its area that a training crop keeps. Raises InputError.
+    load is to measure them. ink, minCrop: see DatasetSpec. Raises InputError.
     """
     return replace(_spec_of(name, channels, mean, std), ink=ink, minCrop=minCrop)
 
@@ -186,16 +180,12 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
     names them. With `plain`, the reference of tests and measurements, all images go one by one
     through torchvision's transforms and no sketches are cached. With another `split`, 'train' or
-    'test', its images, transformed as validation's, take the place of validation's. Labels are the
-    order of `classes` where the folders have just these, else that of their sorted names.
+    'test', its images, transformed as validation's, take the place of validation's. Labels follow
+    the sorted names of the folders, or `classes` where these are the same in another order.
     """
     spec = _spec(dataset)
-    train, val, found = spec.find(data_dir, spec.channels, split=split)
+    train, val, classes = _find(spec, data_dir, split, classes)
     in_folders = isinstance(train, folders.Folder)
-    if in_folders:
-        order = list(classes) if sorted(classes) == found else found
-        train, val = (images.read_as(spec.ink, found, order) for images in (train, val))
-        found = order
     are_cached = in_folders and spec.is_sketch and not plain
     if in_folders and skipBroken and not are_cached:
         train, val = (cache.readable(images) for images in (train, val))
@@ -214,7 +204,15 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     options = steps, inpsize, spec.mean, spec.std
     train = _transformed(train, seed, in_batches, *options, True)
     val = _transformed(val, seed, in_batches, *options, False, tenCrop)
-    return Data(train, val, found, spec, in_folders, measured)
+    return Data(train, val, classes, spec, in_folders, measured)
+
+
+def _find(spec, data_dir, split, classes):
+    train, val, found = spec.find(data_dir, spec.channels, split=split)
+    if not isinstance(train, folders.Folder):
+        return train, val, found
+    order = list(classes) if sorted(classes) == found else found
+    return *(images.read_as(spec.ink, found, order) for images in (train, val)), order
 
 
 def _transformed(images, seed, in_batches, *options):

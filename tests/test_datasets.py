@@ -781,10 +781,10 @@ def test_a_class_is_the_same_in_every_unicode_form(tmp_path, name, forms):
         write_folders(tmp_path, sketch(), classes=('ant', form, 'cafz', 'dog'), splits=[split])
     data = datasets.load(name, tmp_path, 32)
     assert data.classes == ['ant', 'cafz', NFC, 'dog']      # as on a system that stores NFC
-    for images in data.train, data.val:
-        paths = datasets.image_names(images, below=True)
-        assert [label for _, label in images] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
-        assert [path.split('/')[0] for path in paths[6:9]] == [forms[images is data.val]] * 3
+    for part in data.train, data.val:
+        paths = datasets.image_names(part, below=True)
+        assert [label for _, label in part] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+        assert [path.split('/')[0] for path in paths[6:9]] == [forms[part is data.val]] * 3
 
 
 def test_the_order_and_the_names_of_images_do_not_depend_on_the_unicode_form(tmp_path):
