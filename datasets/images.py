@@ -163,19 +163,30 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True,
         image = _in_8_bits(image)
     if image.mode == 'LAB':     # which Pillow converts to RGB only
         image = image.convert('RGB')
-    is_sketch = channels == 1
-    is_light, is_seen = is_sketch and ink == 'light', False
+    image = _sketch(image, ink) if channels == 1 else _on_ground(image, 'white').convert('RGB')
+    image.info = {}     # neither an orientation nor a transparent color holds for it any more
+    return image
+
+
+def _sketch(image, ink):
+    """The image in mode 'L' with its ground, inverted as `ink` says; see as_channels."""
+    is_light, shows_ground = ink == 'light', False
     if image.has_transparency_data:
         image = image.convert('RGBA')
-        is_seen = image.getextrema()[3][0] < 255
-        if is_seen and is_sketch and ink in ('auto', None):
-            is_light = is_drawn_light(image)
-        ground = Image.new('RGBA', image.size, 'black' if is_light else 'white')
-        image = Image.alpha_composite(ground, image)
-    image = image.convert('L' if is_sketch else 'RGB')
-    if is_sketch and (is_light and ink or ink == 'auto' and not is_seen and is_dark(image)):
-        image = ImageOps.invert(image)
-    image.info = {}     # neither an orientation nor a transparent color holds for it any more
+        shows_ground = image.getextrema()[3][0] < 255
+    if shows_ground and ink in ('auto', None):
+        is_light = is_drawn_light(image)
+    image = _on_ground(image, 'black' if is_light else 'white').convert('L')
+    if ink == 'auto' and not shows_ground:
+        is_light = is_dark(image)
+    return ImageOps.invert(image) if is_light and ink else image
+
+
+def _on_ground(image, color):
+    """The image with this color behind its transparent parts."""
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, color), image)
     return image
 
 

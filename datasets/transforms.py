@@ -1,11 +1,11 @@
 """From a PIL image, or from a batch of squares, to what a network sees.
 
 Each kind of image is a function (inpsize, minCrop) -> Steps; minCrop is the smallest share of its
-area that a random crop of an image keeps. Validation takes the center
-crop or ten crops of what before_crop makes; of sketches and thumbnails that is a square of uint8 of
-the same side for all images, from which training batches are augmented too (augmentation.py).
-Photographs go one by one through torchvision's transforms, which are imported where they are used,
-since that takes as long as importing PyTorch.
+area that a random crop of an image keeps. Validation takes the center crop or ten crops of what
+before_crop makes; of sketches and thumbnails that is a square of uint8 of the same side for all
+images, from which training batches are augmented too (augmentation.py). Photographs go one by one
+through torchvision's transforms, which are imported where they are used, since that takes as long
+as importing PyTorch.
 """
 import math
 import random
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from datasets.augmentation import MIN_CROP, RATIO, SketchAugmentation, ThumbnailAugmentation
 
-LONGEST_SHAPE = 16      # times as long as wide: what is cut off from longer photographs is not seen
+LONGEST_SHAPE = 16      # times as long as wide: validation sees the middle of longer photographs
 STRIP = 1024    # rows that are padded at a time
 
 

@@ -55,8 +55,8 @@ def about_training(source: Source | None, data: datasets.Data) -> list[str]:
                          'checkpoint is chosen on it')
     if source:
         sentences.append(f'continues {source.path} after epoch {source.checkpoint["epoch"]}')
-    digests = data.training_images, datasets.names_digest(data.train, 'NFD')    # as once on a Mac
-    if source and is_of_other_images(source.checkpoint, *digests):
+    if source and is_of_other_images(source.checkpoint, data.training_images,
+                                     datasets.names_digest(data.train, 'NFD')):     # once, on a Mac
         sentence = f'{source.path} was trained on other images than those of --data_dir'
         if source.is_found:
             raise InputError(f'{sentence}: give another --name or, to go on all the same, '
