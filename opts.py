@@ -70,9 +70,10 @@ def data_flags(flag):
          help='validate on ten crops of each image, their log-probabilities averaged')
     flag('--skipBroken', action=SWITCH, default=False,
          help='leave out and name the images in folders that cannot be read, not end at the first')
-    flag('--ink', choices=('auto', 'dark', 'light'), default='dark',
-         help='sketches are dark on light, or light on dark and are inverted; auto inverts those '
-              'that are mostly dark (default: %(default)s)')
+    flag('--ink', choices=datasets.INK, default='dark',
+         help='sketches in files are dark on a light or transparent ground, or light and are '
+              'inverted; auto: each as its strokes or, without transparent parts, its ground are '
+              '(default: %(default)s)')
     flag('--minCrop', type=at_least(0, float, above=True, most=1), default=datasets.MIN_CROP,
          metavar='SHARE',
          help='smallest share of its area that a training crop keeps (default: %(default)s)')

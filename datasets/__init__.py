@@ -8,12 +8,11 @@
     data.spec       # birds with the normalization measured of its training images
 
 A new dataset is one more row of DATASETS: its transforms, its normalization and the function that
-finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. Flags
-and help take the names from there. One channel means sketches, dark on light.
+finds its images, which is from_folders(...) for images in train/<class>/ and val/<class>/. One
+channel means sketches, read as dark on light.
 
-Images are turned upright as their EXIF orientation says, except those in the folders of imagenet12,
-since the published pipeline ignores it; a picture that a network of imagenet12 is to classify
-(--classify, experiment.load) is turned.
+Images are turned as their EXIF orientation says, except in the folders of imagenet12, as published;
+what a network of imagenet12 is to classify (--classify, experiment.load) is turned.
 """
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +25,11 @@ from torch import Tensor
 
 from datasets import cache, cifar, doodles, folders, transforms
 from datasets.augmentation import MIN_CROP
+from datasets.classes import nfc, shown
 from datasets.folders import image_files
 from datasets.identity import fingerprint, folder_of, image_names, names_digest
-from datasets.images import INK, ImageError, as_channels, paper_fault, read_image
+from datasets.images import ImageError, as_channels, read_image
+from datasets.ink import INK, paper_fault
 from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
 from datasets.transforms import center, pixels
@@ -37,20 +38,21 @@ from utils.errors import InputError
 __all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
            'ImageError', 'as_channels', 'center', 'crops_a_share', 'data_name', 'fingerprint',
            'folder_of', 'image_files', 'image_names', 'is_own', 'load', 'name_of_folder', 'names',
-           'normalization', 'paper_fault', 'pixels', 'read_image', 'spec', 'transform']
+           'names_digest', 'nfc', 'normalization', 'paper_fault', 'pixels', 'read_image', 'shown',
+           'spec', 'transform']
 
 SPLITS = 'train', 'val', 'test'
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    steps: Callable     # (inpsize, minCrop) -> transforms.Steps; sketches also take ink=
+    steps: Callable     # (inpsize, minCrop) -> transforms.Steps
     mean: tuple[float, ...]     # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     find: Callable      # (data_dir, channels, split=) -> (train, images of the split, classes);
                         # items (PIL image, label)
     is_measured: bool = True    # else mean and std are 0 and 1 until load has measured them
-    ink: str = 'dark'           # of INK, how sketches are drawn
+    ink: str = 'dark'           # of INK, how sketches in files are drawn
     minCrop: float = MIN_CROP   # the smallest share of its area that a training crop keeps
 
     @property
@@ -59,12 +61,7 @@ class DatasetSpec:
 
     @property
     def is_sketch(self) -> bool:
-        """Sketches in folders are cached."""
         return self.channels == 1
-
-    def steps_of(self, inpsize: int) -> transforms.Steps:
-        options = {'ink': self.ink} if self.is_sketch else {}
-        return self.steps(inpsize, self.minCrop, **options)
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,7 @@ class Data:
 
 
 def from_folders(*names: str, upright: bool = True) -> Callable:
-    """The `find` of a dataset that lies in data_dir or in its subfolder of one of `names`.
-
-    upright: whether the EXIF orientation of its images is honoured.
-    """
+    """The `find` of a dataset in data_dir or in a subfolder of these names; upright: see Folder."""
     return partial(folders.find, names=names, upright=upright)
 
 
@@ -125,8 +119,7 @@ def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = 
     """The DatasetSpec of a dataset; channels, mean and std are those of one's own, 'folder:NAME'.
 
     channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
-    load is to measure them. ink: how sketches are drawn, one of INK. minCrop: the smallest share of
-    its area that a training crop keeps. Raises InputError.
+    load is to measure them. ink, minCrop: see DatasetSpec. Raises InputError.
     """
     return replace(_spec_of(name, channels, mean, std), ink=ink, minCrop=minCrop)
 
@@ -164,7 +157,7 @@ def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False, ten
     torchvision transform after another.
     """
     spec = _measured_spec(dataset)
-    steps = spec.steps_of(inpsize)
+    steps = spec.steps(inpsize, spec.minCrop)
     if train and steps.batched and not plain:
         return partial(_augmented, transforms.SquareTransform(steps, inpsize, spec.mean, spec.std,
                                                               train))
@@ -177,7 +170,8 @@ def _augmented(transform, image):
 
 
 def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop: bool = False,
-         seed: int = 0, plain: bool = False, skipBroken: bool = False, split: str = 'val') -> Data:
+         seed: int = 0, plain: bool = False, skipBroken: bool = False, split: str = 'val',
+         classes: Sequence[str] = ()) -> Data:
     """The training and validation images of the dataset, transformed.
 
     `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
@@ -186,29 +180,39 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
     names them. With `plain`, the reference of tests and measurements, all images go one by one
     through torchvision's transforms and no sketches are cached. With another `split`, 'train' or
-    'test', its images, transformed as validation's, take the place of validation's.
+    'test', its images, transformed as validation's, take the place of validation's. Labels follow
+    the sorted names of the folders, or `classes` where these are the same in another order.
     """
     spec = _spec(dataset)
-    train, val, classes = spec.find(data_dir, spec.channels, split=split)
+    train, val, classes = _find(spec, data_dir, split, classes)
     in_folders = isinstance(train, folders.Folder)
     are_cached = in_folders and spec.is_sketch and not plain
     if in_folders and skipBroken and not are_cached:
         train, val = (cache.readable(images) for images in (train, val))
-    steps = spec.steps_of(inpsize)
+    steps = spec.steps(inpsize, spec.minCrop)
     if steps.enough and not plain:
-        train.enough, val.enough = steps.enough
+        train, val = (replace(images, enough=enough)
+                      for images, enough in zip((train, val), steps.enough))
     if in_batches := steps.batched is not None and not plain:
         to_square = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
-        train, val = (cache.squares(images, to_square, skipBroken, spec.ink) if are_cached
+        train, val = (cache.squares(images, to_square, skipBroken) if are_cached
                       else Squares(images, to_square) for images in (train, val))
     measured = 0
     if not spec.is_measured:
-        seen = train if in_batches else train.decoded_for(val.enough)
+        seen = train if in_batches else replace(train, enough=val.enough)
         spec, measured = _measure(spec, seen, steps)
     options = steps, inpsize, spec.mean, spec.std
     train = _transformed(train, seed, in_batches, *options, True)
     val = _transformed(val, seed, in_batches, *options, False, tenCrop)
     return Data(train, val, classes, spec, in_folders, measured)
+
+
+def _find(spec, data_dir, split, classes):
+    train, val, found = spec.find(data_dir, spec.channels, split=split)
+    if not isinstance(train, folders.Folder):
+        return train, val, found
+    order = list(classes) if sorted(classes) == found else found
+    return *(images.read_as(spec.ink, found, order) for images in (train, val)), order
 
 
 def _transformed(images, seed, in_batches, *options):

@@ -15,22 +15,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.folders import Folder, warn
+from datasets.folders import Folder, first_names, warn
 from datasets.images import ImageError
+from datasets.ink import HINTS, is_blank, is_dark
 from datasets.made_once import made_once, make_room, open_in_use
 from datasets.squares import Squares, in_threads
 from datasets.transforms import SquareTransform
 from utils.files import cache_folder
 
-FORMAT = 3  # of the cache files, and of how images are read
+FORMAT = 4  # of the cache files, and of how images are read
+BROKEN, WHOLE, BLANK, DARK = range(4)   # an image: see ink.py about the last two
 
 
 class CachedSquares:
     """Squares from the cache file `path`, mapped into memory.
 
-    The file holds the pixels of the squares, then a byte for each image, 0 for a broken one, which
-    has no square, then `key`, the fingerprint of the images it was made from. `labels` are those of
-    all images, `shape` that of a square. Raises OSError or ValueError where the file is absent,
+    The file holds the pixels of the squares, then a byte for each image, such as BROKEN for one
+    without a square, then `key`, the fingerprint of the images it was made from. `labels` are those
+    of all images, `shape` that of a square. Raises OSError or ValueError where the file is absent,
     truncated or stale. A pickled copy, as a spawned worker gets it, maps the same file.
     """
 
@@ -38,9 +40,8 @@ class CachedSquares:
         self.arguments, self.key = (path, key, labels, shape), key
         with open_in_use(path) as opened:       # a private map: PyTorch takes no read-only one
             file = np.memmap(opened, np.uint8, 'c').view(np.ndarray)
-        pixels, whole, stored_key = np.split(file, [-len(labels) - len(key), -len(key)])
-        self.broken = np.flatnonzero(whole == 0).tolist()
-        self.labels = np.array(labels)[whole != 0].tolist()
+        pixels, self.kinds, stored_key = np.split(file, [-len(labels) - len(key), -len(key)])
+        self.labels = np.array(labels)[self.kinds != BROKEN].tolist()
         if stored_key.tobytes() != key or len(pixels) != len(self.labels) * math.prod(shape):
             raise ValueError(f'{path} is stale')
         self.pixels = torch.from_numpy(pixels).view(-1, *shape)
@@ -62,19 +63,16 @@ class CachedSquares:
 
 
 def squares(images: Folder, transform: SquareTransform,
-            skipBroken: bool, ink: str = 'dark') -> CachedSquares | Squares:
+            skipBroken: bool) -> CachedSquares | Squares:
     """The squares of the Folder `images`, from its cache file, which is made where it is absent.
 
-    ink: what the transform makes dark on light sketches of, one of images.INK. Broken images raise
-    ImageError; with skipBroken they are left out. Where no file can be made, warns and returns
-    Squares.
+    Broken images raise ImageError; with skipBroken they are left out. Warns of sketches without ink
+    and of many that are dark. Where no file can be made, warns and returns Squares.
     """
     labels = [label for _, label in images.samples]
     try:
         side = transform.shape[-1]
-        made_from = f'{content(images)} {side} {skipBroken}'
-        if ink != 'dark':   # whose files of before there was --ink are still good
-            made_from += f' {ink}'
+        made_from = f'{content(images)} {side} {skipBroken} {images.ink}'
         key = hashlib.sha256(made_from.encode()).digest()
         path = cache_folder() / f'{key.hex()[:32]}.sketches'
         cached = made_once(path, lambda path: CachedSquares(path, key, labels, transform.shape),
@@ -82,8 +80,19 @@ def squares(images: Folder, transform: SquareTransform,
     except OSError as error:
         warn_not_cached(error, 'so every start or epoch decodes the sketches again')
         return Squares(readable(images) if skipBroken else images, transform)
-    cached.images = images.without(cached.broken)
+    kept = cached.kinds != BROKEN
+    cached.images = images.without(np.flatnonzero(~kept))
+    warn_of_ink(cached.images, cached.kinds[kept])
     return cached
+
+
+def warn_of_ink(images: Folder, kinds: np.ndarray):
+    """Warn of sketches without ink, and where more than a tenth are mostly dark."""
+    for kind, fault, most in (BLANK, 'have no ink', 0), (DARK, 'are mostly dark', len(images) / 10):
+        paths = [images.samples[index][0] for index in np.flatnonzero(kinds == kind)]
+        if len(paths) > most:
+            warn(f'{images.root}: {len(paths)} of {len(images)} sketches {fault}: '
+                 f'{first_names(images.root, paths)}{HINTS[images.ink]}')
 
 
 def readable(images: Folder) -> Folder:
@@ -158,14 +167,20 @@ def decoded(images: Folder, prepare: Callable[[Image.Image], object],
 def write_squares(images: Folder, transform: SquareTransform, skipBroken: bool, key: bytes,
                   path: Path):
     """Write the file that CachedSquares reads. Raises ImageError, with skipBroken never."""
+    def prepare(image):
+        kind = BLANK if is_blank(image) else DARK if is_dark(image) else WHOLE
+        return kind, transform.square(image).numpy().tobytes()
+
     make_room(path.parent, len(images) * math.prod(transform.shape))
-    whole = bytearray()
+    kinds = bytearray()
     with open(path, 'wb') as file:
-        for square in decoded(images, transform.square, 'decoding the sketches once'):
-            is_broken = isinstance(square, ImageError)
-            if not is_broken:
-                file.write(square.numpy().tobytes())
-            elif not skipBroken:
-                raise square
-            whole.append(not is_broken)
-        file.write(whole + key)
+        for result in decoded(images, prepare, 'decoding the sketches once'):
+            if isinstance(result, ImageError):
+                if not skipBroken:
+                    raise result
+                kinds.append(BROKEN)
+            else:
+                kind, square = result
+                kinds.append(kind)
+                file.write(square)
+        file.write(kinds + key)

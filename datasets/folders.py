@@ -6,21 +6,25 @@ split that is asked for are looked at.
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from datasets.classes import nfc, require_same, summary
 from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
 from utils.errors import InputError, naming
 
 
+@dataclass(frozen=True)
 class Folder:
-    """A sequence of (PIL image, label) from a list of (path, label), the paths below `root`.
+    """A sequence of (PIL image, label) from a list of (path, label), the paths below `root`."""
 
-    upright: whether the EXIF orientation of the images is honoured. enough: see read_image.
-    """
-
-    def __init__(self, root, samples, channels, upright=True, enough=LONGEST):
-        self.root, self.samples, self.channels = root, samples, channels
-        self.upright, self.enough = upright, enough
+    root: Path
+    samples: list[tuple[str, int]]
+    channels: int
+    upright: bool = True    # whether the EXIF orientation of the images is honoured
+    enough: int = LONGEST   # see read_image
+    ink: str = 'dark'       # see as_channels
 
     def __len__(self):
         return len(self.samples)
@@ -28,13 +32,15 @@ class Folder:
     def __getitem__(self, index):
         path, label = self.samples[index]
         try:
-            return read_image(path, self.channels, self.upright, self.enough), label
+            return read_image(path, self.channels, self.upright, self.enough, self.ink), label
         except ImageError as error:
             raise ImageError(f'{error} (--skipBroken leaves such images out)') from None
 
-    def decoded_for(self, enough: int) -> 'Folder':
-        """The same images with another `enough`."""
-        return Folder(self.root, self.samples, self.channels, self.upright, enough)
+    def read_as(self, ink: str, classes: Sequence[str], order: Sequence[str]) -> 'Folder':
+        """The Folder with this ink, and with the labels of its classes in another order."""
+        labels = [order.index(name) for name in classes]
+        samples = [(path, labels[label]) for path, label in self.samples]
+        return replace(self, ink=ink, samples=sorted(samples, key=lambda sample: sample[1]))
 
     def without(self, broken: Collection[int]) -> 'Folder':
         """The Folder without the images of these indices, about which it warns in one line.
@@ -50,30 +56,31 @@ class Folder:
                 raise InputError(f'no image in the class folder {self.root}/{name} can be read')
         warn_left_out(self.root, [self.samples[index][0] for index in sorted(broken)],
                       'cannot be read')
-        return Folder(self.root, kept, self.channels, self.upright, self.enough)
+        return replace(self, samples=kept)
 
 
 def find(data_dir, channels, names=(), upright=True, split='val'):
     """(train, images of the split, classes) in `data_dir` or in its subfolder of one of `names`.
 
-    Classes are the sorted names of the class folders; both are Folders, to which `upright` is
-    passed. Warns of files that are not images. Raises InputError where the folders do not hold the
-    same classes, each with an image, and where the split does not exist.
+    Classes are the sorted names of the class folders in NFC; both are Folders, to which `upright`
+    is passed. Warns of files that are not images. Raises InputError where the folders do not hold
+    the same classes, each with an image, and where the split does not exist.
     """
     root = next((f for f in candidates(data_dir, names) if (f / 'train').is_dir()), None)
     if root is None:
         nor = f', nor in a subfolder of it named {" or ".join(names)}' if names else ''
         raise InputError(f'there is no folder train/ in {data_dir}{nor}')
     train, other = root / 'train', split_folder(root, split)
-    classes = _class_names(train)
+    classes = _class_folders(train)
     if not classes:
         raise InputError(f'{train} contains no class folders')
-    _require_same(train, set(classes), other, set(_class_names(other)))
+    others = classes if other == train else _class_folders(other)
+    require_same(train, set(classes), other, set(others))
     samples = [_samples(train, classes)]
-    samples.append(samples[0] if other == train else _samples(other, classes))
+    samples.append(samples[0] if other == train else _samples(other, others))
     found = (Folder(folder, of_split, channels, upright)
              for folder, of_split in zip((train, other), samples))
-    return *found, classes
+    return *found, list(classes)
 
 
 def split_folder(root: Path, split: str) -> Path:
@@ -145,10 +152,15 @@ def is_image_file(entry: os.DirEntry) -> bool:
 def warn_left_out(root: str | Path, paths: Sequence[str], why: str):
     """Warn in one line that files below `root` are left out."""
     if paths:
-        names = [os.path.relpath(path, root) for path in paths[:3]]
-        names += [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
         files = 'file is' if len(paths) == 1 else 'files are'
-        warn(f'{root}: {len(paths)} {files} left out ({why}): {", ".join(names)}')
+        warn(f'{root}: {len(paths)} {files} left out ({why}): {first_names(root, paths)}')
+
+
+def first_names(root: str | Path, paths: Sequence[str]) -> str:
+    """Three of the paths, below `root`, and how many more there are."""
+    names = [os.path.relpath(path, root) for path in paths[:3]]
+    names += [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
+    return ', '.join(names)
 
 
 def warn(sentence: str):
@@ -169,30 +181,44 @@ def candidates(data_dir, names):
     return [root, *(root / name for name in names)]
 
 
-def _class_names(split):
-    return sorted(f.name for f in split.iterdir() if f.is_dir() and not is_hidden(f.name))
+def _class_folders(split):
+    """{class: name of its folder}, sorted by class. Raises InputError where two are the same."""
+    with os.scandir(split) as entries:
+        names = sorted(entry.name for entry in entries if _holds(entry.is_dir))
+    hidden = [name for name in names if is_hidden(name)]
+    found: dict[str, str] = {}
+    for folder in names:
+        if folder in hidden:
+            continue
+        if (other := found.setdefault(nfc(folder), folder)) != folder:
+            raise InputError(f'{split} has the class {nfc(folder)} twice, in the folders '
+                             f'{ascii(other)} and {ascii(folder)}, which are the same letters in '
+                             'two Unicode forms: put their images into one')
+    if lost := [name for name in hidden if _has_images(os.path.join(split, name))]:
+        warn(f'{split}: {len(lost)} folders with images are left out, since systems give such '
+             f'names to folders of their own: {", ".join(lost)}' if len(lost) > 1 else
+             f'{split}: the folder {lost[0]}, which has images, is left out, since systems give '
+             'such names to folders of their own')
+    return dict(sorted(found.items()))
 
 
-def _require_same(train, train_classes, other, other_classes):
-    only = {train: train_classes - other_classes, other: other_classes - train_classes}
-    found = [f'only {split} has {_summary(names)}' for split, names in only.items() if names]
-    if found:
-        what = 'test' if other.name == 'test' else 'validation'
-        raise InputError(f'train and {what} must have the same classes, '
-                         f'but {" and ".join(found)}')
+def _has_images(folder):
+    with suppress(OSError):
+        return any(map(is_image_file, files_below(folder)))
+    return False
 
 
 def _samples(split, classes):
-    """[(path, label)] of all images below the class folders of `split`."""
+    """[(path, label)] of all images below the class folders {class: name of its folder}."""
     samples, others = [], []
-    for label, name in enumerate(classes):
-        images, rest = _images_and_others(os.path.join(split, name))
+    for label, folder in enumerate(classes.values()):
+        images, rest = _images_and_others(os.path.join(split, folder))
         samples += [(path, label) for path in images]
         others += rest
     filled = {label for _, label in samples}
-    empty = [name for label, name in enumerate(classes) if label not in filled]
+    empty = [folder for label, folder in enumerate(classes.values()) if label not in filled]
     if empty:
-        raise InputError(f'there are no images in the class folder {split}/{_summary(empty)}')
+        raise InputError(f'there are no images in the class folder {split}/{summary(empty)}')
     warn_left_out(split, others, 'not an image')
     with os.scandir(split) as entries:
         loose = [entry.path for entry in entries
@@ -206,7 +232,7 @@ def _images_and_others(folder):
     images, others = [], []
     for entry in files_below(folder):
         (images if is_image_file(entry) else others).append(entry.path)
-    return sorted(images, key=os.path.split), sorted(others, key=os.path.split)
+    return [sorted(paths, key=lambda path: os.path.split(nfc(path))) for paths in (images, others)]
 
 
 def _holds(test: Callable[[], bool]) -> bool:
@@ -215,8 +241,3 @@ def _holds(test: Callable[[], bool]) -> bool:
         return test()
     except OSError:
         return False
-
-
-def _summary(names):
-    first, *others = sorted(names)
-    return f'{first} (and {len(others)} more)' if others else first

@@ -1,6 +1,7 @@
 """Which images a split has: their names, and hashes that tell them from others."""
 import hashlib
 import os
+import unicodedata
 
 from datasets import cache, folders, transforms
 from datasets.squares import Squares
@@ -27,9 +28,13 @@ def image_names(images: transforms.Transformed, below: bool = False) -> list[str
     return [path.removeprefix(root) for path in paths]
 
 
-def names_digest(images: transforms.Transformed) -> str:
-    """A hash of the names of the images in their folder, which stays where the folder is moved."""
+def names_digest(images: transforms.Transformed, form: str = 'NFC') -> str:
+    """A hash of the names of the images in their folder, which stays where the folder is moved.
+
+    form: the Unicode form of the names; older versions took that of the files.
+    """
     names = '\0'.join(image_names(images, below=True)).replace(os.sep, '/')
+    names = unicodedata.normalize(form, names)
     return hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()[:16]
 
 

@@ -1,20 +1,42 @@
 """What counts as an image file, and reading one, whatever its format and mode."""
 import errno
+import io
 import os
-from collections.abc import Callable
+import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from datasets.ink import is_dark, is_drawn_light
 from utils.errors import RunError
 
 # Not PIL.Image.registered_extensions(), which also has videos, documents and scientific arrays.
 SUFFIXES = tuple('.apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx '
                  '.pfm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp'.split())
-LONGEST = 2 ** 15   # pixels of a side: a sketch is padded to a square
-DARK, BLACK, WHITE = 128, 64, 240   # gray values: below the first two, from the last on
+# Files and folders that systems and photo tools add to folders of images, in upper or lower case.
+# Others, such as QNAP's .@__thumb, are hidden by the dot that their names begin with.
+NOT_DATA = frozenset(map(str.casefold, [
+    # macOS, in zip archives and on network volumes: github/gitignore, Global/macOS.gitignore
+    '__MACOSX', 'Icon\r', 'Network Trash Folder', 'Temporary Items',
+    # Windows: github/gitignore, Global/Windows.gitignore
+    '$RECYCLE.BIN', 'System Volume Information', 'desktop.ini', 'ehthumbs.db', 'Thumbs.db',
+    # ext4: syncthing/syncthing, lib/ignore/nukes_windows.go
+    'lost+found',
+    # Synology: thumbnails in @eaDir/<image>/SYNOPHOTO_THUMB_*.jpg, deleted files, snapshots:
+    # Sonarr/Sonarr, src/NzbDrone.Common/Disk/FileSystemLookupService.cs
+    '@eaDir', '#recycle', '#snapshot',
+    # QNAP, deleted files and snapshots: ShokoAnime/ShokoServer, its default IgnoredFolders
+    '@Recycle', '@Recently-Snapshot',
+    # NetApp and Hitachi, over SMB: knowledge.hitachivantara.com, Snapshot Administration Guide
+    '~snapshot', '~snapsht',
+    # ACDSee, images as they were before it changed them, in English and German:
+    # help.acdsystems.com/de/acdsee-ultimate-16, How_files_are_saved.htm
+    '[Originals]', '[Originale]']))
+LONGEST = 2 ** 15   # pixels of a side
+PNG, TEXTS = b'\x89PNG\r\n\x1a\n', (b'iCCP', b'iTXt', b'tEXt', b'zTXt')
 
 
 class ImageError(RunError):
@@ -34,37 +56,73 @@ def has_image_name(path: str | Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not data: hidden, or what macOS adds to archives."""
-    return name == '__MACOSX' or name.startswith('.') and name not in ('.', '..')
+    """Whether a file or folder is not data: hidden, or one of NOT_DATA."""
+    return name.casefold() in NOT_DATA or name.startswith('.') and name not in ('.', '..')
 
 
-def read_image(path: str | Path, channels: int, upright: bool = True,
-               enough: int = LONGEST) -> Image.Image:
+def read_image(path: str | Path, channels: int, upright: bool = True, enough: int = LONGEST,
+               ink: str | None = 'dark') -> Image.Image:
     """The image file at `path` as a PIL image, as as_channels returns it. Raises ImageError.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, where its shorter side keeps
     `enough` pixels.
     """
-    return decode(path, channels, path, upright, enough)
+    return decode(path, channels, path, upright, enough, ink)
 
 
 def decode(file: str | Path | BinaryIO, channels: int, name: str | Path, upright: bool = True,
-           enough: int = LONGEST) -> Image.Image:
+           enough: int = LONGEST, ink: str | None = 'dark') -> Image.Image:
     """As read_image, from a path or an open binary file; `name` is what an ImageError calls it."""
+    Image.MAX_IMAGE_PIXELS = None       # of Pillow, for crops too; the limit here is LONGEST
+    options = channels, upright, enough, ink
     try:
-        with Image.open(file) as image:
-            if max(image.size) > LONGEST:
-                raise ImageError(f'it is {image.width} × {image.height} pixels, and a side can '
-                                 f'have {LONGEST}')
-            image.draft(None, (enough, enough))
-            image.load()
-            return as_channels(image, channels, upright)
+        try:
+            return _decode(file, *options)
+        except ImageError:
+            raise
+        except ValueError as error:     # Pillow's, of a PNG with long texts and of damaged files
+            return _decode(_without_long_texts(file, error), *options)
     except MemoryError:
         raise       # says nothing about the image
     except Exception as error:  # on bad input Pillow raises nearly every type there is
         if getattr(error, 'errno', None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         raise ImageError(f'cannot read the image {name}: {reason(error)}') from None
+
+
+def _decode(file, channels, upright, enough, ink):
+    with Image.open(file) as image:
+        if max(image.size) > LONGEST:
+            raise ImageError(f'it is {image.width} × {image.height} pixels, and a side can have '
+                             f'{LONGEST}')
+        image.draft(None, (enough, enough))
+        image.load()
+        return as_channels(image, channels, upright, ink)
+
+
+def _without_long_texts(file, error):
+    """The PNG `file` in memory, without the texts and color profiles that Pillow finds too long.
+
+    Pillow decompresses the first megabyte of each. Raises `error` where the file is not a PNG.
+    """
+    is_path = isinstance(file, str | Path)
+    with open(file, 'rb') if is_path else nullcontext(file) as source:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        if source.read(len(PNG)) != PNG:
+            raise error
+        texts, kept = PngImagePlugin.PngStream(source), [PNG]
+        while len(header := source.read(8)) == 8:
+            length, kind = struct.unpack('>I4s', header)
+            start, end = source.tell(), source.tell() + length + 4
+            try:
+                if kind in TEXTS:
+                    texts.call(kind, start, length)
+                source.seek(start)
+                kept += header, source.read(min(end, size) - start)
+            except ValueError:
+                source.seek(end)
+    return io.BytesIO(b''.join(kept))
 
 
 def reason(error: Exception) -> str:
@@ -75,12 +133,22 @@ def reason(error: Exception) -> str:
     return ' '.join(text.split()) or type(error).__name__
 
 
-def as_channels(image: Image.Image, channels: int, upright: bool = True) -> Image.Image:
-    """The PIL image `image` of any mode in mode 'L' (1 channel) or 'RGB' (3 channels).
+def as_channels(image: Image.Image, channels: int, upright: bool = True,
+                ink: str | None = 'dark') -> Image.Image:
+    """The PIL image `image` of any mode in mode 'RGB' (3 channels), or a sketch in 'L' (1 channel).
 
-    Transparent parts become white; of an animation it is the frame that `image` shows, the first
-    one after opening. With `upright` the image is turned as its EXIF orientation says, as viewers
-    show it. Gray images of more than 8 bits are scaled to 0..255:
+    Sketches become dark on light. ink, one of INK, says how they are drawn and what is behind the
+    transparent parts; other images get a white ground.
+
+        dark    on a white ground
+        light   on a black ground; all is inverted
+        auto    where parts are transparent, light where what is opaque is light; elsewhere, light
+                where most of it is dark
+        None    as auto, but nothing is inverted
+
+    Of an animation it is the frame that `image` shows, the first one after opening. With `upright`
+    the image is turned as its EXIF orientation says, as viewers show it. Gray images of more than 8
+    bits are scaled to 0..255:
 
         16-bit modes, and mode 'I' of a PGM file    divided by 257
         other images of mode 'I' (32-bit integers)  as they are if all values lie in 0..255,
@@ -95,50 +163,31 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True) -> Imag
         image = _in_8_bits(image)
     if image.mode == 'LAB':     # which Pillow converts to RGB only
         image = image.convert('RGB')
-    image = _on_white(image).convert('L' if channels == 1 else 'RGB')
+    image = _sketch(image, ink) if channels == 1 else _on_ground(image, 'white').convert('RGB')
     image.info = {}     # neither an orientation nor a transparent color holds for it any more
     return image
 
 
-def is_dark(sketch: Image.Image) -> bool:
-    """Whether more than half of the pixels of a sketch (mode 'L') are dark."""
-    counts = sketch.histogram()
-    return sum(counts[:DARK]) > sum(counts) / 2
+def _sketch(image, ink):
+    """The image in mode 'L' with its ground, inverted as `ink` says; see as_channels."""
+    is_light, shows_ground = ink == 'light', False
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        shows_ground = image.getextrema()[3][0] < 255
+    if shows_ground and ink in ('auto', None):
+        is_light = is_drawn_light(image)
+    image = _on_ground(image, 'black' if is_light else 'white').convert('L')
+    if ink == 'auto' and not shows_ground:
+        is_light = is_dark(image)
+    return ImageOps.invert(image) if is_light and ink else image
 
 
-def dark_on_light(sketch: Image.Image) -> Image.Image:
-    """The sketch (mode 'L'), inverted if most of it is dark."""
-    return ImageOps.invert(sketch) if is_dark(sketch) else sketch
-
-
-INK: dict[str, Callable | None] = {     # from a sketch (mode 'L') to dark on light, by --ink
-    'auto': dark_on_light,
-    'dark': None,       # as published
-    'light': ImageOps.invert,
-}
-
-
-def paper_fault(sketch: Image.Image, ink: str = 'dark') -> str | None:
-    """Why a sketch (mode 'L'), read by --ink, is not dark on white paper; None where it is.
-
-    Paper is the brightest tenth of each of 8 x 8 fields. It counts as gray where it is neither
-    white nor black, as in a field that is filled with ink. More than a quarter of gray fields is a
-    fault: a pen of 5 pixels on 150 leaves fewer, and a shadow on half of the sheet more.
-    """
-    if make_dark_on_light := INK[ink]:
-        sketch = make_dark_on_light(sketch)
-    if is_dark(sketch):
-        if ink == 'light':
-            return 'is mostly dark once --ink=light has inverted it'
-        return ('is mostly dark: networks of sketches expect dark strokes on white paper; '
-                'light strokes on a dark ground need --ink=light')
-    pixels = np.asarray(sketch.resize((64, 64), Image.BOX))
-    fields = pixels.reshape(8, 8, 8, 8).swapaxes(1, 2).reshape(64, 64)
-    paper = np.quantile(fields, 0.9, axis=1)
-    if ((BLACK <= paper) & (paper < WHITE)).mean() > 0.25:
-        return ('is not on white paper: networks of sketches expect it; '
-                'make the background of a photograph white first')
-    return None
+def _on_ground(image, color):
+    """The image with this color behind its transparent parts."""
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, color), image)
+    return image
 
 
 def _turned_upright(image):
@@ -160,14 +209,7 @@ def _in_8_bits(image):
         scale = 255 if high <= 1 and image.mode == 'F' else 1 if high <= 255 else 1 / 257
     else:       # NaN too
         raise ImageError(f'its values lie in {low:g}..{high:g}, and not in 0..65535')
+    gray = Image.fromarray((scale * values).round().astype(np.uint8))
     if 'transparency' in image.info:
-        values[values == image.info['transparency']] = 255 / scale
-    return Image.fromarray((scale * values).round().astype(np.uint8))
-
-
-def _on_white(image):
-    """`image` with its transparent parts white."""
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return image
+        gray.putalpha(Image.fromarray(values != image.info['transparency']).convert('L'))
+    return gray

@@ -143,7 +143,7 @@ def shrink(data, name, target, channels, size):
 
     Sketches (1 channel) are turned upright; photographs, as published, are not.
     """
-    image = decode(io.BytesIO(data), channels, name, upright=channels == 1)
+    image = decode(io.BytesIO(data), channels, name, upright=channels == 1, ink=None)
     scale = size / min(image.size)
     if scale < 1:
         image = image.resize([round(scale * side) for side in image.size], Image.LANCZOS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.archives import ArchivedImage, ArchivedSketch
+from datasets.classes import nfc
 from utils.errors import InputError, naming
 
 NAMES = 'train', 'val', 'test'
@@ -122,7 +123,8 @@ def generator(*key: object) -> random.Random:
 def listed(sketches: Sequence[ArchivedSketch], file: str, source: Path) -> dict[str, str]:
     """{path: 'train', 'val' or 'test'} of the sketches that the text file names.
 
-    It may leave out the first folders of a path, as TU-Berlin's lists do, but not the class.
+    It may leave out the first folders of a path, as TU-Berlin's lists do, but not the class, and
+    may have another Unicode form.
     """
     with naming('--split_list'):
         text = Path(os.path.expanduser(file)).read_text('utf-8-sig', 'surrogateescape')
@@ -130,6 +132,7 @@ def listed(sketches: Sequence[ArchivedSketch], file: str, source: Path) -> dict[
     for sketch in sketches:
         parts = sketch.path.split('/')
         named |= {'/'.join(parts[start:]): sketch for start in range(len(parts) - 1)}
+    named = {nfc(path): sketch for path, sketch in named.items()} | named
     places, lines = {}, {}
     classes: dict = {name: set() for name in NAMES}
     for number, line in enumerate(text.split('\n'), 1):
@@ -142,7 +145,8 @@ def listed(sketches: Sequence[ArchivedSketch], file: str, source: Path) -> dict[
         name, place = match.groups()
         if place not in NAMES:
             raise InputError(f'{where}: the split {place} is not train, val or test')
-        sketch = named.get(re.sub(r'^(\./+)+', '', name))
+        path = re.sub(r'^(\./+)+', '', name)
+        sketch = named.get(path) or named.get(nfc(path))
         if sketch is None:
             raise InputError(f'{where}: {source} has no sketch {name}')
         if sketch.path in lines:

@@ -1,11 +1,11 @@
 """From a PIL image, or from a batch of squares, to what a network sees.
 
-Each kind of image is a function (inpsize, minCrop) -> Steps, of sketches also of --ink; minCrop is
-the smallest share of its area that a random crop of an image keeps. Validation takes the center
-crop or ten crops of what before_crop makes; of sketches and thumbnails that is a square of uint8 of
-the same side for all images, from which training batches are augmented too (augmentation.py).
-Photographs go one by one through torchvision's transforms, which are imported where they are used,
-since that takes as long as importing PyTorch.
+Each kind of image is a function (inpsize, minCrop) -> Steps; minCrop is the smallest share of its
+area that a random crop of an image keeps. Validation takes the center crop or ten crops of what
+before_crop makes; of sketches and thumbnails that is a square of uint8 of the same side for all
+images, from which training batches are augmented too (augmentation.py). Photographs go one by one
+through torchvision's transforms, which are imported where they are used, since that takes as long
+as importing PyTorch.
 """
 import math
 import random
@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.augmentation import MIN_CROP, RATIO, SketchAugmentation, ThumbnailAugmentation
-from datasets.images import INK
+
+LONGEST_SHAPE = 16      # times as long as wide: validation sees the middle of longer photographs
+STRIP = 1024    # rows that are padded at a time
 
 
 class Steps(NamedTuple):
@@ -29,16 +31,11 @@ class Steps(NamedTuple):
     enough: tuple[int, int] | None = None   # see read_image: for training and for validation
 
 
-def sketches(inpsize, minCrop=MIN_CROP, flip=True, ink='dark'):
-    """Black on white; inverted first, so that the zeros a rotation uncovers are paper.
-
-    ink: one of datasets.images.INK, which makes black on white of other sketches before that.
-    """
+def sketches(inpsize, minCrop=MIN_CROP, flip=True):
+    """Black on white; inverted first, so that the zeros a rotation uncovers are paper."""
     from torchvision.transforms import v2
     side = side_before_crop(inpsize)
     before_crop = [partial(fit_in_square, side=side), ImageOps.invert, v2.Resize(side)]
-    if INK[ink]:
-        before_crop.insert(0, INK[ink])
     mirror = [v2.RandomHorizontalFlip()] if flip else []
     rotate = v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)
     crop = v2.RandomResizedCrop(inpsize, (minCrop, 1))
@@ -52,7 +49,7 @@ def photographs(inpsize, minCrop=MIN_CROP):
     side = side_before_crop(inpsize)
     augment = [v2.RandomResizedCrop(inpsize, (minCrop, 1)), v2.RandomHorizontalFlip()]
     enough = math.ceil(inpsize / math.sqrt(minCrop * RATIO[0])), 2 * side
-    return Steps(augment, [v2.Resize(side)], None, enough)
+    return Steps(augment, [middle_of_long, v2.Resize(side)], None, enough)
 
 
 def thumbnails(inpsize, minCrop=MIN_CROP):
@@ -64,13 +61,35 @@ def thumbnails(inpsize, minCrop=MIN_CROP):
                  ThumbnailAugmentation(inpsize, inpsize + 2 * padding))
 
 
+def middle_of_long(image):
+    """The image without its ends, where Resize of its shorter side would make it huge."""
+    width, height = image.size
+    most = LONGEST_SHAPE * min(image.size)
+    if max(image.size) <= most:
+        return image
+    left, top = max(width - most, 0) // 2, max(height - most, 0) // 2
+    return image.crop((left, top, left + min(width, most), top + min(height, most)))
+
+
 def fit_in_square(image, side):
-    """The gray sketch padded with white to a square, shrunk if that is wider than `side`."""
-    if image.width != image.height:
-        square = Image.new('L', [max(image.size)] * 2, 'white')
-        square.paste(image, [(square.width - length) // 2 for length in image.size])
-        image = square
-    return image if image.width <= side else image.resize((side, side), Image.BILINEAR)
+    """The gray sketch padded with white to a square, shrunk if that is wider than `side`.
+
+    It is shrunk as Pillow shrinks it, first in width and then in height; the square of a thin
+    sketch would take a gigabyte.
+    """
+    length = max(image.size)
+    left, top = ((length - own) // 2 for own in image.size)
+    if length <= side:
+        square = Image.new('L', (length, length), 'white')
+        square.paste(image, (left, top))
+        return square
+    narrow = Image.new('L', (side, length), 'white')
+    for start in range(0, image.height, STRIP):
+        rows = image.crop((0, start, image.width, min(start + STRIP, image.height)))
+        strip = Image.new('L', (length, rows.height), 'white')
+        strip.paste(rows, (left, 0))
+        narrow.paste(strip.resize((side, rows.height), Image.BILINEAR), (0, top + start))
+    return narrow.resize((side, side), Image.BILINEAR)
 
 
 def side_before_crop(inpsize):

@@ -26,7 +26,7 @@ from utils.errors import InputError, RunError
 
 
 def drawing(width, height, seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    pixels = np.random.default_rng(seed).integers(50, 256, (height, width), np.uint8)   # not mostly dark, which would be warned of
     return Image.fromarray(pixels)
 
 

@@ -4,13 +4,17 @@ import math
 import os
 import pickle
 import shutil
+import struct
+import tracemalloc
+import unicodedata
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
 from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.folder import make_dataset
@@ -19,7 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import datasets
-from datasets import transforms
+from datasets import images, transforms
 from datasets.images import LONGEST
 from utils.errors import InputError, naming
 
@@ -585,6 +589,112 @@ def test_a_scrambled_or_missing_image_is_named(tmp_path):
             datasets.read_image(bad, 3)
 
 
+# Files that Pillow's limits refuse
+
+def save_with_texts(path, image, texts, **options):
+    info = PngImagePlugin.PngInfo()
+    for add, *arguments in texts:
+        getattr(info, add)(*arguments)
+    image.save(path, pnginfo=info, **options)
+
+
+LONG = 'x' * 3_000_000
+
+
+@pytest.mark.parametrize('texts, options', [
+    ([('add_text', 'Comment', LONG, True)], {}), ([('add_itxt', 'Comment', LONG, '', '', True)], {}),
+    ([('add_text', f'Comment{number}', LONG) for number in range(2)], {}), ([], {'icc_profile': LONG.encode()}),
+    ([('add', b'zTXt', b'Comment\0\0' + zlib.compress(LONG.encode()), True)], {}),
+    ([('add_text', 'Comment', LONG, True), ('add_text', 'Comment', LONG, True)], {'icc_profile': LONG.encode()})],
+    ids=['zTXt', 'iTXt', 'tEXt', 'iCCP', 'after the pixels', 'several'])
+def test_a_png_with_long_texts(tmp_path, texts, options, monkeypatch):
+    monkeypatch.setattr(PngImagePlugin, 'MAX_TEXT_MEMORY', 2 ** 22)     # of all, 64 megabytes
+    save_with_texts(tmp_path / 'x.png', COLOR, texts, **options)
+    with open(tmp_path / 'x.png', 'rb') as file:
+        for source in tmp_path / 'x.png', str(tmp_path / 'x.png'), file:
+            assert np.array_equal(images.decode(source, 3, 'x'), COLOR)
+
+
+def test_what_other_chunks_say_of_a_png_with_long_texts_holds(tmp_path):
+    """Its orientation in a short text, a transparent color, frames; damage is still damage."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    profile = exif.tobytes()
+    stored = TALL.transpose(Image.Transpose.ROTATE_90)
+    save_with_texts(tmp_path / 'x.png', stored, [('add_text', 'Comment', LONG, True), (
+        'add_text', 'Raw profile type exif', f'\nexif\n{len(profile):8}\n{profile.hex()}\n', True)])
+    assert np.array_equal(datasets.read_image(tmp_path / 'x.png', 3), TALL)
+    save_with_texts(tmp_path / 'x.png', GRAY, [('add_text', 'Comment', LONG, True)], transparency=0)
+    assert datasets.read_image(tmp_path / 'x.png', 1).getpixel((0, 0)) == 255
+    whole = (tmp_path / 'x.png').read_bytes()
+    for damaged in whole[:-60], whole.replace(b'IDAT', b'IDAX'), whole[:8] + b'\xff' * 4 + whole[12:]:
+        (tmp_path / 'x.png').write_bytes(damaged)
+        with pytest.raises(datasets.ImageError, match='cannot read the image .*x.png: '):
+            datasets.read_image(tmp_path / 'x.png', 1)
+
+
+def test_a_bomb_of_text_is_not_decompressed(tmp_path):
+    """A thousandth of what it would become, and a chunk whose length lies."""
+    bomb = zlib.compressobj()
+    data = b'x\0\0' + b''.join(bomb.compress(bytes(2 ** 20)) for _ in range(100)) + bomb.flush()
+    save_with_texts(tmp_path / 'x.png', GRAY, [('add', b'zTXt', data)])
+    whole = (tmp_path / 'x.png').read_bytes()
+    lying = whole[:33] + struct.pack('>I', 2 ** 31 - 1) + b'tEXt' + whole[41:]
+    tracemalloc.start()
+    assert np.array_equal(datasets.read_image(tmp_path / 'x.png', 1), GRAY)
+    (tmp_path / 'x.png').write_bytes(lying)
+    with pytest.raises(datasets.ImageError):
+        datasets.read_image(tmp_path / 'x.png', 1)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize('size', [(9500, 9500), (6000, 30000)], ids=['90 million', '180 million'])
+def test_a_png_of_many_pixels(tmp_path, size, recwarn):
+    Image.new('1', size, 1).save(tmp_path / 'x.png')
+    image = datasets.read_image(tmp_path / 'x.png', 1)
+    assert image.size == size and image.getextrema() == (255, 255)
+    assert v2.CenterCrop(min(size))(image).size == (min(size), min(size)) and not recwarn
+
+
+def test_a_side_that_is_too_long_is_named_without_a_warning(tmp_path, recwarn):
+    for size in (LONGEST + 1, 8000), (1, LONGEST + 1):
+        Image.new('1', size).save(tmp_path / 'x.png')
+        with pytest.raises(datasets.ImageError, match=f'{size[0]} × {size[1]} pixels, and a side can have {LONGEST}$'):
+            datasets.read_image(tmp_path / 'x.png', 1)
+    assert not recwarn
+
+
+@pytest.mark.parametrize('name, size', [
+    ('imagenet12', (2, 32000)), ('imagenet12', (LONGEST, 1)), ('tuberlin', (3, 12000)), ('tuberlin', (12000, 2))])
+def test_a_thin_image_takes_little_memory(name, size, monkeypatch):
+    """Before the crop; a photograph's is the middle."""
+    sizes, new = [], Image.Image._new
+    monkeypatch.setattr(Image.Image, '_new', lambda self, core: sizes.append(core.size) or new(self, core))
+    monkeypatch.setattr(Image, 'new', lambda mode, size, *color, new=Image.new: sizes.append(size) or new(mode, size, *color))
+    image = noise(*size).convert('L' if name == 'tuberlin' else 'RGB')
+    for options in {}, {'tenCrop': True}, {'train': True}:
+        assert datasets.transform(name, 224, **options)(image).shape[-2:] == (224, 224)
+    assert max(width * height for width, height in sizes) < 13e6
+
+
+@pytest.mark.parametrize('size', [(300, 200), (60, 900), (1600, 100), (500, 500), (7, 7), (40, 300)])
+def test_ordinary_photographs_are_not_cut(size):
+    image = noise(*size)
+    expected = v2.PILToTensor()(v2.Resize(64)(image))
+    assert torch.equal(transforms.before_crop(transforms.photographs(56))(image), expected)
+
+
+@pytest.mark.parametrize('size', [(300, 200), (200, 300), (60, 1500), (1500, 61), (500, 500), (3, 2500), (2500, 4), (64, 64), (64, 40), (9, 5), (65, 64)])
+def test_a_padded_sketch_is_that_of_the_whole_square(size):
+    image = noise(*size).convert('L')
+    length = max(size)
+    square = Image.new('L', (length, length), 'white')
+    square.paste(image, [(length - own) // 2 for own in size])
+    expected = square if length <= 64 else square.resize((64, 64), Image.BILINEAR)
+    assert np.array_equal(transforms.fit_in_square(image, 64), expected)
+
+
 @pytest.mark.parametrize('workers', [0, 1])
 def test_the_sentence_about_a_damaged_image_survives_a_worker(sketches, workers):
     path = sketches / 'train' / 'bee' / '1.png'
@@ -623,15 +733,90 @@ def test_every_common_format_is_an_image(tmp_path, suffix):
 
 
 def test_what_is_hidden_is_no_data_and_needs_no_mention(tmp_path, recwarn):
-    write_folders(tmp_path, classes=('ant', '__MACOSX'))
-    for folder in '.ipynb_checkpoints', '__MACOSX', 'sub/.hidden':
+    write_folders(tmp_path, classes=('ant',))
+    for folder in OF_SYSTEMS:
         (tmp_path / 'train' / 'ant' / folder).mkdir(parents=True)
         noise().save(tmp_path / 'train' / 'ant' / folder / '0.png')
-    (tmp_path / 'train' / 'ant' / '.DS_Store').touch()
+        (tmp_path / 'val' / folder.split('/')[0]).mkdir(exist_ok=True)
+    (tmp_path / 'val' / 'sub').rmdir()
+    for file in '.DS_Store', 'Thumbs.db', 'thumbs.db', 'Desktop.ini', 'Icon\r', '._0.png':
+        (tmp_path / 'train' / 'ant' / file).touch()
     data = datasets.load('imagenet12', tmp_path, 32)
     assert data.classes == ['ant'] and len(data.train) == 3
     assert len(datasets.image_files([tmp_path / 'train'])) == 3
     assert not recwarn
+
+
+OF_SYSTEMS = ['.ipynb_checkpoints', '__MACOSX', 'sub/.hidden', '@eaDir/0.png', '.@__thumb', '@Recycle', '@Recently-Snapshot', '#recycle', '#snapshot',
+              '$RECYCLE.BIN', '$Recycle.Bin', 'System Volume Information', 'lost+found', '~snapshot', 'Network Trash Folder', 'Temporary Items',
+              '.picasaoriginals', '[Originals]']
+
+
+def test_names_that_only_resemble_those_of_systems_are_classes(tmp_path, recwarn):
+    names = ['#1', '$', '@', '@home', '[x]', 'lost', 'originals', 'recycle', 'recycler', 'snapshot', 'thumbs', '~']
+    write_folders(tmp_path, classes=names, each=1)
+    assert datasets.load('imagenet12', tmp_path, 32).classes == names and not recwarn
+
+
+@pytest.mark.parametrize('left_out, sentence', [
+    (['.net'], 'the folder .net, which has images, is left out, since systems give such names to folders of their own'),
+    (['#recycle', '.net'], '2 folders with images are left out, since systems give such names to folders of their own: #recycle, .net')])
+def test_no_class_vanishes_silently(tmp_path, left_out, sentence):
+    write_folders(tmp_path, classes=('ant',))
+    write_folders(tmp_path, classes=left_out, splits=['train'])
+    with pytest.warns(UserWarning) as caught:
+        data = datasets.load('imagenet12', tmp_path, 32)
+    assert data.classes == ['ant'] and [str(warning.message) for warning in caught] == [f'{tmp_path}/train: {sentence}']
+
+
+# Classes in other Unicode forms
+
+NFC, NFD = 'caf\xe9', 'cafe\u0301'
+
+
+@pytest.mark.parametrize('forms', [(NFC, NFD), (NFD, NFC), (NFD, NFD)])
+@pytest.mark.parametrize('name', ['imagenet12', 'tuberlin'])
+def test_a_class_is_the_same_in_every_unicode_form(tmp_path, name, forms):
+    for split, form in zip(('train', 'val'), forms):
+        write_folders(tmp_path, sketch(), classes=('ant', form, 'cafz', 'dog'), splits=[split])
+    data = datasets.load(name, tmp_path, 32)
+    assert data.classes == ['ant', 'cafz', NFC, 'dog']      # as on a system that stores NFC
+    for part in data.train, data.val:
+        paths = datasets.image_names(part, below=True)
+        assert [label for _, label in part] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+        assert [path.split('/')[0] for path in paths[6:9]] == [forms[part is data.val]] * 3
+
+
+def test_the_order_and_the_names_of_images_do_not_depend_on_the_unicode_form(tmp_path):
+    digests, orders = [], []
+    for form, label in ('NFC', NFC), ('NFD', NFD):
+        write_folders(tmp_path / form, classes=(label, 'dog'))
+        for name in '\xe4.png', 'b.png', 'z.png':
+            noise().save(tmp_path / form / 'train' / label / unicodedata.normalize(form, name))
+        train = datasets.load('imagenet12', tmp_path / form, 32).train
+        digests.append(datasets.names_digest(train))
+        orders.append([unicodedata.normalize('NFC', path) for path in datasets.image_names(train, below=True)])
+    assert digests[0] == digests[1] and orders[0] == orders[1]
+
+
+def test_one_class_in_two_folders(tmp_path):
+    write_folders(tmp_path, classes=(NFC, NFD))
+    with pytest.raises(InputError) as error:
+        datasets.load('imagenet12', tmp_path, 32)
+    assert str(error.value) == (f"{tmp_path}/train has the class {NFC} twice, in the folders 'cafe\\u0301' and 'caf\\xe9', which are the same letters "
+                                'in two Unicode forms: put their images into one')
+
+
+@pytest.mark.parametrize('train, val, shown', [
+    ('cat', 'c\u0430t', ("'cat'", "'c\\u0430t'")), ('ant', 'ant\u200b', ("'ant'", "'ant\\u200b'")), ('ant', 'ant ', ("'ant'", "'ant '")),
+    ('\ufb01sh', 'fish', ("'\\ufb01sh'", "'fish'")), ('cat', 'cut', ('cat', 'cut')), ('\u732b', '\u72ac', ('\u732b', '\u72ac')),
+    ('\xe9t\xe9', 'ete', ('\xe9t\xe9', 'ete'))])
+def test_names_that_look_alike_are_told_apart(tmp_path, train, val, shown):
+    for split, label in ('train', train), ('val', val):
+        write_folders(tmp_path, classes=('bee', label), splits=[split])
+    with pytest.raises(InputError) as error:
+        datasets.load('imagenet12', tmp_path, 32)
+    assert str(error.value).endswith(f'but only {tmp_path}/train has {shown[0]} and only {tmp_path}/val has {shown[1]}')
 
 
 def test_what_is_left_out_is_counted_and_named(tmp_path):

@@ -1,5 +1,6 @@
 """--ink: sketches that are not dark on light, and the warning about them (datasets/images.py, transforms.py, main.py)."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import datasets
 import main
 import opts
 from datasets.doodles import Doodles
-from datasets.images import paper_fault
+from datasets import cache, prepare
 from utils import experiment, resolve
 from utils.report.__main__ import choose_sketch
 from utils.source import checkpoint_source, dataset_spec
@@ -19,6 +20,22 @@ from utils.training.checkpoint import read_checkpoint
 SMALL = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=squeezenet', '--inpsize=33', '--binaryWeight', '--epochs=1']
 DOODLES = [Doodles('val')[index][0] for index in range(26)]
 WIDE = DOODLES[0].crop((0, 20, 128, 90))
+
+
+def seen(name, image, ink='dark', size=32):
+    """What a network of the dataset sees of an image that is drawn like that."""
+    return datasets.transform(name, size)(datasets.as_channels(image, 1, ink=ink))
+
+
+def paper_fault(image, ink='dark'):
+    return datasets.paper_fault(datasets.as_channels(image, 1, ink=ink), ink)
+
+
+def transparent(sketch, color=(255, 255, 255), mode='RGBA'):
+    """The strokes of a dark sketch in this color, on a transparent ground."""
+    image = Image.new('RGBA', sketch.size, (*color, 255))
+    image.putalpha(ImageOps.invert(sketch))
+    return image.quantize(64) if mode == 'P' else image.convert(mode)
 
 
 def same(one, two):
@@ -30,20 +47,132 @@ def same(one, two):
 @pytest.mark.parametrize('name', ['tuberlin', 'sketchyrecognition', 'doodles'])
 @pytest.mark.parametrize('sketch', [DOODLES[1], WIDE], ids=['square', 'wide'])
 def test_light_and_auto_make_dark_on_light(name, sketch):
-    seen = datasets.transform(name, 32)(sketch)
+    expected = datasets.transform(name, 32)(sketch)
     for ink, drawn in ('dark', sketch), ('light', ImageOps.invert(sketch)), ('auto', sketch), ('auto', ImageOps.invert(sketch)):
-        assert torch.equal(datasets.transform(datasets.spec(name, ink=ink), 32)(drawn), seen)
-    assert not torch.equal(datasets.transform(datasets.spec(name, ink='light'), 32)(sketch), seen)
+        assert torch.equal(seen(name, drawn, ink), expected)
+    assert not torch.equal(seen(name, sketch, 'light'), expected)
     paper = datasets.transform(name, 32)(Image.new('L', (9, 9), 255)).max()
-    assert torch.equal(seen[0, 0, :], paper.expand(32)) or sketch is not WIDE      # the padding is paper
+    assert torch.equal(expected[0, 0, :], paper.expand(32)) or sketch is not WIDE      # the padding is paper
 
 
 @pytest.mark.parametrize('plain', [False, True])
-def test_training_images(plain):
-    def seen(sketch, ink):
-        torch.manual_seed(1)
-        return datasets.transform(datasets.spec('tuberlin', ink=ink), 32, train=True, plain=plain)(sketch)
-    assert torch.equal(seen(ImageOps.invert(WIDE), 'light'), seen(WIDE, 'dark'))
+def test_training_images(sketch_folder, negatives, plain):
+    dark, light = (datasets.load(datasets.spec('tuberlin', ink=ink), folder, 32, plain=plain).train
+                   for ink, folder in (('dark', sketch_folder), ('light', negatives)))
+    assert same(dark, light)
+
+
+# A transparent ground
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P', 'PA'])
+@pytest.mark.parametrize('sketch', [DOODLES[2], WIDE], ids=['square', 'wide'])
+def test_strokes_on_a_transparent_ground(sketch, mode, tmp_path):
+    def read(color, ink, channels=1):
+        image = transparent(sketch, color, 'RGBA' if mode == 'P' else mode)
+        image = image.quantize(64) if mode == 'P' else image
+        path = tmp_path / f'x.{"tif" if mode == "PA" else "png"}'
+        image.save(path) if mode != 'PA' else None
+        image = datasets.read_image(path, channels, ink=ink) if mode != 'PA' else datasets.as_channels(image, channels, ink=ink)
+        return np.asarray(image, int)
+    expected = np.asarray(sketch, int)
+    for color, ink in ((0, 0, 0), 'dark'), ((255, 255, 255), 'light'), ((0, 0, 0), 'auto'), ((255, 255, 255), 'auto'):
+        assert np.abs(read(color, ink) - expected).max() <= 2, (color, ink)
+    assert read((255, 255, 255), 'dark').min() == read((0, 0, 0), 'light').min() == 255
+    for ink in 'dark', 'light', 'auto':     # of a photograph it is white
+        assert read((255, 255, 255), ink, 3).min() == 255 and np.abs(read((0, 0, 0), ink, 3)[..., 0] - expected).max() <= 2
+    assert np.abs(read((255, 255, 255), None) - (255 - expected)).max() <= 2 and np.abs(read((0, 0, 0), None) - expected).max() <= 2
+
+
+def test_16_bit_strokes_on_a_transparent_ground(tmp_path):
+    values = np.where(np.asarray(WIDE) < 128, 65535, 0).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / 'x.png', transparency=0)
+    for ink, darkest in ('dark', 255), ('light', 0), ('auto', 0):
+        read = np.asarray(datasets.read_image(tmp_path / 'x.png', 1, ink=ink))
+        assert read.min() == darkest and read.max() == 255 and read[0, 0] == 255
+
+
+def drawn(fill, outline, box, paper=None):
+    image = Image.new('RGBA', (128, 128), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(image)
+    if paper:
+        draw.rounded_rectangle((0, 0, 127, 127), 30, fill=paper)
+    draw.ellipse(box, fill=fill, outline=outline, width=5)
+    return image
+
+
+@pytest.mark.parametrize('image, dark_at, light_at', [
+    (drawn('white', None, (10, 10, 118, 118)), (64, 64), (2, 2)), (drawn('black', None, (10, 10, 118, 118)), (64, 64), (2, 2)),
+    (drawn('white', 'black', (10, 10, 118, 118)), (12, 64), (64, 64)), (drawn(None, 'black', (20, 20, 90, 90), 'white'), (22, 55), (0, 0)),
+    (drawn(None, 'white', (20, 20, 90, 90), 'black'), (22, 55), (0, 0)), (drawn(None, (255, 255, 255, 90), (20, 20, 90, 90)), (22, 55), (0, 0))],
+    ids=['light silhouette', 'dark silhouette', 'filled outline', 'paper with round corners', 'board with round corners', 'faint'])
+def test_auto_looks_at_what_is_opaque(image, dark_at, light_at):
+    sketch = datasets.as_channels(image, 1, ink='auto')
+    assert sketch.getpixel(dark_at) < 170 and sketch.getpixel(light_at) == 255
+
+
+def test_an_opaque_alpha_channel_changes_nothing():
+    for ink in datasets.INK:
+        for sketch in DOODLES[3], ImageOps.invert(DOODLES[3]), lit(DOODLES[3], lambda x, y: 0.45 + 0 * x):
+            assert np.array_equal(datasets.as_channels(sketch.convert('RGBA'), 1, ink=ink), datasets.as_channels(sketch, 1, ink=ink))
+
+
+@pytest.fixture(scope='module')
+def chalk(sketch_folder, tmp_path_factory):
+    """The sketches of sketch_folder in white on a transparent ground."""
+    root = tmp_path_factory.mktemp('chalk')
+    for path in sketch_folder.rglob('*.png'):
+        target = root / path.relative_to(sketch_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        transparent(Image.open(path)).save(target)
+    return root
+
+
+def test_sheets_without_ink_are_counted_and_named_at_each_start(chalk, sketch_folder, monkeypatch):
+    sentence = '{}/{}: {} of {} sketches have no ink: bar/0.png, bar/1.png, bar/{}.png, and {} more; light strokes on a dark or transparent ground ' \
+               'need --ink=light or --ink=auto'
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:
+            data = datasets.load('tuberlin', chalk, 32)
+        assert [str(warning.message) for warning in caught] == [
+            sentence.format(chalk, 'train', 36, 36, 10, 33), sentence.format(chalk, 'val', 12, 12, 2, 9)]
+        monkeypatch.setattr(cache, 'decoded', None)     # the cache file knows it
+    assert float(data.train[0][0].std()) == 0
+    monkeypatch.undo()
+    original = datasets.load('tuberlin', sketch_folder, 32)
+    for ink in 'light', 'auto':
+        data = datasets.load(datasets.spec('tuberlin', ink=ink), chalk, 32)     # and there is no warning
+        assert same(data.train, original.train) and same(data.val, original.val)
+
+
+@pytest.mark.parametrize('ink, hint', [
+    ('dark', '; light strokes on a dark or transparent ground need --ink=light or --ink=auto'),
+    ('light', '; dark strokes on a light or transparent ground need --ink=dark or --ink=auto')])
+def test_dark_sketches_are_counted_where_there_are_many(sketch_folder, negatives, ink, hint, tmp_path):
+    data = shutil.copytree({'dark': sketch_folder, 'light': negatives}[ink], tmp_path / 'data')
+    spec, strange = datasets.spec('tuberlin', ink=ink), sorted((data / 'train/ring').iterdir())[:4]
+    for path in strange[:3]:        # of 36
+        ImageOps.invert(Image.open(path)).save(path)
+    datasets.load(spec, data, 32)
+    ImageOps.invert(Image.open(strange[3])).save(strange[3])
+    with pytest.warns(UserWarning, match=f'^{data}/train: 4 of 36 sketches are mostly dark: ring/0.png, .*, and 1 more{hint}$'):
+        datasets.load(spec, data, 32)
+
+
+def test_broken_images_are_not_without_ink(chalk, tmp_path):
+    data = shutil.copytree(chalk, tmp_path / 'data')
+    (data / 'train/bar/1.png').write_text('broken')
+    with pytest.warns(UserWarning) as caught:
+        loaded = datasets.load('tuberlin', data, 32, skipBroken=True)
+    said = [str(warning.message) for warning in caught]
+    assert 'cannot be read' in said[0] and said[1].startswith(f'{data}/train: 35 of 35 sketches have no ink: bar/0.png, bar/10.png, bar/11.png, and 32 more')
+    assert len(loaded.train) == 35
+
+
+def test_prepare_keeps_strokes_on_a_transparent_ground(tmp_path):
+    for name, color, expected in ('light', (255, 255, 255), ImageOps.invert(DOODLES[2])), ('dark', (0, 0, 0), DOODLES[2]):
+        transparent(DOODLES[2], color).save(tmp_path / 'x.png')
+        prepare.shrink((tmp_path / 'x.png').read_bytes(), name, tmp_path / f'{name}.png', 1, 256)
+        assert np.abs(np.asarray(Image.open(tmp_path / f'{name}.png'), int) - np.asarray(expected, int)).max() <= 1
 
 
 def test_other_images_have_no_ink():
@@ -58,7 +187,8 @@ def test_other_images_have_no_ink():
 @pytest.mark.parametrize('dataset, size', [(['--dataset=doodles'], 97), (['--dataset=imagenet12'], 64)])
 def test_minCrop_decides_the_crops(dataset, size):
     flags = resolve.complete(opts.parse(['--minCrop=0.7', *dataset]))
-    steps = dataset_spec(vars(flags)).steps_of(size)
+    spec = dataset_spec(vars(flags))
+    steps = spec.steps(size, spec.minCrop)
     assert (0.7, 1) in [getattr(step, 'scale', None) for step in steps.augment]
     if steps.batched:
         boxes = steps.batched.draw(0, 0, range(500))
@@ -88,16 +218,6 @@ def test_a_cached_folder_is_not_served_for_another_ink(sketch_folder, negatives)
     assert len({datasets.fingerprint(data.val) for data in loaded}) == 3
     plain = datasets.load(datasets.spec('tuberlin', ink='light'), negatives, 32, plain=True)
     assert same(plain.val, original.val)
-
-
-def test_the_files_of_before_are_still_good(sketch_folder):
-    """The key of a folder of dark sketches has stayed what it was without --ink."""
-    import hashlib
-
-    from datasets import cache
-    cached = datasets.load('tuberlin', sketch_folder, 32).val.images
-    content = cache.content(datasets.folders.find(sketch_folder, 1, [])[1])
-    assert cached.key == hashlib.sha256(f'{content} 40 False'.encode()).digest()
 
 
 # The warning
@@ -130,11 +250,19 @@ def test_sketches_without_a_fault():
         thick.append(sketch)
     filled = Image.new('L', (128, 128), 255)
     ImageDraw.Draw(filled).ellipse((15, 15, 95, 110), fill=0)
-    for sketch in [*DOODLES, *thick, filled, WIDE, DOODLES[0].resize((28, 28)), Image.new('L', (1, 1), 255)]:
+    for sketch in [*DOODLES, *thick, filled, WIDE, DOODLES[0].resize((28, 28))]:
         assert paper_fault(sketch) is None and paper_fault(sketch, 'auto') is None
         assert paper_fault(ImageOps.invert(sketch), 'light') is None and paper_fault(ImageOps.invert(sketch), 'auto') is None
         assert paper_fault(ImageOps.invert(sketch)).startswith('is mostly dark: ') and '--ink=light' in paper_fault(ImageOps.invert(sketch))
-        assert paper_fault(sketch, 'light') == 'is mostly dark once --ink=light has inverted it'
+        assert paper_fault(sketch, 'light').startswith('is mostly dark once --ink=light has inverted it; dark strokes on a light ')
+
+
+@pytest.mark.parametrize('value', [0, 128, 255])
+def test_a_sheet_without_ink(value):
+    for image in Image.new('L', (1, 1), value), Image.new('L', (60, 40), value), Image.new('RGBA', (40, 40), (value, value, value, 0)):
+        hints = [paper_fault(image, ink) for ink in ('dark', 'light', 'auto')]
+        assert [hint.partition('; ')[0] for hint in hints] == ['has no ink'] * 3
+        assert '--ink=light' in hints[0] and '--ink=dark' in hints[1] and '--ink' not in hints[2]
 
 
 # As its user runs it
@@ -196,7 +324,11 @@ def test_classifying(trained, classify, tmp_path):
     for network in resume, f'--packed={model}':
         for ink, drawn in ('light', ImageOps.invert(DOODLES[2])), ('auto', ImageOps.invert(DOODLES[2])), ('auto', DOODLES[2]):
             assert classify(drawn, network, f'--ink={ink}') == (expected, ''), sketch
-        assert classify(DOODLES[2], network, '--ink=light') == (wrong, f'{photo}is mostly dark once --ink=light has inverted it\n')
+        out, warning = classify(DOODLES[2], network, '--ink=light')
+        assert out == wrong and warning.startswith(f'{photo}is mostly dark once --ink=light has inverted it')
+        for color, ink in ((0, 0, 0), 'dark'), ((255, 255, 255), 'light'), ((0, 0, 0), 'auto'), ((255, 255, 255), 'auto'):
+            assert classify(transparent(DOODLES[2], color), network, f'--ink={ink}') == (expected, '')
+        assert classify(transparent(DOODLES[2]), network)[1].startswith(f'{photo}has no ink; light strokes on a dark or transparent ground need --ink=light')
     assert classify(lit(DOODLES[2], PHOTOGRAPHS['gradient']), resume)[1].startswith(f'{photo}is not on white paper')
     assert classify(ImageOps.invert(DOODLES[2]), f'--resume={trained["light"]}') == (expected, '')
 
@@ -213,7 +345,7 @@ def test_a_packed_model_does_not_record_it(trained, tmp_path, capsys):
 def test_scripts_and_reports_read_as_the_checkpoint_did(trained, tmp_path):
     dark, light = (experiment.load(trained[ink]).transform for ink in ('dark', 'light'))
     expected = dark(WIDE)
-    assert torch.equal(light(ImageOps.invert(WIDE)), expected)
+    assert torch.equal(light(ImageOps.invert(WIDE)), expected) and torch.equal(light(transparent(WIDE)), expected)
     ImageOps.invert(WIDE).save(tmp_path / 'wide.png')
     assert torch.equal(choose_sketch(checkpoint_source(trained['light']), None, '', f'{tmp_path}/wide.png')[0], expected)
     drawn = [choose_sketch(checkpoint_source(trained[ink]), None, 'missing', None)[0] for ink in ('dark', 'light')]

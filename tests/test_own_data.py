@@ -2,6 +2,8 @@
 import json
 import os
 import shutil
+import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +243,48 @@ def test_other_classes_are_refused(run, tmp_path, refused):
     assert 'its ring is rung in this data' in refused(f'--resume={run}/last.pth.tar', '--evaluate', f'--data_dir={tmp_path}')
 
 
+def renamed(root, target, names):
+    shutil.copytree(root, target)
+    for split in target.iterdir():
+        for old, new in names.items():
+            (split / old).rename(split / new)
+    return target
+
+
+def test_classes_in_another_unicode_form(birds, tmp_path, capsys, refused):
+    """A run on names in NFD, as an older version recorded it, is evaluated and resumed on names in either form."""
+    old, new = ({'bar': 'anneau', 'box': unicodedata.normalize(form, '\xe9cole'), 'ring': 'fleur'} for form in ('NFD', 'NFC'))
+    data = {form: renamed(birds, tmp_path / form / 'data', names) for form, names in (('NFD', old), ('NFC', new))}
+    assert sorted(old.values()) != sorted(old.values(), key=lambda name: unicodedata.normalize('NFC', name))
+    main.main([*FLAGS, f'--data_dir={data["NFD"]}', f'--logdir={tmp_path}', '--name=run', '--epochs=1'])
+    last = tmp_path / 'run/last.pth.tar'
+    stored = read_checkpoint(last)
+    assert stored['classes'] == ['anneau', 'fleur', '\xe9cole']
+    capsys.readouterr()
+    main.main([f'--resume={last}', '--evaluate', f'--data_dir={data["NFC"]}'])
+    table = capsys.readouterr().out.split('loss')[1]
+    assert '\xe9cole' in table
+    main.main([*FLAGS, f'--data_dir={data["NFC"]}', f'--logdir={tmp_path}', '--name=run', '--epochs=1', '--resume=auto'])
+    assert 'other images' not in capsys.readouterr().out
+
+    older = torch.load(last, weights_only=True)
+    older['classes'] = sorted(old.values())     # the labels of an older version
+    for name in [name for name in older['model'] if name.startswith('classifier.conv8.')]:
+        older['model'][name] = older['model'][name][[0, 2, 1]]
+    train = datasets.load(datasets.spec('folder:x', 1, [0.5], [0.5]), data['NFD'], 81, plain=True, classes=['anneau', '\xe9cole', 'fleur']).train
+    older['training_images'] = datasets.names_digest(train, 'NFD')
+    (tmp_path / 'older').mkdir()
+    torch.save(older, tmp_path / 'older/last.pth.tar')
+    main.main([f'--resume={tmp_path}/older/last.pth.tar', '--evaluate', f'--data_dir={data["NFC"]}'])
+    assert capsys.readouterr().out.split('loss')[1].splitlines()[0] == table.splitlines()[0]
+    main.main([*FLAGS, f'--data_dir={data["NFD"]}', f'--logdir={tmp_path}', '--name=older', '--epochs=1', '--resume=auto'])
+    assert 'other images' not in capsys.readouterr().out
+
+    other = renamed(data['NFC'], tmp_path / 'other', {'fleur': 'fl\u0435ur'})
+    assert "its fleur is fl\u0435ur" not in (error := refused(f'--resume={last}', '--evaluate', f'--data_dir={other}'))
+    assert "its 'fleur' is 'fl\\u0435ur' in this data" in error
+
+
 def test_a_checkpoint_older_than_the_flags(run, birds, tmp_path, refused):
     stored = read_checkpoint(run / 'last.pth.tar')
     stored['flags'] = {name: value for name, value in stored['flags'].items() if name not in ('channels', 'mean', 'std', 'split')}
@@ -358,12 +402,20 @@ def test_validation_on_test_is_said(tmp_path, sketch_folder, capsys):
     assert f'validation uses {tmp_path}/data/test, since val/ is missing' in capsys.readouterr().out
 
 
-def test_light_strokes_are_noticed(tmp_path, sketch_folder, capsys):
-    shutil.copytree(sketch_folder, tmp_path / 'data')
-    for path in (tmp_path / 'data').rglob('*.png'):
+@pytest.mark.parametrize('dataset', ['folder', 'tuberlin'])
+def test_light_and_dark_strokes_are_noticed(tmp_path, sketch_folder, dataset):
+    """By a warning that says what may help: never the --ink that the run has."""
+    for name in 'dark', 'light':
+        shutil.copytree(sketch_folder, tmp_path / name)
+    for path in (tmp_path / 'light').rglob('*.png'):
         ImageOps.invert(Image.open(path)).save(path)
-    for ink, hint in ('dark', True), ('light', False):
-        main.main(['--dataset=folder', f'--data_dir={tmp_path}/data', '--channels=1', f'--ink={ink}', '--model_def=sketchanetwbin',
-                   '--inpsize=81', '--epochs=0', '--workers=0', f'--logdir={tmp_path}/logs', f'--name={ink}'])
-        out = capsys.readouterr().out
-        assert f'(sketches, --ink={ink})' in out and ('light strokes on a dark ground need --ink=light' in out) == hint
+    for drawn, ink, hint in ('light', 'dark', 'need --ink=light or --ink=auto'), ('dark', 'light', 'need --ink=dark or --ink=auto'), \
+            ('light', 'light', ''), ('light', 'auto', ''):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('default')
+            main.main([f'--dataset={dataset}', f'--data_dir={tmp_path}/{drawn}', '--channels=1', f'--ink={ink}', '--model_def=sketchanetwbin',
+                       '--inpsize=81', '--epochs=0', '--workers=0', f'--logdir={tmp_path}/logs', f'--name={drawn}-{ink}'])
+        log = (tmp_path / f'logs/{drawn}-{ink}/log.txt').read_text()
+        assert (f'(sketches, --ink={ink})' in log) == (dataset == 'folder') and 'need --ink' not in log
+        said = [str(warning.message) for warning in caught if 'sketches' in str(warning.message)]
+        assert len(said) == (2 if hint else 0) and all('sketches are mostly dark: ' in line and line.endswith(hint) for line in said)

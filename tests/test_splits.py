@@ -4,6 +4,7 @@ import json
 import random
 import sys
 import types
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -111,6 +112,22 @@ def test_a_list(tmp_path, line, end):
     assert listed(tmp_path, text.encode()) == {
         'archive.zip/png/hot air balloon/1.png': 'train/hot air balloon/1', 'archive.zip/png/hot air balloon/2.png': 'val/hot air balloon/2',
         'archive.zip/png/ant/a b.png': 'train/ant/a b', 'archive.zip/png/ant/1.png': 'test/ant/1', 'archive.zip/png/ant/2.png': 'val/ant/2'}
+
+
+@pytest.mark.parametrize('archived, listed_as', [('NFC', 'NFD'), ('NFD', 'NFC'), ('NFD', 'NFD')])
+def test_a_list_in_another_unicode_form(tmp_path, archived, listed_as):
+    label, listed_label = (unicodedata.normalize(form, 'caf\xe9') for form in (archived, listed_as))
+    sketches = [ArchivedSketch(f'png/{label}/{name}.png', label, name, bytes) for name in '12']
+    assert listed(tmp_path, f'png/{listed_label}/1.png train\n{listed_label}/2.png val\n', sketches) == {
+        f'archive.zip/png/{label}/1.png': f'train/{label}/1', f'archive.zip/png/{label}/2.png': f'val/{label}/2'}
+
+
+def test_a_list_of_names_in_both_unicode_forms(tmp_path):
+    """An archive may have both, as different files."""
+    names = [unicodedata.normalize(form, '\xe9') for form in ('NFC', 'NFD')]
+    sketches = [ArchivedSketch(f'ant/{name}.png', 'ant', name, bytes) for name in names]
+    assert listed(tmp_path, f'ant/{names[0]}.png train\nant/{names[1]}.png val\n', sketches) == {
+        f'archive.zip/ant/{names[0]}.png': f'train/ant/{names[0]}', f'archive.zip/ant/{names[1]}.png': f'val/ant/{names[1]}'}
 
 
 @pytest.mark.parametrize('text, says', [

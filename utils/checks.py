@@ -115,6 +115,8 @@ def without_effect(flags: argparse.Namespace, channels: int, device: torch.devic
             flags.minCrop != datasets.MIN_CROP and not datasets.crops_a_share(flags.dataset),
         f'--ink is ignored: the images of {flags.dataset} are photographs ({channels} channels)':
             flags.ink != 'dark' and channels != 1,
+        f'--ink is ignored: {flags.dataset} are drawn dark on light':
+            flags.ink != 'dark' and channels == 1 and not in_folders,
     }
 
 

@@ -9,8 +9,9 @@ def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
               skipBroken: bool = False, split: str = 'val') -> datasets.Data:
     """What datasets.load returns; it must have the classes and channels of the source."""
     with naming('--data_dir'):
+        classes = [datasets.nfc(name) for name in source.classes] if source else []
         data = datasets.load(spec, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken,
-                             split=split)
+                             split=split, classes=classes)
         if source:
             check_same_data(source, data)
     return data
@@ -23,24 +24,23 @@ def check_same_data(source: Source, data: datasets.Data):
         raise InputError(f'{source.path} was trained on other classes or channels: on {had[0]} '
                          f'classes and {had[1]} channels, and this data has {has[0]} classes and '
                          f'{has[1]} channels')
-    different = [pair for pair in zip(source.classes, data.classes) if pair[0] != pair[1]]
-    if different:
-        raise InputError(f'{source.path} was trained on other classes: its {different[0][0]} is '
-                         f'{different[0][1]} in this data')
+    for name, here in zip(map(datasets.nfc, source.classes), data.classes):
+        if name != here:
+            raise InputError(f'{source.path} was trained on other classes: its '
+                             f'{datasets.shown(name, [here])} is {datasets.shown(here, [name])} '
+                             'in this data')
 
 
 def describe_own(dataset: str, data: datasets.Data) -> str:
     """The sentence of the log about one's own data: its name, kind and normalization."""
     flags = own_data_flags(data.spec.mean, data.spec.std)
-    kind, origin, hint = datasets.KINDS[data.channels], '', ''
-    if data.channels == 1:
-        kind = f'sketches, --ink={data.spec.ink}'
-        if data.spec.mean[0] > 0.5:     # of ink
-            hint = '; most of it is dark: light strokes on a dark ground need --ink=light'
+    is_sketch = data.channels == 1
+    kind = f'sketches, --ink={data.spec.ink}' if is_sketch else datasets.KINDS[data.channels]
+    origin = ''
     if data.measured:
         origin = f', measured on {data.measured} of {len(data.train)} training images'
     return (f'own images: {datasets.data_name(dataset)} ({kind}), normalized by '
-            f'--mean={flags["mean"]} --std={flags["std"]}{origin}{hint}')
+            f'--mean={flags["mean"]} --std={flags["std"]}{origin}')
 
 
 def about_training(source: Source | None, data: datasets.Data) -> list[str]:
@@ -55,7 +55,8 @@ def about_training(source: Source | None, data: datasets.Data) -> list[str]:
                          'checkpoint is chosen on it')
     if source:
         sentences.append(f'continues {source.path} after epoch {source.checkpoint["epoch"]}')
-    if source and is_of_other_images(source.checkpoint, data.training_images):
+    if source and is_of_other_images(source.checkpoint, data.training_images,
+                                     datasets.names_digest(data.train, 'NFD')):     # once, on a Mac
         sentence = f'{source.path} was trained on other images than those of --data_dir'
         if source.is_found:
             raise InputError(f'{sentence}: give another --name or, to go on all the same, '
@@ -64,6 +65,6 @@ def about_training(source: Source | None, data: datasets.Data) -> list[str]:
     return sentences
 
 
-def is_of_other_images(checkpoint: dict, training_images: str) -> bool:
-    """Whether it was trained on others than these, as far as it says so."""
-    return checkpoint.get('training_images') not in (None, training_images)
+def is_of_other_images(checkpoint: dict, *training_images: str) -> bool:
+    """Whether it was trained on none of these, as far as it says so."""
+    return checkpoint.get('training_images') not in (None, *training_images)

@@ -193,11 +193,11 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     """
     is_packed = packed.is_packed(path)
     source = packed_source(path, build) if is_packed else checkpoint_source(path)
-    transform = partial(prepared, channels=source.channels, transform=datasets.transform(
-        source.spec, source.flags['inpsize']))
+    transform = partial(prepared, channels=source.channels, ink=source.flags['ink'],
+                        transform=datasets.transform(source.spec, source.flags['inpsize']))
     return Trained(stored_network(source, build).eval(), source.classes, transform)
 
 
-def prepared(image, channels: int, transform: Callable) -> Tensor:
+def prepared(image, channels: int, ink: str, transform: Callable) -> Tensor:
     """The PIL image of any mode as a network of this many channels sees it."""
-    return transform(datasets.as_channels(image, channels))
+    return transform(datasets.as_channels(image, channels, ink=ink))

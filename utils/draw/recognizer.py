@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 import datasets
@@ -30,15 +30,14 @@ class Recognizer:
     def __init__(self, source: Source):
         flags, self.classes = source.flags, source.classes
         self.spec = source.spec
-        self.ink, self.frame = flags['ink'], frame_of(flags['dataset'])
+        self.frame = frame_of(flags['dataset'])
         self.transform = datasets.transform(self.spec, flags['inpsize'])
         self.network = packed.on_bits(stored_network(source).eval())
         self.arithmetic = arithmetic(self.network)
 
     def seen(self, strokes: Sequence[np.ndarray]) -> Tensor:
         """What the network sees of a drawing: normalized float32 (1, inpsize, inpsize)."""
-        image = sketch(strokes, self.frame)
-        return self.transform(ImageOps.invert(image) if self.ink == 'light' else image)
+        return self.transform(sketch(strokes, self.frame))
 
     @torch.no_grad()
     def answer(self, strokes: Sequence[np.ndarray]) -> dict:

@@ -13,8 +13,6 @@ if __name__ == '__main__':
 import argparse
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,10 +119,11 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
                   file: str | None) -> tuple[Tensor, str]:
     """A sketch for the network, (1, side, side), and its title."""
     name = datasets.data_name(source.flags['dataset'])
-    transform = partial(datasets.transform, inpsize=source.flags['inpsize'])
+    transform = datasets.transform(source.spec, source.flags['inpsize'])
     if file:
         try:
-            return transform(source.spec)(datasets.read_image(file, 1)), f'The image {file}'
+            image = datasets.read_image(file, 1, ink=source.spec.ink)
+            return transform(image), f'The image {file}'
         except datasets.ImageError as error:
             raise InputError(f'--image: {error}') from error
     if data:
@@ -134,7 +133,7 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
     doodle, label = Doodles('val')[0]
     title = (f'A doodle that the program drew ({CLASSES[label]}), as the validation images are '
              f'missing ({why_no_data})')
-    return transform(replace(source.spec, ink='dark'))(doodle), title
+    return transform(doodle), title
 
 
 def write(options: argparse.Namespace, subject: Subject) -> Path:
