@@ -11,7 +11,7 @@ import main
 import models
 import opts
 from datasets.doodles import Doodles
-from models.blocks import Units, network
+from models.blocks import SignFunction, Units, network
 from utils import binarize, experiment
 from utils.export import to_onnx
 from utils.packed import Description
@@ -182,3 +182,13 @@ def test_missing_packages_and_networks_too_large_for_onnx(trained, tmp_path, run
     monkeypatch.setattr(to_onnx, 'MAX_BYTES', 1000)
     assert 'at most 2 GiB' in run(f'--resume={trained["wbin"]}', f'--export={tmp_path}/model.onnx')[1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_a_packed_model_does_not_have_is_not_exported(sketch_folder, tmp_path, monkeypatch, capsys):
+    main.main(['--model_def=own', '--signLayers=2', '--dataset=tuberlin', f'--data_dir={sketch_folder}', '--inpsize=33', '--workers=0',
+               '--binEnd=3', '--binaryWeight', '--epochs=1', f'--logdir={tmp_path}', '--name=run'])
+    monkeypatch.setattr(SignFunction, 'forward', staticmethod(lambda x: torch.where(x >= 0.3, 1.0, -1.0)))
+    with pytest.raises(SystemExit) as ended:
+        main.main([f'--resume={tmp_path}/run/last.pth.tar', f'--export={tmp_path}/model.dab'])
+    assert ended.value.code == 1 and 'a packed model would compute something else' in capsys.readouterr().err
+    assert not (tmp_path / 'model.dab').exists()

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 import datasets
 import models
 from conftest import ROOT
+from models import blocks, resnet
 from models.blocks import Sign
 from utils import binarize
 from utils.memory_format import channels_last
@@ -328,3 +329,26 @@ def test_channels_last(channels):
     x = torch.randn(2, channels, 4, 5)
     y = channels_last(x)
     assert y.equal(x) and y.stride() == (20 * channels, 1, 5 * channels, channels)
+
+
+LAYERS = {      # edits of what utils/packed computes in its own way
+    'sign': (blocks.SignFunction, 'forward', staticmethod(lambda x: torch.where(x >= 0.3, 1.0, -1.0))),
+    'sign of 0': (blocks.SignFunction, 'forward', staticmethod(lambda x: torch.where(x > 0, 1.0, -1.0))),
+    'block': (resnet.BasicBlock, 'forward', lambda block, x: torch.relu(0.5 * block.residual(x) + block.shortcut(x))),
+    'convolution': (blocks.SignConv2d, '_conv_forward', lambda conv, x, weight, bias: nn.functional.conv2d(
+        x, weight.abs(), bias, conv.stride, conv.padding)),
+}
+
+
+@pytest.mark.parametrize('edit', LAYERS)
+def test_an_edited_layer_is_what_validation_computes(edit, monkeypatch):
+    """Where bits would compute something else, PyTorch does as it is written, and a warning says so."""
+    if not ops.has_kernel():
+        pytest.skip('no C++ compiler')
+    owner, name, edited = LAYERS[edit]
+    monkeypatch.setattr(owner, name, edited)
+    model, images = simulated('resnetfbin18')
+    fast = network.on_bits(model)
+    with pytest.warns(UserWarning, match='on bits: it is evaluated in PyTorch as it is written'):
+        found = outputs(fast, images)
+    assert all(map(torch.equal, found, outputs(model, images)))

@@ -14,9 +14,9 @@ are binarized too.
 """
 from .encoding import Bits
 from .export import pack, size_table
-from .format import Description, is_packed, write
+from .format import Description, build_on_meta, is_packed, write
 from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d
-from .network import load, on_bits
+from .network import assemble, load, on_bits
 
-__all__ = ['BinaryUnit', 'Bits', 'Description', 'ExpandedConv2d', 'PooledConv2d', 'is_packed',
-           'load', 'on_bits', 'pack', 'size_table', 'write']
+__all__ = ['BinaryUnit', 'Bits', 'Description', 'ExpandedConv2d', 'PooledConv2d', 'assemble',
+           'build_on_meta', 'is_packed', 'load', 'on_bits', 'pack', 'size_table', 'write']

@@ -207,7 +207,8 @@ def split_file(data: memoryview) -> tuple[dict, memoryview]:
     return header, content[end:]
 
 
-def build_on_meta(description: Description, build: Callable[..., nn.Module]) -> nn.Module:
+def build_on_meta(description: Description,
+                  build: Callable[..., nn.Module] = models.build) -> nn.Module:
     """The described network on the meta device: it has shapes and no numbers."""
     try:
         with torch.device('meta'):

@@ -1,4 +1,5 @@
 """From a packed model to a network that computes with bits."""
+import warnings
 from collections.abc import Callable
 from os import PathLike
 
@@ -37,7 +38,8 @@ def on_bits(model: nn.Module) -> nn.Module:
     """A network that gives what a trained one on the CPU gives in evaluation, but sooner.
 
     It shares no tensor with `model`. It is `model` itself where not all signs are those of a
-    BinaryUnit, and where there is no compiled kernel.
+    BinaryUnit, and where there is no compiled kernel; and it gives way to `model` where the first
+    images show that it computes something else, since a layer was edited.
     """
     if not any(isinstance(module, Sign) for module in model.modules()) or not ops.has_kernel():
         return model
@@ -50,7 +52,33 @@ def on_bits(model: nn.Module) -> nn.Module:
             parent._modules = fuse(parent._modules, binary)
     if any(isinstance(module, Sign) for module in network.modules()):
         return model
-    return round_alike(join_blocks(network)).requires_grad_(False)
+    return OnBits(round_alike(join_blocks(network)).requires_grad_(False), model).eval()
+
+
+class OnBits(nn.Module):
+    """A network on bits, used where it proves equal to the model that it was made from."""
+
+    TOLERANCE = 1e-3    # of log-probabilities
+
+    def __init__(self, network: nn.Module, model: nn.Module):
+        super().__init__()
+        self.network, self.unproved = network, [model]      # a list: not a part of this module
+
+    def forward(self, images):
+        if self.unproved:
+            self.prove(self.unproved.pop(), images[:2])
+        return self.network(images)
+
+    def prove(self, model: nn.Module, images: Tensor):
+        """Compare the outputs for these images; where they differ, warn and take the model."""
+        difference = (self.network(images) - model(images)).abs()
+        signs = [module for module in model.modules() if isinstance(module, Sign)]
+        zeros = torch.tensor([0.0, -0.0])       # which are rare among the inputs of signs
+        if not ((difference.nan_to_num() < self.TOLERANCE).all()
+                and all((sign(zeros) == 1).all() for sign in signs)):
+            warnings.warn('a layer of this network does not compute what utils/packed does for it '
+                          'on bits: it is evaluated in PyTorch as it is written, which is slower')
+            self.network = model
 
 
 @torch.no_grad()
