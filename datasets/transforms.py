@@ -25,9 +25,11 @@ STRIP = 1024    # rows that are padded at a time
 
 
 class Steps(NamedTuple):
-    augment: list       # transforms of a PIL image that end in a random inpsize x inpsize crop
+    # Transforms of a PIL image that end in a random inpsize x inpsize crop. Where there is `batched`,
+    # that is what training runs, and these are its reference in tests and with plain=True only.
+    one_by_one: list
     before_crop: list   # transforms of a PIL image to one that is at least as large
-    batched: SketchAugmentation | ThumbnailAugmentation | None  # augment, after before_crop
+    batched: SketchAugmentation | ThumbnailAugmentation | None  # after before_crop
     enough: tuple[int, int] | None = None   # see read_image: for training and for validation
 
 
@@ -107,7 +109,7 @@ def compose(steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[flo
     from torchvision.transforms import v2
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     if train:
-        return v2.Compose([*steps.augment, *tensor])
+        return v2.Compose([*steps.one_by_one, *tensor])
     if tenCrop:
         return v2.Compose([*steps.before_crop, *tensor, v2.TenCrop(inpsize), torch.stack])
     return v2.Compose([*steps.before_crop, v2.CenterCrop(inpsize), *tensor])
