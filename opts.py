@@ -173,8 +173,8 @@ def arithmetic_flags(flag):
          help='compute under autocast in this type; latent weights stay float32, as does the '
               'validation of networks with binarized inputs (default: off)')
     flag('--channelsLast', action=SWITCH,
-         help='train on channels-last activations (default: on an NVIDIA or AMD GPU, on a CPU with '
-              'AVX-512, on other GPUs with --amp)')
+         help='train on channels-last activations (default: on an NVIDIA or AMD GPU, on other GPUs '
+              'with --amp)')
     flag('--compile', action=SWITCH, default=False, help='train through torch.compile')
     flag('--syncBN', action=SWITCH, default=False,
          help='under torchrun, BatchNorm statistics over all processes (GPUs only)')

@@ -17,7 +17,7 @@ from utils.report.__main__ import choose_sketch
 from utils.source import checkpoint_source, dataset_spec
 from utils.training.checkpoint import read_checkpoint
 
-SMALL = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=squeezenet', '--inpsize=33', '--binaryWeight', '--epochs=1']
+SMALL = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=densenet', '--inpsize=16', '--binEnd=7', '--binaryWeight', '--epochs=1']
 DOODLES = [Doodles('val')[index][0] for index in range(26)]
 WIDE = DOODLES[0].crop((0, 20, 128, 90))
 

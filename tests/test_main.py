@@ -209,13 +209,15 @@ def test_faster_arithmetic(train, tmp_path, flags, method):
 def test_channels_last_is_the_order_of_memory_of_training(channels, sketch_folder):
     command = [*SMALL, '--channelsLast', f'--data_dir={sketch_folder}']
     model = replace(experiment.from_command(command), channels=channels).make_network()
-    seen = []
-    model.features.conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    seen = {'conv2': [], 'bn2': [], 'relu2': []}
+    for name, inputs_of in seen.items():
+        model.features.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, inputs_of=inputs_of: inputs_of.append(inputs[0].is_contiguous(memory_format=torch.channels_last)))
     images = torch.randn(2, channels, 81, 81)
     model.train()(images)
     model.eval()(images)
-    training, evaluation = (x.is_contiguous(memory_format=torch.channels_last) for x in seen)
-    assert training and not evaluation and seen[1].is_contiguous()
+    # BatchNorm on the CPU adds up contiguous inputs, which it does with less error
+    assert seen == {'conv2': [True, False], 'bn2': [False, False], 'relu2': [True, False]}
 
 
 def test_a_real_network_and_starting_from_pretrained_weights(train, tmp_path, capsys):

@@ -104,7 +104,7 @@ def test_everything_runs_without_posix(reports, sketch_folder, tmp_path, registe
                 [f'--packed={dab}', '--evaluate', f'--data_dir={sketch_folder}'],
                 [f'--packed={dab}', '--classify', f'{sketch_folder}/val/box/0.png']]
     script = WITHOUT_POSIX.format(paths=[str(ROOT), str(ROOT / 'tests'), str(tmp_path)], commands=commands, report=f'{run}/last.pth.tar' * reports)
-    environment = os.environ | {'LOCALAPPDATA': str(tmp_path / 'local'), 'PYTHONIOENCODING': 'cp1252'}
+    environment = os.environ | {'LOCALAPPDATA': str(tmp_path / 'local'), 'PYTHONIOENCODING': 'cp1252', 'CXX': ''}
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, cwd=ROOT, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr.decode('cp1252')
     out, err = done.stdout.decode('cp1252'), done.stderr.decode('cp1252')

@@ -3,6 +3,7 @@ import contextlib
 import math
 import os
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -15,12 +16,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 import datasets
 import models
 import opts
-from models.blocks import Sign
+from models.blocks import Sign, Units, network
 from utils import activations, binarize, experiment, resolve
 from utils.compare import cells, statistics
 from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
 from utils.errors import RunError, explained
-from utils.memory_format import channels_first, channels_last
 from utils.training import checkpoint, loaders, loop, optim, parallel, predictions, record
 from utils.training import epoch as train
 from utils.training.progress import Progress
@@ -380,28 +380,70 @@ GPU = torch.device('cuda', 0)
 
 
 @pytest.mark.parametrize('arguments, device, channels_last', [
-    ([], CPU, True), ([], GPU, True), ([], torch.device('mps'), False), (['--amp=bfloat16'], torch.device('mps'), True), (['--no-channelsLast'], CPU, False),
-    (['--channelsLast'], GPU, True), (['--amp=float16', '--no-channelsLast'], GPU, False)])
-def test_channels_last_is_on_where_it_wins(arguments, device, channels_last, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512')
+    ([], CPU, False), ([], GPU, True), ([], torch.device('mps'), False), (['--amp=bfloat16'], torch.device('mps'), True),
+    (['--amp=bfloat16'], CPU, False), (['--channelsLast'], CPU, True), (['--no-channelsLast'], GPU, False)])
+@pytest.mark.parametrize('capability', ['AVX512', 'AVX2', 'DEFAULT'])
+def test_channels_last_depends_on_the_device_not_on_the_processor(arguments, device, channels_last, capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
     flags, _ = resolve.resolve(resolve.complete(opts.parse(arguments)), ['a', 'b'], 1, device)
     assert flags.channelsLast is channels_last
     resumed, _ = resolve.resolve(resolve.complete(opts.parse([], vars(flags))), ['a', 'b'], 1, CPU)
     assert resumed.channelsLast is channels_last        # what the run was trained with, on any device
 
 
-def test_channels_last_differs_by_rounding():
-    torch.manual_seed(0)
-    model = binarize.wrap(models.build('sketchanetwbin', 3, channels=1, inpsize=81), 2, 7).train()
-    images, target = torch.randn(4, 1, 81, 81), torch.tensor([0, 1, 2, 0])
-    gradients = []
-    for order in channels_first, channels_last:
-        torch.manual_seed(0)    # of the dropout
-        model.zero_grad()
-        F.nll_loss(model(order(images)), target).backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    for one, other in zip(*gradients):
-        assert (one - other).norm() <= 1e-3 * max(one.norm(), 1)     # a bias before BatchNorm has none but rounding
+@pytest.fixture
+def step(sketch_folder, monkeypatch):
+    """The gradient and the statistics of BatchNorm that an epoch of one step computes under some flags.
+
+    In a network without ReLU and maxima, where rounding can move a gradient by more than rounding, on maps as
+    large as those of published runs.
+    """
+    monkeypatch.setattr(models, '_variants', dict(models._variants))
+
+    @models.register(inpsize=128, variants={'smooth': {}})
+    def build(nClasses, channels, inpsize):
+        unit = Units(batchnorm=partial(nn.BatchNorm2d, momentum=1.0))
+        units = [unit(*arguments, relu=False) for arguments in ((channels, 8, 5), (8, 16, 3), (16, nClasses, 3))]
+        return network(**units[0], silu1=nn.SiLU(), pool=nn.AvgPool2d(4), **units[1], silu2=nn.SiLU(), **units[2],
+                       silu3=nn.SiLU(), average=nn.AdaptiveAvgPool2d(1))
+
+    def run(*flags, dtype=torch.float32):
+        made = experiment.from_command(['--model_def=smooth', '--binaryWeight', '--binEnd=3', '--dataset=tuberlin',
+                                        f'--data_dir={sketch_folder}', *flags])
+        model, generator = made.make_network().to(dtype), torch.Generator().manual_seed(1)
+        target = torch.arange(64) % 3
+        images = torch.rand(64, 1, 128, 128, generator=generator) + target.view(-1, 1, 1, 1) * torch.linspace(0, 1, 128) - 1
+        batches = [*zip(images.to(dtype).chunk(made.flags.accumulate), target.chunk(made.flags.accumulate))]
+        train.train_epoch(model, batches, torch.optim.SGD(model.parameters(), lr=0.0), CPU, quiet(batches), 10,
+                          made.flags.amp, accumulate=made.flags.accumulate)
+        norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+        return (torch.cat([parameter.grad.double().flatten() for parameter in model.parameters()]),
+                torch.cat([layer.running_var.double() for layer in norms]))
+    return run
+
+
+@pytest.mark.parametrize('more', [[], ['--accumulate=2']])
+def test_the_gradient_is_that_of_float64(more, step):
+    """Under the defaults, and under the flags that make training faster."""
+    exact = step('--binSearch=exact', *more, dtype=torch.float64)
+    for flags, gradient_bound, variance_bound in (
+            ([], 5e-5, 2e-6), (['--channelsLast'], 5e-5, 2e-6), (['--binSearch=exact'], 5e-5, 2e-6),
+            (['--amp=bfloat16'], 0.1, 0.05), (['--amp=bfloat16', '--channelsLast'], 0.1, 0.05)):
+        errors = [((found - right).norm() / right.norm()).item() for found, right in zip(step(*flags, *more), exact)]
+        assert errors[0] < gradient_bound and errors[1] < variance_bound, (flags, errors)
+
+
+@pytest.mark.parametrize('amp, capabilities, times', [
+    ('bfloat16', {'avx512_f': True, 'amx_bf16': False}, 18), ('bfloat16', {'neon': True, 'bf16': False}, 18), ('bfloat16', {'bf16': True}, 0),
+    ('bfloat16', {'avx512_bf16': True, 'amx_bf16': False}, 0), ('bfloat16', {'avx512_bf16': False, 'amx_bf16': True}, 0),
+    ('float16', {'avx512_bf16': True, 'avx512_fp16': True}, 84), ('float16', {'amx_fp16': True}, 0), ('off', {}, 0)])
+def test_a_warning_names_a_type_that_is_slow_on_this_processor(amp, capabilities, times, monkeypatch):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities)
+    flags = resolve.complete(opts.parse([f'--amp={amp}']))
+    assert [*resolve.resolve(flags, ['a', 'b'], 1, CPU)[1]] == [
+        f'--amp={amp} is slow on this processor, which lacks instructions for it: training took up to {times} times as long as in float32'
+    ] * bool(times)
+    assert not resolve.resolve(flags, ['a', 'b'], 1, GPU)[1]
 
 
 def test_deterministic_algorithms(monkeypatch):

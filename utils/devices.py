@@ -44,6 +44,15 @@ def has_float64(device: torch.device) -> bool:
     return device.type != 'mps'
 
 
+def trains_fast_in(dtype: str) -> bool:
+    """Whether this processor has the instructions that training in bfloat16 or float16 needs.
+
+    Those of AMX, AVX-512 and Arm. oneDNN computes the weight gradients of float16 with AMX only.
+    """
+    names = {'bfloat16': ('amx_bf16', 'avx512_bf16', 'bf16'), 'float16': ('amx_fp16',)}[dtype]
+    return any(torch.cpu.get_capabilities().get(name) for name in names)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that a GPU can still give."""
     if device.type == 'mps':

@@ -25,7 +25,7 @@ from utils.config import with_config
 from utils.data import about_training, describe_own, load_data
 from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
-from utils.memory_format import channels_last
+from utils.memory_format import train_channels_last
 from utils.pretrained import load_pretrained
 from utils.provenance import provenance
 from utils.source import (Source, checkpoint_source, dataset_spec, own_data_flags, packed_source,
@@ -69,8 +69,7 @@ class Experiment:
             if flags.binaryWeight:
                 binarize.wrap(model, *wrap_arguments(vars(flags)))
         if flags.channelsLast:      # not evaluation, which rounds as the packed network does
-            model.register_forward_pre_hook(
-                lambda _, inputs: channels_last(inputs[0]) if model.training else None)
+            train_channels_last(model, self.device)
         if flags.calculateBinarizationLosses and not has_signs(model):
             raise InputError('--calculateBinarizationLosses: '
                              f'{flags.model_def} has no sign layers')

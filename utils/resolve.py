@@ -163,9 +163,8 @@ def resolve(flags: argparse.Namespace, classes: list[str], channels: int,
         values['binEnd'] = binarize.default_binEnd(model, flags.binStart)
     if device.type == 'cpu':
         values['syncBN'] = False
-    if flags.channelsLast is None:      # where it was measured to win, or PyTorch recommends it
-        has_avx512 = torch.backends.cpu.get_cpu_capability() == 'AVX512'
-        values['channelsLast'] = {'cpu': has_avx512, 'cuda': True}.get(device.type, bool(flags.amp))
+    if flags.channelsLast is None:      # on GPUs where it was measured to win, or is recommended
+        values['channelsLast'] = {'cpu': False, 'cuda': True}.get(device.type, bool(flags.amp))
     sentences = (without_effect(flags, channels, device, in_folders)
                  | without_effect_on_steps(flags))
     return Flags(**values), tuple(text for text, applies in sentences.items() if applies)
