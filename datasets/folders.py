@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
-from utils.errors import InputError, naming
+from utils.errors import InputError, naming, speaks_for_all
 
 
 class Folder:
@@ -153,7 +153,7 @@ def warn_left_out(root: str | Path, paths: Sequence[str], why: str):
 
 def warn(sentence: str):
     """Warn, of the processes that torchrun starts on a machine in the first only."""
-    if os.environ.get('LOCAL_RANK', '0') == '0':
+    if speaks_for_all():
         warnings.warn(sentence)
 
 
