@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets.classes import nfc, require_same, summary
 from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
-from utils.errors import InputError, naming
+from utils.errors import InputError, naming, speaks_for_all
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def first_names(root: str | Path, paths: Sequence[str]) -> str:
 
 def warn(sentence: str):
     """Warn, of the processes that torchrun starts on a machine in the first only."""
-    if os.environ.get('LOCAL_RANK', '0') == '0':
+    if speaks_for_all():
         warnings.warn(sentence)
 
 

@@ -105,7 +105,8 @@ def run_command(function, arguments, outputs, encoding, cache):
     os.setsid()
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), number)
-    sys.stdout, sys.stderr = (open(number, 'w', encoding=encoding, closefd=False) for number in (1, 2))
+    sys.stdout, sys.stderr = (open(number, 'w', buffering, encoding, closefd=False)
+                              for number, buffering in ((1, -1), (2, 1)))   # stderr by lines, as Python's own
     torch.set_num_threads(1)
     multiprocessing.set_start_method('fork', force=True)    # of loading workers, not the server's
     function(*arguments)

@@ -10,10 +10,9 @@ from conftest import ROOT
 
 # From the lowest up; the modules of one layer do not know each other.
 LAYERS = [
-    ['utils', 'utils.console', 'utils.interrupt', 'utils.provenance', 'utils.memory_format',
-     'utils.pages'],
+    ['utils', 'utils.console', 'utils.interrupt', 'utils.memory_format', 'utils.pages'],
     ['utils.errors'],
-    ['utils.locks', 'utils.devices'],
+    ['utils.locks', 'utils.devices', 'utils.provenance'],
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
     ['utils.binarize', 'utils.hooks', 'utils.arguments'],

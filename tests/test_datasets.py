@@ -833,7 +833,8 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
 def test_only_the_first_of_several_processes_warns(tmp_path, monkeypatch, recwarn):
     write_folders(tmp_path)
     (tmp_path / 'train' / 'bee' / 'notes.txt').touch()
-    monkeypatch.setenv('LOCAL_RANK', '1')
+    for name, value in {'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}.items():
+        monkeypatch.setenv(name, value)
     datasets.load('imagenet12', tmp_path, 32)
     assert not recwarn
 

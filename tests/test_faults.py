@@ -411,14 +411,43 @@ def test_a_bug_keeps_its_traceback_in_the_log_too(flags, run_folder, monkeypatch
     assert 'Traceback' in log(run_folder) and last_line(run_folder) == 'IndexError: list index out of range'
 
 
-@pytest.mark.parametrize('variables', [{'WORLD_SIZE': '2'}, {'WORLD_SIZE': 'x'}])
-def test_half_of_the_variables_of_torchrun(flags, monkeypatch, capsys, variables):
+@pytest.mark.parametrize('variables, missing', [
+    ({'WORLD_SIZE': '2'}, 'RANK, MASTER_ADDR, MASTER_PORT'), ({'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1'}, 'MASTER_ADDR, MASTER_PORT'),
+    ({'WORLD_SIZE': '2', 'RANK': '0', 'MASTER_ADDR': 'a', 'MASTER_PORT': ''}, 'MASTER_PORT'), ({'WORLD_SIZE': 'x'}, 'RANK, MASTER_ADDR, MASTER_PORT')])
+def test_half_of_the_variables_of_torchrun(flags, monkeypatch, capsys, variables, missing):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as exit_:
         main.main(flags)
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2 and 'torchrun' in error and error.count('\n') == 1
+    assert exit_.value.code == 2 and capsys.readouterr().err == (
+        f'main.py: error: WORLD_SIZE={variables["WORLD_SIZE"]} is set, but not {missing}: start the processes with torchrun or, '
+        'for one process alone, unset WORLD_SIZE\n')
+
+
+def test_a_world_that_is_no_number(flags, monkeypatch, capsys):
+    for name in 'WORLD_SIZE', 'RANK', 'MASTER_ADDR', 'MASTER_PORT':
+        monkeypatch.setenv(name, 'x')
+    with pytest.raises(SystemExit) as exit_:
+        main.main(flags)
+    assert exit_.value.code == 2 and 'WORLD_SIZE=x is not a number' in capsys.readouterr().err
+
+
+STRAY = [{'LOCAL_RANK': '1'}, {'RANK': '1'}, {'WORLD_SIZE': '1'}, {'WORLD_SIZE': '1', 'RANK': '0', 'LOCAL_RANK': '1'}, {'LOCAL_RANK': 'x', 'RANK': ''}]
+
+
+@pytest.mark.parametrize('variables', STRAY)
+def test_variables_that_another_program_left(flags, run_folder, monkeypatch, capsys, sketch_folder, tmp_path, variables):
+    """As wrappers of SLURM and old shells: the process is alone, so it trains, warns and refuses like any other."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    shutil.copytree(sketch_folder, tmp_path / 'data')
+    (tmp_path / 'data/train/bar/notes.txt').touch()
+    with pytest.warns(UserWarning, match='1 file is left out'):
+        main.main([*flags, f'--data_dir={tmp_path}/data', '--epochs=0'])
+    assert json.loads((run_folder / 'history.jsonl').read_text())['processes'] == '1'
+    with pytest.raises(SystemExit) as exit_:
+        main.main([*flags, f'--data_dir={tmp_path}/none'])
+    assert exit_.value.code == 2 and 'main.py: error: there is no folder ' in capsys.readouterr().err
 
 
 # Data
@@ -464,10 +493,14 @@ def test_an_export_replaces_packed_models_only(trained, tmp_path, capsys):
     assert 'is not a packed model' in capsys.readouterr().err and (tmp_path / 'other.dab').read_bytes() == b'mine'
 
 
+SECOND_OF_TWO = {'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}
+
+
 def test_more_processes_than_gpus(flags, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
-    monkeypatch.setenv('LOCAL_RANK', '1')
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(experiment.InputError, match='fewer GPUs than processes: give --nproc_per_node=1'):
         experiment.from_command(flags)
 

@@ -1,8 +1,10 @@
 """Two processes on the CPU (Gloo) against one."""
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ import main
 import models
 from conftest import ROOT
 from test_main import SMALL, rows
-from utils import binarize
+from utils import binarize, interrupt
+from utils.errors import reported
 from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint
 
@@ -110,3 +113,81 @@ def test_every_process_stops_where_one_fails(sketch_folder, tmp_path, start):
     ends = [command.wait(120) for command in commands]
     assert all(code != 0 for code, _, _ in ends) and 'NaN' in ends[0][2] + ends[1][2]
     assert not (tmp_path / 'run/last.pth.tar').exists()
+
+
+# Signals while a process waits for the other one
+
+def hurried(seconds=0.5, waiting=5):
+    """So that a test need not wait long."""
+    interrupt.PATIENCE, parallel.WAITING = seconds, waiting
+
+
+def said(command):
+    return ''.join(path.read_text() for path in command.outputs if path.exists())
+
+
+def main_as_one_of_two(rank, port, arguments):
+    hurried(waiting=0.2)
+    train_as_one_of_two(rank, port, arguments)
+
+
+STOPS = [(signal.SIGTERM, 143, 'main.py: stopped by SIGTERM\n'), (signal.SIGINT, 130, 'main.py: stopped by Ctrl-C\n')]
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+@pytest.mark.parametrize('number, code, sentence', STOPS)
+def test_a_process_whose_partner_never_comes_says_so_and_can_be_stopped(tmp_path, start, rank, number, code, sentence):
+    port = free_port()
+    command = start(main_as_one_of_two, rank, port, [f'--logdir={tmp_path}/logs'])
+    command.wait_for(lambda: f'waiting for 1 other process of torchrun at 127.0.0.1:{port} ' in said(command))
+    command.send(number)
+    exit_code, _, err = command.wait(10)
+    assert exit_code == code and err.endswith(sentence) and err.count('main.py: ') == 2
+
+
+def wait_in(call, rank, port):
+    """Wait in a collective for the other process, which does something else."""
+    hurried()
+    be_one_of_two(rank, port)
+    with reported('main.py'):
+        parallel.start('cpu')
+        print('joined', flush=True)
+        if rank == 1:
+            time.sleep(100)
+        if call == 'stop':
+            parallel.work = torch.distributed.all_reduce(torch.ones(1), async_op=True)   # which is still under way
+        {'gather': lambda: parallel.gather(0), 'sum': lambda: parallel.sum_(torch.ones(1)), 'stop': parallel.stop,
+         'replicate': lambda: parallel.replicate(nn.Linear(2, 2), torch.device('cpu')),
+         'buffers': lambda: (parallel.broadcast_buffers(nn.BatchNorm2d(1)), parallel.gather(0))}[call]()
+
+
+@pytest.mark.parametrize('call', ['gather', 'sum', 'stop', 'replicate', 'buffers'])
+def test_a_signal_ends_a_process_in_any_collective(start, call):
+    port = free_port()
+    first, second = (start(wait_in, call, rank, port) for rank in (0, 1))
+    for command in first, second:
+        command.wait_for(lambda command=command: 'joined' in said(command))
+    time.sleep(0.2)
+    first.send(signal.SIGTERM)
+    code, _, err = first.wait(10)
+    assert (code, err) == (143, 'main.py: stopped by SIGTERM\n')
+
+
+def test_a_signal_ends_a_run_whose_other_process_is_halted(sketch_folder, tmp_path, start):
+    port, arguments = free_port(), [*SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=1000', '--name=run',
+                                    '--dataOn=workers', '--workers=1']
+    first, second = (start(main_as_one_of_two, rank, port, arguments) for rank in (0, 1))
+    folder = tmp_path / 'run'
+    first.wait_for((folder / 'last.pth.tar').exists)
+    second.send(signal.SIGSTOP)
+    time.sleep(0.5)
+    first.send(signal.SIGTERM)
+    code, _, err = first.wait(10)
+    assert code == 143 and err.endswith('main.py: stopped by SIGTERM\n') and 'Traceback' not in err
+    assert (folder / 'log.txt').read_text().endswith('stopped by SIGTERM\n')
+    with pytest.raises(ProcessLookupError):     # no loading worker is left
+        os.killpg(first.process.pid, 0)
+    second.kill()
+    done = read_checkpoint(folder / 'last.pth.tar')['epoch']
+    main.main([f'--resume={folder}/last.pth.tar', f'--epochs={done + 1}'])
+    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [number // 2 for number in range(2 * done + 2)]

@@ -276,8 +276,8 @@ def test_the_device_of_a_process(two_gpus, monkeypatch):
     assert [str(parallel.start(name)) for name in ('auto', 'cuda', 'cuda:1', 'cpu')] == ['cuda:0', 'cuda:0', 'cuda:1', 'cpu']
     with pytest.raises(InputError, match='--device=cuda:2: .* but cuda:0, cuda:1$'):
         parallel.start('cuda:2')
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    monkeypatch.setenv('LOCAL_RANK', '1')
+    for name, value in {'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}.items():
+        monkeypatch.setenv(name, value)
     assert str(parallel.own_device(devices.choose())) == 'cuda:1'
     with pytest.raises(InputError, match='torchrun gives each process a GPU of its own: write --device=cuda$'):
         parallel.start('cuda:1')

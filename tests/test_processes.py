@@ -1,15 +1,22 @@
 """Calls in new processes; this module is imported by them and stays light."""
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from utils.errors import InputError, RunError, explained
+from datasets.made_once import made_once
+from utils import interrupt, locks, processes
+from utils.errors import InputError, RunError, explained, reported
+from utils.files import write_atomically
 from utils.interrupt import Stopped, listen
 from utils.processes import call_in_new_process, side_by_side
 
@@ -60,6 +67,7 @@ def linger(path):
 
 @pytest.mark.parametrize('number, said', [(signal.SIGINT, 'Ctrl-C'), (signal.SIGTERM, 'SIGTERM')])
 def test_a_signal_ends_both_processes(tmp_path, number, said):
+    before = interrupt.handlers()
     listen()
 
     def stop():
@@ -69,6 +77,7 @@ def test_a_signal_ends_both_processes(tmp_path, number, said):
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(Stopped, match=said):
         call_in_new_process(linger, tmp_path / 'pid')
+    interrupt.restore(before)
     pid, *last_words = (tmp_path / 'pid').read_text().split(maxsplit=1)
     assert last_words == ['stopped by SIGTERM']
     with pytest.raises(ProcessLookupError):
@@ -193,3 +202,151 @@ def test_calls_side_by_side_end_with_their_caller(tmp_path):
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid), 0)
     assert not multiprocessing.active_children()
+
+
+# Signals that find a process waiting
+
+def block():
+    """Wait in C for ever, as for another process in Gloo: no handler of Python's runs."""
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+
+
+def write_slowly(folder):
+    def write(temporary):
+        for _ in range(10):
+            with open(temporary, 'a') as file:
+                file.write('part ')
+            (folder / 'begun').touch()
+            time.sleep(0.1)
+    write_atomically(folder / 'file', write)
+
+
+def block_while_a_file_is_written(folder):
+    interrupt.PATIENCE = 0.2
+    with reported('main.py'):
+        threading.Thread(target=write_slowly, args=[folder], daemon=True).start()
+        block()
+
+
+def test_a_signal_in_c_ends_the_process_when_what_it_writes_is_whole(tmp_path, start):
+    command = start(block_while_a_file_is_written, tmp_path)
+    command.wait_for((tmp_path / 'begun').exists)
+    command.send(signal.SIGTERM)
+    code, _, err = command.wait(10)
+    assert (code, err) == (143, 'main.py: stopped by SIGTERM\n')
+    assert (tmp_path / 'file').read_text() == 10 * 'part ' and {path.name for path in tmp_path.glob('*file*')} == {'file'}
+
+
+def block_with_an_output_that_nobody_reads(folder):
+    interrupt.PATIENCE = 0.2
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    sys.stderr = open(writing, 'w', 1)
+    with reported('main.py'):
+        (folder / 'begun').touch()
+        block()
+
+
+def test_an_output_that_nobody_reads_does_not_keep_the_process(tmp_path, start):
+    command = start(block_with_an_output_that_nobody_reads, tmp_path)
+    command.wait_for((tmp_path / 'begun').exists)
+    command.send(signal.SIGINT)
+    assert command.wait(10)[0] == 130
+
+
+def make_what_another_process_makes(path):
+    with reported('main.py'):
+        made_once(path, Path.read_bytes, lambda temporary: temporary.write_bytes(b'made'))
+
+
+def test_a_signal_ends_a_process_that_waits_for_the_cache(tmp_path, start):
+    with open(tmp_path / 'file.part', 'wb') as lock:
+        locks.wait(lock)        # as a process that was stopped holds it
+        command = start(make_what_another_process_makes, tmp_path / 'file')
+        inode = str(os.fstat(lock.fileno()).st_ino)
+        command.wait_for(lambda: any('->' in line and inode in line for line in Path('/proc/locks').read_text().splitlines()))
+        command.send(signal.SIGTERM)
+        code, _, err = command.wait(3)
+    assert (code, err) == (143, 'main.py: stopped by SIGTERM\n') and not (tmp_path / 'file').exists()
+
+
+def build_with(compiler, folder):
+    os.environ['CXX'] = str(compiler)
+    from utils.native import cpu
+    with reported('main.py'):
+        cpu.library()
+
+
+def test_a_signal_ends_a_process_that_compiles_and_its_compiler(tmp_path, start, monkeypatch):
+    compiler = tmp_path / 'slow-g++'
+    compiler.write_text(f'#!/bin/sh\ntouch {tmp_path}/begun\nsleep 100\n')     # a process of its own, as cc1plus
+    compiler.chmod(0o755)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    command = start(build_with, compiler, tmp_path)
+    command.wait_for((tmp_path / 'begun').exists)
+    os.kill(command.process.pid, signal.SIGTERM)
+    code, _, err = command.wait(3)
+    assert (code, err) == (143, 'main.py: stopped by SIGTERM\n')
+    assert_nothing_left(command)
+
+
+def children(pid):
+    return [int(child) for child in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
+
+
+def assert_nothing_left(command, seconds=8):
+    """No process of its session is left, such as a loading worker."""
+    deadline, left = time.monotonic() + seconds, [0]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [pid for pid in map(int, filter(str.isdigit, os.listdir('/proc'))) if session(pid) == command.process.pid]
+    assert not left
+
+
+def session(pid):
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid)
+
+
+def main_of_its_own(arguments):
+    """main.py as a command: its process has to end with it."""
+    import main
+    interrupt.end_silently()
+    interrupt.PATIENCE = 1
+    main.main(arguments)
+
+
+def test_a_signal_ends_a_run_whose_loading_workers_are_halted(sketch_folder, tmp_path, start):
+    run = start(main_of_its_own, command(sketch_folder, tmp_path, '--name=run', '--epochs=1000', '--workers=2'))
+    run.wait_for(lambda: len(children(run.process.pid)) == 4 and (tmp_path / 'run/last.pth.tar').exists())
+    for worker in children(run.process.pid):
+        os.kill(worker, signal.SIGSTOP)
+    time.sleep(0.5)
+    os.kill(run.process.pid, signal.SIGTERM)
+    code, _, err = run.wait(10)
+    assert (code, err) == (143, 'main.py: stopped by SIGTERM\n')
+    assert_nothing_left(run)
+
+
+def stop_with_a_halted_call(path):
+    """In a process of its own, which gives the halted one a second."""
+    processes.PATIENCE = 1
+    with reported('main.py'):
+        call_in_new_process(linger, path)
+
+
+def test_a_signal_ends_a_call_whose_process_is_halted(tmp_path, start):
+    """As the cells of a comparison."""
+    command = start(stop_with_a_halted_call, tmp_path / 'pid')
+    command.wait_for(lambda: (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text())
+    os.kill(int((tmp_path / 'pid').read_text()), signal.SIGSTOP)
+    os.kill(command.process.pid, signal.SIGTERM)
+    code, _, err = command.wait(10)
+    assert (code, err) == (143, 'main.py: stopped by SIGTERM\n')
+    assert_nothing_left(command)

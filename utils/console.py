@@ -39,8 +39,7 @@ def show_warnings(program: str):
     def line_of(message, *_, **__):     # Python calls it for what it shows, and for nothing else
         line = f'{program}: warning: {message}'
         _warnings.append(line)
-        if _recorder:
-            _recorder(line)
+        record(line)
         return f'{line}\n'
     _warnings.clear()
     warnings.formatwarning = line_of
@@ -50,14 +49,20 @@ _warnings: list[str] = []       # shown since show_warnings
 _recorder: Callable[[str], None] | None = None
 
 
-def record_warnings(record: Callable[[str], None] | None):
-    """Call record(line) for each warning since show_warnings and from now on; None ends that.
+def record(line: str):
+    """Record a line as a warning is recorded."""
+    if _recorder:
+        _recorder(line)
+
+
+def record_warnings(recorder: Callable[[str], None] | None):
+    """Call recorder(line) for each warning since show_warnings and from now on; None ends that.
 
     Processes that are forked later call it too.
     """
     global _recorder
-    _recorder = record
-    for line in _warnings if record else ():
+    _recorder = recorder
+    for line in _warnings if recorder else ():
         record(line)
 
 

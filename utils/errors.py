@@ -2,10 +2,12 @@
 import contextlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from utils import console, interrupt
+from utils.interrupt import Stopped
 
 
 class InputError(ValueError):
@@ -69,13 +71,17 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
 
     A closed pipe ends the command in silence.
     """
+    def end(stopped):
+        tell(f'{program}: {stopped}{after_interrupt}', stopped.exit_code)
+
     before = interrupt.handlers()
-    begin(program)
+    begin(program, end)
     try:
         yield
-    except KeyboardInterrupt as signal:
-        sentence, code = str(signal) or 'stopped by Ctrl-C', getattr(signal, 'exit_code', 130)
-        exit_with(f'{program}: {sentence}{after_interrupt}', code)
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        end(stopped)
+        interrupt.exit_after(stopped)
     except InputError as error:
         exit_with(f'{program}: error: {error}', error.exit_code)
     except OSError as error:
@@ -95,16 +101,52 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
         interrupt.restore(before)
 
 
-def begin(program: str):
+def begin(program: str, last_words: Callable[[Stopped], object] = lambda _: None):
     """Prepare this process for a command: its output, signals, and warnings of one line."""
     console.prepare()
-    interrupt.listen()
+    interrupt.listen(last_words)
     console.show_warnings(program)
 
 
 def exit_with(line: str, code: int):
-    # Under torchrun all processes make the same mistake at the start; any of them can fail later.
-    if os.environ.get('LOCAL_RANK', '0') == '0' or code == RunError.exit_code:
-        console.complain(console.one_line(line))
-    console.can_be_written(sys.stdout)
+    tell(line, code)
     sys.exit(code)
+
+
+def tell(line: str, code: int):
+    """Say why the process ends with this code, where no other process says the same."""
+    # Under torchrun all processes make the same mistake at the start; any of them can fail later.
+    if speaks_for_all() or code == RunError.exit_code:
+        line = console.one_line(line)
+        console.complain(line)
+        console.record(line)    # where the process ends in the middle of a run
+    console.can_be_written(sys.stdout)
+
+
+TORCHRUN = 'WORLD_SIZE', 'RANK', 'MASTER_ADDR', 'MASTER_PORT'   # what it tells each process
+
+
+def processes_of_torchrun() -> int:
+    """How many processes torchrun started, this one among them; 1 where it started none.
+
+    RANK or LOCAL_RANK without WORLD_SIZE, as an old shell may have them, mean nothing. Raises
+    InputError where a part of TORCHRUN is missing.
+    """
+    size = os.environ.get('WORLD_SIZE') or '1'
+    missing = [name for name in TORCHRUN if not os.environ.get(name)]
+    if size != '1' and missing:
+        raise InputError(f'WORLD_SIZE={size} is set, but not {", ".join(missing)}: start the '
+                         'processes with torchrun or, for one process alone, unset WORLD_SIZE')
+    try:
+        return int(size)
+    except ValueError:
+        raise InputError(f'WORLD_SIZE={size} is not a number of processes: start them with '
+                         'torchrun or, for one process alone, unset WORLD_SIZE') from None
+
+
+def speaks_for_all() -> bool:
+    """Whether this is the process that says what all those of torchrun on this machine find."""
+    try:
+        return processes_of_torchrun() == 1 or os.environ.get('LOCAL_RANK', '0') == '0'
+    except InputError:
+        return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from utils import locks
+from utils import interrupt, locks
 from utils.errors import InputError
 
 LOCK = '.lock'
@@ -55,11 +55,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
     """
     temporary = temporary or path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
     try:
-        write(temporary)
-        if sync:
-            with open(temporary, 'r+b') as file:    # writable, for Windows
-                os.fsync(file.fileno())
-        replace(temporary, path)
+        with interrupt.must_finish():
+            write(temporary)
+            if sync:
+                with open(temporary, 'r+b') as file:    # writable, for Windows
+                    os.fsync(file.fileno())
+            replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -5,11 +5,13 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
+from utils import interrupt
 from utils.errors import RunError
 
 Key = TypeVar('Key')
@@ -57,12 +59,14 @@ def call_in_new_process(function: Callable, *arguments):
 
 
 def end(children: list[multiprocessing.Process]):
-    """Ask them to end and, after PATIENCE, make them."""
-    for stop in multiprocessing.Process.terminate, multiprocessing.Process.kill:
-        for process in children:
-            stop(process)
-        for process in children:
-            process.join(PATIENCE)
+    """Ask them to end and, after PATIENCE in all, make them."""
+    with interrupt.must_finish():
+        for stop in multiprocessing.Process.terminate, multiprocessing.Process.kill:
+            deadline = time.monotonic() + PATIENCE
+            for process in children:
+                stop(process)
+            for process in children:
+                process.join(max(0, deadline - time.monotonic()))
 
 
 def side_by_side(calls: Mapping[Key, Callable], most: int

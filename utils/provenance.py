@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from utils.errors import processes_of_torchrun
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -18,7 +20,7 @@ def provenance(device: torch.device, command: str | None = None) -> dict[str, st
     command = command or shlex.join(sys.orig_argv)
     return {'command': command.encode(errors='backslashreplace').decode(),
             'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-            'processes': os.environ.get('WORLD_SIZE', '1'), 'commit': git_commit(),
+            'processes': str(processes_of_torchrun()), 'commit': git_commit(),
             'python': platform.python_version(),
             'torch': torch.__version__, 'device': device_name(device)}
 

@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -82,15 +83,32 @@ def build(command: list[str], path: Path, folder: str):
     folder: an empty one, on the file system of `path`.
     """
     built = Path(folder) / path.name
-    done = subprocess.run([*command, '-o', str(built)], capture_output=True,
-                          encoding='utf-8', errors='replace')
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
+    code, message = run([*command, '-o', str(built)])
+    if code:
+        lines = message.strip().splitlines()
         errors = [line for line in lines if 'error' in line] or lines or ['no message']
         raise BuildError(errors[0])
     with open(built, 'r+b') as file:
         file.write(hashlib.sha256(file.read()).digest())
     os.replace(built, path)
+
+
+def run(command: list[str]) -> tuple[int, str]:
+    """The exit code and the errors of a command, whose own processes end with it, as a compiler's.
+
+    On Windows they may live on where a signal ends this process.
+    """
+    group = {'process_group': 0} if hasattr(os, 'killpg') else {}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          encoding='utf-8', errors='replace', **group) as process:
+        try:
+            errors = process.communicate()[1]
+        except BaseException:
+            if group:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            raise
+        return process.returncode, errors
 
 
 def is_whole(path: Path) -> bool:

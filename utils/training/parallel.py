@@ -1,6 +1,8 @@
 """Training under torchrun: one process per device, NCCL or XCCL on GPUs, Gloo on CPUs."""
 import contextlib
 import os
+import threading
+import warnings
 
 import torch
 from torch import distributed, nn
@@ -9,32 +11,47 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import devices
 from utils.binarize import Method
-from utils.errors import InputError
+from utils.errors import InputError, RunError, processes_of_torchrun
 
 
 BACKENDS = {'cpu': 'gloo', 'cuda': 'nccl', 'xpu': 'xccl'}
 
 
+WAITING = 5     # seconds after which a process says that it waits for the others
+
+
 def start(name: str = 'auto') -> torch.device:
     """Join the other processes, if torchrun started any; returns this process's device.
 
-    name: of --device. Raises InputError where that is missing, where there are fewer GPUs than
-    processes or the others cannot be reached.
+    name: of --device. Raises InputError where that is missing and where there are fewer GPUs than
+    processes, RunError where the others cannot be reached.
     """
     device = own_device(devices.choose(name))
-    if 'WORLD_SIZE' in os.environ and not distributed.is_initialized():
+    if processes_of_torchrun() > 1 and not distributed.is_initialized():
+        notice = threading.Timer(WAITING, warn_of_waiting)
+        notice.daemon = True
+        notice.start()
         try:
             distributed.init_process_group(BACKENDS[device.type], **fresh_store())
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
-            raise InputError(f'the processes of torchrun cannot be joined (without torchrun, unset '
-                             f'WORLD_SIZE): {first_line}') from error
+            raise RunError(f'the processes of torchrun cannot be joined (without torchrun, unset '
+                           f'WORLD_SIZE): {first_line}') from error
+        finally:
+            notice.cancel()
     return device
+
+
+def warn_of_waiting():
+    others = processes_of_torchrun() - 1
+    place = f'{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}'
+    warnings.warn(f'waiting for {others} other process{"es" if others > 1 else ""} of torchrun at '
+                  f'{place} (without torchrun, unset WORLD_SIZE)')
 
 
 def own_device(device: torch.device) -> torch.device:
     """That of this process among the processes of torchrun, from now on the current one."""
-    under_torchrun = 'WORLD_SIZE' in os.environ
+    under_torchrun = processes_of_torchrun() > 1
     if under_torchrun and device.type not in BACKENDS:
         raise InputError(f'--device={device}: torchrun is for {", ".join(BACKENDS)}')
     if under_torchrun and device.index is not None:
@@ -42,7 +59,8 @@ def own_device(device: torch.device) -> torch.device:
                          f'--device={device.type}')
     if device.type in devices.NUMBERED:
         if device.index is None:
-            device = torch.device(device.type, int(os.environ.get('LOCAL_RANK', 0)))
+            number = int(os.environ.get('LOCAL_RANK', 0)) if under_torchrun else 0
+            device = torch.device(device.type, number)
         found = devices.count(device.type)
         if device.index >= found:
             raise InputError('torchrun: this machine has fewer GPUs than processes: give '
