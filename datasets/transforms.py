@@ -25,8 +25,8 @@ STRIP = 1024    # rows that are padded at a time
 
 
 class Steps(NamedTuple):
-    # Transforms of a PIL image that end in a random inpsize x inpsize crop. Where there is `batched`,
-    # that is what training runs, and these are its reference in tests and with plain=True only.
+    # Transforms of a PIL image that end in a random inpsize x inpsize crop. Training runs `batched`
+    # where there is one: there, these are its reference, in tests and with plain=True only.
     one_by_one: list
     before_crop: list   # transforms of a PIL image to one that is at least as large
     batched: SketchAugmentation | ThumbnailAugmentation | None  # after before_crop

@@ -209,7 +209,7 @@ def strokes(side):
 
 def plain_with(steps, image, drawn):
     """torchvision's transforms of `steps`, one after the other, with these parameters instead of chance."""
-    *before_crop, crop = steps.augment[:len(steps.before_crop) + 1]
+    *before_crop, crop = steps.one_by_one[:len(steps.before_crop) + 1]
     for step in before_crop:
         image = step(image)
     if isinstance(crop, v2.RandomCrop):
@@ -244,15 +244,15 @@ def test_plain_with_parameters_is_the_plain_pipeline(name):
     spec, image = datasets.DATASETS[name], noise(150, 100)
     image = image.convert('L') if spec.is_sketch else image
     steps = spec.steps(65)
-    crop = steps.augment[len(steps.before_crop)]
+    crop = steps.one_by_one[len(steps.before_crop)]
     for seed in range(4):
         torch.manual_seed(seed)
         plain = datasets.transform(name, 65, train=True, plain=True)(image)
         torch.manual_seed(seed)
         box = crop.make_params([Image.new('L', (81, 81) if name == 'cifar10' else (72, 72))])
         drawn = [box[key] for key in ('left', 'top', 'width', 'height')[:4 if spec.is_sketch else 2]]
-        drawn += [any(torch.rand(1) < .5 for step in steps.augment if isinstance(step, v2.RandomHorizontalFlip))]
-        drawn += [math.radians(steps.augment[-1].make_params([])['angle'])] if spec.is_sketch else []
+        drawn += [any(torch.rand(1) < .5 for step in steps.one_by_one if isinstance(step, v2.RandomHorizontalFlip))]
+        drawn += [math.radians(steps.one_by_one[-1].make_params([])['angle'])] if spec.is_sketch else []
         expected = v2.Normalize(spec.mean, spec.std)(plain_with(steps, image, drawn))
         torch.testing.assert_close(plain, expected, atol=1e-5, rtol=1e-5)
 

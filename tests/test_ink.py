@@ -189,7 +189,7 @@ def test_minCrop_decides_the_crops(dataset, size):
     flags = resolve.complete(opts.parse(['--minCrop=0.7', *dataset]))
     spec = dataset_spec(vars(flags))
     steps = spec.steps(size, spec.minCrop)
-    assert (0.7, 1) in [getattr(step, 'scale', None) for step in steps.augment]
+    assert (0.7, 1) in [getattr(step, 'scale', None) for step in steps.one_by_one]
     if steps.batched:
         boxes = steps.batched.draw(0, 0, range(500))
         assert (boxes[:, 2] * boxes[:, 3]).min() >= 0.69 * steps.batched.side ** 2
