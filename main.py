@@ -82,7 +82,7 @@ def classify(experiment: Experiment):
             top = log_probs.softmax(0).topk(min(5, len(experiment.classes)))
             likeliest = [f'{experiment.classes[label]} {100 * probability:.1f} %'
                          for probability, label in zip(top.values.tolist(), top.indices.tolist())]
-            parallel.say(f'{path}: {", ".join(likeliest)}')
+            parallel.say(console.one_line(f'{path}: {", ".join(likeliest)}'))
     if code:
         sys.exit(code)
 

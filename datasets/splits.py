@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from datasets.archives import ArchivedImage, ArchivedSketch
 from utils.errors import InputError, naming
+from utils.files import check_file
 
 NAMES = 'train', 'val', 'test'
 VAL_FRACTION = 0.2
@@ -125,6 +126,7 @@ def listed(sketches: Sequence[ArchivedSketch], file: str, source: Path) -> dict[
     It may leave out the first folders of a path, as TU-Berlin's lists do, but not the class.
     """
     with naming('--split_list'):
+        check_file(os.path.expanduser(file))
         text = Path(os.path.expanduser(file)).read_text('utf-8-sig', 'surrogateescape')
     named = {}
     for sketch in sketches:

@@ -1,9 +1,11 @@
 """What a run survives: kills, full disks, closed terminals, damaged files, two at once. See the README."""
+import importlib
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +20,9 @@ import main
 from conftest import ROOT
 from datasets import transforms
 from test_main import SMALL, rows
-from utils import experiment
+from utils import experiment, files
+from utils.errors import InputError
+from utils.source import checkpoint_source
 from utils.training import board, epoch, folder, record
 from utils.training.checkpoint import read_checkpoint
 
@@ -349,6 +353,88 @@ def test_another_file_than_a_checkpoint(trained, tmp_path, capsys, flag, name, p
         main.main([f'{flag}={tmp_path}/{name}', '--epochs=1'])
     error = capsys.readouterr().err
     assert all(part in error for part in parts) and error.count('\n') == 1
+
+
+@pytest.fixture
+def at_once():
+    """Ends the test where something waits for ever."""
+    def give_up(*_):
+        pytest.fail('it waits')
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize('command', [
+    'main --config=PIPE', 'main --resume=PIPE', 'main --resume=PIPE --evaluate', 'main --packed=PIPE --evaluate',
+    'main --pretrained_file=PIPE --model_def=bincifar --inpsize=32', 'main --resume=RUN/last.pth.tar --classify PIPE',
+    'main --resume=RUN/last.pth.tar --evaluate --predictions=PIPE --overwrite',
+    'utils.compare --config=PIPE', 'utils.report PIPE', 'utils.report RUN/last.pth.tar --out=OUT --image=PIPE', 'utils.draw PIPE',
+    'datasets.prepare tuberlin --source=PIPE --out=OUT', 'datasets.prepare imagenet12 --source=PIPE --out=OUT',
+    'datasets.prepare tuberlin --source=FOLDER --split_list=PIPE --out=OUT',
+    'datasets.prepare imagenet12 --source=FOLDER --val_labels=PIPE --out=OUT'])
+def test_a_pipe_is_refused_by_name_at_once(trained, tmp_path, at_once, monkeypatch, capsys, command):
+    os.mkfifo(tmp_path / 'pipe')
+    shutil.copytree(trained, tmp_path / 'run')
+    for path in 'train/ant/1.png', 'val/2.png':
+        (tmp_path / 'folder' / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', (9, 9)).save(tmp_path / 'folder' / path)
+    for word in 'PIPE', 'RUN', 'OUT', 'FOLDER':
+        command = command.replace(word, str(tmp_path / word.lower()))
+    module, *arguments = command.split(' ')
+    monkeypatch.setattr(sys, 'argv', [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f'{module}.__main__' if module.startswith('utils') else module).main()
+    error = capsys.readouterr().err
+    assert f'{tmp_path}/pipe is a pipe, not a file\n' in error and error.count('\n') == 1
+    assert ended.value.code == 2 and (tmp_path / 'pipe').is_fifo()
+
+
+def test_what_else_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening, pytest.raises(InputError, match='^s is a socket, not a file$'):
+        listening.bind('s')
+        files.check_file('s', 'checkpoint')
+    with pytest.raises(InputError, match='^/dev/null is a device, not a file$'):
+        files.check_file('/dev/null')
+    with pytest.raises(InputError, match=f'^{tmp_path} is a folder, not a checkpoint$'):
+        files.check_file(tmp_path, 'checkpoint')
+    with pytest.raises(InputError, match='^there is no file a\0b$'):
+        files.check_file('a\0b')
+
+
+# Numbers that no network can compute with
+
+def spoil(checkpoint, name, value):
+    checkpoint['model'][name].view(-1)[0] = value
+
+
+@pytest.mark.parametrize('name, value, part', [
+    ('features.conv1.weight', torch.nan, 'not finite, in features.conv1.weight'),
+    ('features.bn2.running_mean', torch.inf, 'not finite, in features.bn2.running_mean'),
+    ('features.conv3.parametrizations.weight.original', -torch.inf, 'not finite, in features.conv3.'),
+    ('features.bn2.running_var', -1, 'a variance below 0, in features.bn2.running_var')])
+def test_a_checkpoint_with_impossible_numbers_is_refused_everywhere(trained, sketch_folder, tmp_path, capsys, name, value, part):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    file = folder / 'last.pth.tar'
+    checkpoint = read_checkpoint(file)
+    spoil(checkpoint, name, value)
+    torch.save(checkpoint, file)
+    image = next(sketch_folder.rglob('*.png'))
+    resume = f'--resume={file}'
+    for command in ([resume, '--evaluate'], [resume, f'--export={tmp_path}/model.dab'], [resume, '--classify', str(image)],
+                    [resume, '--epochs=2']):
+        with pytest.raises(SystemExit) as ended:
+            main.main(command)
+        output = capsys.readouterr()
+        assert ended.value.code == 2 and f'{file} has ' in output.err and part in output.err and output.err.count('\n') == 1
+        assert 'accuracy' not in output.out
+    for read in experiment.load, checkpoint_source:      # what utils.report, utils.draw and utils.compare read with
+        with pytest.raises(InputError, match=part):
+            read(file)
+    assert not (tmp_path / 'model.dab').exists()
 
 
 # Two at once
