@@ -1,4 +1,5 @@
 """What a run survives: kills, full disks, closed terminals, damaged files, two at once. See the README."""
+import ast
 import importlib
 import json
 import os
@@ -18,7 +19,8 @@ from torch.utils.data import get_worker_info
 
 import main
 from conftest import ROOT
-from datasets import transforms
+from datasets import prepare, transforms
+from test_architecture import tracked
 from test_main import SMALL, rows
 from utils import experiment, files
 from utils.errors import InputError
@@ -311,7 +313,8 @@ def test_a_checkpoint_edited_by_hand(trained, tmp_path, start, key, value, part,
 
 @pytest.mark.parametrize('name, value', [('inpsize', None), ('inpsize', 'x'), ('binStart', 0), ('maxlr', 'nan'),
                                          ('binaryWeight', 'yes'), ('model_def', 7), ('optimType', 'adamm'),
-                                         ('binEnd', None), ('amp', 'x')])
+                                         ('binEnd', None), ('amp', 'x'), ('dataset', 'folder:../../x'),
+                                         ('dataset', 'folder:a\033b'), ('mean', 'x'), ('signLayers', '9-2'), ('noDecay', 'x')])
 def test_flags_edited_by_hand(trained, tmp_path, name, value, capsys):
     stored = torch.load(trained / 'last.pth.tar')
     torch.save(stored | {'flags': stored['flags'] | {name: value}}, tmp_path / 'edited.pth.tar')
@@ -319,6 +322,8 @@ def test_flags_edited_by_hand(trained, tmp_path, name, value, capsys):
         main.main([f'--resume={tmp_path}/edited.pth.tar', '--epochs=2'])
     error = capsys.readouterr().err
     assert name in error and error.count('\n') == 1
+    with pytest.raises(InputError, match=f'--{name} is '):       # what utils.report, utils.draw and scripts read with
+        checkpoint_source(tmp_path / 'edited.pth.tar')
 
 
 def test_a_damaged_log_is_named(trained, tmp_path, capsys):
@@ -470,6 +475,58 @@ def test_a_run_goes_on_where_its_checkpoint_lies(trained, sketch_folder, tmp_pat
     main.main(['--resume=last.pth.tar', '--epochs=4', f'--logdir={tmp_path}', '--name=branch'])
     assert read_checkpoint(tmp_path / 'branch/last.pth.tar')['epoch'] == 4
     assert read_checkpoint('last.pth.tar')['epoch'] == 3
+
+
+def test_a_checkpoint_from_elsewhere_does_not_say_where_the_run_is_recorded(trained, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'work').mkdir()
+    monkeypatch.chdir(tmp_path / 'work')
+    stored = torch.load(trained / 'last.pth.tar')
+    for number, place in enumerate([{'logdir': str(tmp_path / 'victim')}, {'name': '../../victim'}, {'name': f'{tmp_path}/victim'},
+                                    {'logdir': '..', 'name': 'victim'}, {'name': 'a\033b'}]):
+        torch.save(stored | {'flags': stored['flags'] | place}, tmp_path / 'downloaded.pth.tar')
+        main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', *(['--overwrite'] if number else [])])
+        assert f'continues {tmp_path}/downloaded.pth.tar after epoch 1, in logs/tuberlin-sketchanetwbin-dab\n' in capsys.readouterr().out
+    main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', '--logdir=mine', '--name=that'])
+    assert {path.name for path in tmp_path.iterdir()} == {'work', 'downloaded.pth.tar'}
+    assert {path.as_posix() for path in Path().glob('*/*')} == {'logs/tuberlin-sketchanetwbin-dab', 'mine/that'}
+
+
+# What a terminal would take for commands
+
+def test_no_name_of_a_file_or_a_class_reaches_the_terminal_as_a_command(sketch_folder, tmp_path, start, monkeypatch, capfd):
+    data, ring = tmp_path / 'data', '\033]0;title\07ring\nmain.py: error: forged\u202e'
+    shutil.copytree(sketch_folder, data)
+    for split in 'train', 'val':
+        (data / split / 'ring').rename(data / split / ring)
+    (data / 'train' / ring / 'a\033[2J').write_text('not an image')
+    (data / 'val/bar/broken\033[2J.png').write_text('not an image')
+    run, packed = f'--resume={tmp_path}/run/last.pth.tar', tmp_path / 'model\033[2J.dab'
+    data_dir = f'--data_dir={data}'
+    train = start(main.main, [*SMALL, data_dir, f'--logdir={tmp_path}', '--name=run', '--epochs=1', '--skipBroken'])
+    code, *texts = train.wait()
+    log = (tmp_path / 'run/log.txt').read_text()
+    assert code == 0 and all('a\\x1b[2J' in text and 'broken\\x1b[2J.png' in text for text in (texts[1], log))
+    main.main([run, '--evaluate'])
+    main.main([run, f'--export={packed}'])
+    with pytest.raises(SystemExit):
+        main.main([f'--packed={packed}', '--classify', f'{data}/val'])
+    monkeypatch.setattr(sys, 'argv', ['prepare', 'tuberlin', f'--source={data}/train', f'--out={tmp_path}/prepared\033[2J', '--size=9'])
+    prepare.main()
+    out, err = capfd.readouterr()
+    assert 'broken\\x1b[2J.png' in err and 'prepared\\x1b[2J: ' in out
+    texts += out, err, log
+    lines = [line for text in texts for line in text.split('\n')]
+    assert all(line.isprintable() for line in lines) and not [line for line in lines if line.startswith('main.py: error: forged')]
+    assert sum('\\x1b]0;title\\x07ring\\nmain.py: error: forged\\u202e' in line for line in lines) > 8
+
+
+def test_everything_is_printed_by_the_console():
+    """So that no print is forgotten; utils.bench prints its own measurements."""
+    elsewhere = [f'{name}:{node.lineno}' for name in tracked() if name != 'utils/console.py' and not name.startswith('utils/bench/')
+                 for node in ast.walk(ast.parse((ROOT / name).read_text(encoding='utf-8')))
+                 if isinstance(node, ast.Call) and ast.unparse(node.func) in ('print', 'sys.stdout.write', 'sys.stderr.write')
+                 and 'file' not in {keyword.arg for keyword in node.keywords}]
+    assert elsewhere == []
 
 
 # Processes and memory
