@@ -36,13 +36,13 @@ from datasets.images import ImageError, decode, reason
 from datasets.splits import NAMES, VAL_FRACTION, Split, split_sketches, targets_digest
 from utils import console
 from utils.arguments import Parser, at_least, check_not_empty
-from utils.errors import InputError, RunError, naming, reported
+from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import check_file, write_atomically
 
 PROGRAM = 'datasets.prepare'
 MARKER = 'prepared.json'
 MOST_BYTES = 2 ** 28    # of an image file, and of those that wait to be decoded
-CHUNK = 2 ** 12         # bytes of an archive that are unpacked at once, to 100 MB at the most
+CHUNK = 2 ** 12         # bytes that are read at once; of bzip2 these are up to 100 MB of an image
 READ_ERRORS = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
@@ -119,20 +119,18 @@ def is_prepared(folder, settings):
 
 def shrink_all(images, folder, suffix, channels, size):
     """Shrink the images that `folder` lacks; how many there are of each split in all."""
-    counts, pending, waiting = Counter(), deque(), 0
+    counts, pending = Counter(), deque()    # (bytes, what becomes of them)
     with ThreadPoolExecutor(os.cpu_count()) as pool:    # threads, since Pillow releases the GIL
         for image in images:
             counts[split_of(image)] += 1
             target = folder / f'{image.target}{suffix}'
             if not target.exists():
                 data = read_data(image)
-                waiting += len(data)
                 shrunk = pool.submit(shrink, data, image.source, target, channels, size)
                 pending.append((len(data), shrunk))
-            while len(pending) > 4 * os.cpu_count() or waiting > MOST_BYTES:
-                length, first = pending.popleft()
-                waiting -= length
-                first.result()
+            while (len(pending) > 4 * os.cpu_count()
+                   or sum(length for length, _ in pending) > MOST_BYTES):
+                pending.popleft()[1].result()
         for _, last in pending:
             last.result()
     return counts
@@ -153,6 +151,8 @@ def read_data(image):
             while len(data) <= MOST_BYTES and (part := file.read(CHUNK)):
                 data += part
     except READ_ERRORS as error:
+        if explained(error) is not error:
+            raise
         raise ImageError(f'cannot read the image {image.source}: {reason(error)}') from None
     if len(data) > MOST_BYTES:
         raise ImageError(f'cannot read the image {image.source}: it has more than '

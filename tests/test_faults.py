@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 import main
-from conftest import ROOT
+from conftest import ROOT, run_script
 from datasets import prepare, transforms
 from test_architecture import tracked
 from test_main import SMALL, rows
@@ -545,6 +545,67 @@ def test_what_ran_out_is_said_with_the_remedy(flags, run_folder, monkeypatch, ca
     err = capsys.readouterr().err
     assert exit_.value.code == 1 and remedy in err and err.count('\n') == 1
     assert 'ended early' in last_line(run_folder) and remedy in last_line(run_folder)
+
+
+LIMITED = """
+import os, resource, sys
+import main
+from datasets import prepare
+opened = max(map(int, os.listdir('/dev/fd'))) + 1
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+"""
+
+
+@pytest.mark.parametrize('more', [0, 1, 2, 4, 8, 16, 32])
+def test_too_few_open_files_for_the_workers_are_said_with_the_remedies(flags, start, more):
+    script = f"""{LIMITED}
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + {more}, opened + {more}))
+main.main({[*flags, '--dataOn=workers', '--epochs=1', '--workers=4']})
+"""
+    code, _, error = start(run_script, script, {}).wait()
+    assert code in (1, 2) and error.count('\n') == 1 and 'ulimit -n' in error and '--workers' in error
+
+
+def test_the_limit_of_open_files_is_raised_where_it_can_be(flags, start):
+    script = f"""{LIMITED}
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, hard))
+main.main({[*flags, '--dataOn=workers', '--epochs=1', '--workers=2']})
+"""
+    code, out, error = start(run_script, script, {}).wait()
+    assert code == 0 and 'open files' not in error and '1 of 1 epochs done' in out
+
+
+def test_a_process_that_the_system_refuses_is_one_sentence(flags, start):
+    script = f"""{LIMITED}
+def refuse(forks=[], fork=os.fork):
+    forks.append(1)
+    if len(forks) > 2:
+        raise BlockingIOError(11, 'Resource temporarily unavailable')
+    return fork()
+os.fork = refuse
+main.main({[*flags, '--dataOn=workers', '--epochs=1', '--workers=4']})
+"""
+    code, _, error = start(run_script, script, {}).wait()
+    lines = [line for line in error.splitlines() if 'This DataLoader will create' not in line]      # PyTorch's, on few cores
+    assert code == 1 and len(lines) == 1, error
+    assert 'Resource temporarily unavailable' in lines[0] and '--workers' in lines[0]
+
+
+@pytest.mark.parametrize('more', [-3, -2, -1, 0, 1])
+def test_too_few_open_files_to_prepare(sketch_folder, tmp_path, start, more):
+    script = f"""{LIMITED}
+for number in range(opened):
+    if not os.path.exists(f'/dev/fd/{{number}}'):
+        os.open('/dev/null', os.O_RDONLY)       # no gaps
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + {more}, opened + {more}))
+sys.argv = ['prepare', 'tuberlin', {f'--source={sketch_folder}/train'!r}, {f'--out={tmp_path}/out'!r}, '--size=9']
+prepare.main()
+"""
+    code, out, error = start(run_script, script, {}).wait()
+    if code:
+        assert code == 1 and error.count('\n') == 1 and 'ulimit -n' in error
+    else:
+        assert more > 0 and error == '' and 'images in train/' in out
 
 
 def test_a_bug_keeps_its_traceback_in_the_log_too(flags, run_folder, monkeypatch):

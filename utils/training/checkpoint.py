@@ -63,11 +63,11 @@ def read_file(path: str | Path, only_zip: bool = True) -> object:
             with zipfile.ZipFile(path) as archive:      # as torch.save writes it, with checksums
                 damaged = archive.testzip()             # that torch.load does not check
         content = None if damaged else torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror or error}') from error
     except Exception as error:   # a damaged file makes both raise almost anything
         if explained(error) is not error:       # memory ran out
             raise
+        if isinstance(error, OSError):
+            raise InputError(f'{path} cannot be read: {error.strerror or error}') from error
         if found := re.search(r'Unsupported global: GLOBAL ([\w.]+) ', str(error)):
             raise InputError(f'{path} holds an object of {found[1]}, which is not read because '
                              'that could run code: save a state_dict instead') from error
