@@ -84,7 +84,7 @@ def classify(experiment: Experiment):
             labels, probabilities = (of_images[0].tolist() for of_images in likeliest(log_probs))
             named = [f'{experiment.classes[label]} {100 * probability:.1f} %'
                      for label, probability in zip(labels, probabilities)]
-            parallel.say(f'{path}: {", ".join(named)}')
+            parallel.say(console.one_line(f'{path}: {", ".join(named)}'))
     if code:
         sys.exit(code)
 

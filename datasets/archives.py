@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from datasets.folders import files_below, is_image_file
 from datasets.images import has_image_name, is_hidden
@@ -21,14 +21,14 @@ SKETCH_PATH = {  # where an archive keeps its sketches: class, name (and not '..
 class ArchivedImage(NamedTuple):
     target: str     # train|val|test/<class>/<name>, without a suffix
     source: str     # where it lies, for errors
-    read: Callable[[], bytes]
+    open: Callable[[], BinaryIO]
 
 
 class ArchivedSketch(NamedTuple):
     path: str       # in the archive
     label: str
     name: str       # without a suffix; a class has each name once
-    read: Callable[[], bytes]
+    open: Callable[[], BinaryIO]
 
     @property
     def photograph(self) -> str:
@@ -39,9 +39,9 @@ class ArchivedSketch(NamedTuple):
 def find_sketches(dataset: str, source: Path) -> list[ArchivedSketch]:
     """The sketches in the folder or zip archive `source`, sorted by their paths."""
     sketches = []
-    for path, read in sorted(files(source).items()):
+    for path, open_ in sorted(files(source).items()):
         if match := SKETCH_PATH[dataset].fullmatch(os.path.splitext(path)[0]):
-            sketches.append(ArchivedSketch(path, *match.groups(), read))
+            sketches.append(ArchivedSketch(path, *match.groups(), open_))
     if not sketches:
         raise InputError(f'{source} does not hold the sketches of {dataset}')
     if len({(sketch.label, sketch.name) for sketch in sketches}) < len(sketches):
@@ -50,16 +50,16 @@ def find_sketches(dataset: str, source: Path) -> list[ArchivedSketch]:
 
 
 def files(source):
-    """{path inside the folder or zip archive `source`: function that reads its bytes}
+    """{path inside the folder or zip archive `source`: function that opens it}
 
     Those of images only, none of them hidden.
     """
     if source.is_dir():
         paths = [Path(entry.path) for entry in files_below(source) if is_image_file(entry)]
-        return {path.relative_to(source).as_posix(): path.read_bytes for path in paths}
+        return {path.relative_to(source).as_posix(): partial(open, path, 'rb') for path in paths}
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
         raise InputError(f'{source} is neither a folder nor a complete zip archive') from None
-    return {path: partial(archive.read, path) for path in archive.namelist()
+    return {path: partial(archive.open, path) for path in archive.namelist()
             if has_image_name(path) and not any(map(is_hidden, path.split('/')))}

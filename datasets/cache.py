@@ -21,6 +21,7 @@ from datasets.ink import HINTS, is_blank, is_dark
 from datasets.made_once import made_once, make_room, open_in_use
 from datasets.squares import Squares, in_threads
 from datasets.transforms import SquareTransform
+from utils.errors import explained
 from utils.files import cache_folder
 
 FORMAT = 4  # of the cache files, and of how images are read
@@ -110,6 +111,8 @@ def readable(images: Folder) -> Folder:
 
 
 def warn_not_cached(error, consequence):
+    if explained(error) is not error:       # such as too many open files: what follows fails too
+        raise explained(error)
     warn(f'nothing can be cached in {cache_folder()} ({error.strerror or error}), {consequence}')
 
 

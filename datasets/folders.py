@@ -13,6 +13,7 @@ from pathlib import Path
 from datasets.classes import nfc, require_same, summary
 from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
 from utils.errors import InputError, naming, speaks_for_all
+from utils.files import check_file
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,10 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     files = []
     for path in map(Path, paths):
         with naming(str(path)):
-            exists = path.exists()
-            found, others = _images_and_others(path) if path.is_dir() else ([path], [])
-        if not exists:
-            raise InputError(f'there is no image {path}')
+            is_folder = path.is_dir()
+            found, others = _images_and_others(path) if is_folder else ([path], [])
+        if not is_folder:
+            check_file(path, 'image')
         if not found:
             raise InputError(f'there are no images in {path}')
         warn_left_out(path, others, 'not an image')

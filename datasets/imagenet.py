@@ -3,6 +3,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +11,7 @@ from datasets.archives import ArchivedImage
 from datasets.folders import files_below, is_image_file
 from datasets.images import is_hidden, reason
 from utils.errors import InputError, RunError, naming
+from utils.files import check_file
 
 TRAIN_TAR, VAL_TAR = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
 IMAGES_IN_TARS = 1_281_167 + 50_000
@@ -33,7 +35,7 @@ def find_images(source: Path, val_labels: str | None
             (folder / split).is_dir() for split in ('train', 'val'))), None)
     if missing == list(tars) and folder:
         places = in_folders(folder, val_labels)
-        images = (ArchivedImage(target, path, Path(path).read_bytes)
+        images = (ArchivedImage(target, path, partial(open, path, 'rb'))
                   for path, target in places.items())
         return images, len(places), places.values()
     if missing == list(tars):
@@ -47,27 +49,27 @@ def find_images(source: Path, val_labels: str | None
 
 def in_tars(train: Path, val: Path, wnids: dict[str, str]) -> Iterator[ArchivedImage]:
     """The training tar contains one tar per class; the validation tar contains images only."""
-    for wnid, inner in tar_members(train):
-        for name, file in tar_members(train / f'{wnid}.tar', inner):
+    for wnid, open_inner in tar_members(train):
+        for name, open_ in tar_members(train / f'{wnid}.tar', open_inner()):
             source = f'{train}/{wnid}.tar/{name}'
-            yield ArchivedImage(f'train/{wnid}/{name}', source, file.read)
-    for name, file in tar_members(val):
+            yield ArchivedImage(f'train/{wnid}/{name}', source, open_)
+    for name, open_ in tar_members(val):
         if name not in wnids:
             raise RunError(f'--val_labels: the class of {name} in {val} is missing')
-        yield ArchivedImage(f'val/{wnids.pop(name)}/{name}', f'{val}/{name}', file.read)
+        yield ArchivedImage(f'val/{wnids.pop(name)}/{name}', f'{val}/{name}', open_)
     if wnids:
         raise RunError(f'--source: {val} lacks {len(wnids)} images that --val_labels names')
 
 
 def tar_members(path, file=None):
-    """Yield (name without suffix, open file) from the tar at `path`, or already open as `file`."""
+    """Yield (name without suffix, function that opens it) of a tar, open as `file` or not yet."""
     with naming('--source', RunError):
         try:
             with tarfile.open(path, 'r:', file) as archive:
                 for member in archive:
                     name = PurePosixPath(member.name).stem
                     if member.isfile() and not is_hidden(name):
-                        yield name, archive.extractfile(member)
+                        yield name, partial(archive.extractfile, member)
         except tarfile.TarError as error:
             raise RunError(f'{path} is not a complete tar archive: {error}') from None
 
@@ -135,8 +137,7 @@ def labels_file(val_labels: str | None, folders: list[Path]) -> Path:
                          'validation image: the images do not contain it')
     path = Path(os.path.expanduser(val_labels))
     with naming('--val_labels'):
-        if not path.is_file():
-            raise InputError(f'there is no file {path}')
+        check_file(path)
     return path
 
 

@@ -33,13 +33,16 @@ from tqdm import tqdm
 
 from datasets import archives, imagenet
 from datasets.images import ImageError, decode, reason
-from datasets.splits import VAL_FRACTION, Split, split_sketches, targets_digest
+from datasets.splits import NAMES, VAL_FRACTION, Split, split_sketches, targets_digest
+from utils import console
 from utils.arguments import Parser, at_least, check_not_empty
-from utils.errors import InputError, RunError, naming, reported
-from utils.files import write_atomically
+from utils.errors import InputError, RunError, explained, naming, reported
+from utils.files import check_file, write_atomically
 
 PROGRAM = 'datasets.prepare'
 MARKER = 'prepared.json'
+MOST_BYTES = 2 ** 28    # of an image file, and of those that wait to be decoded
+CHUNK = 2 ** 12         # bytes that are read at once; of bzip2 these are up to 100 MB of an image
 READ_ERRORS = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
@@ -53,8 +56,8 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
     archive, folder = (Path(os.path.realpath(os.path.expanduser(path))) for path in (source, out))
     part = Path(f'{folder}.part')
     with naming('--source'):
-        if not archive.exists():
-            raise InputError(f'there is no {archive}')
+        if not archive.is_dir():
+            check_file(archive, 'file or folder')
     if archive in (folder, *folder.parents):
         raise InputError(f'--out: {folder} lies in --source; choose a folder elsewhere')
     settings, not_named = {'dataset': dataset, 'source': str(archive), 'size': size}, 0
@@ -72,7 +75,7 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
 
     with naming('--out'):
         if is_prepared(folder, settings):
-            return print(f'{folder} is already prepared')
+            return console.show(f'{folder} is already prepared')
         if not is_prepared(part, settings):
             part.mkdir(parents=True, exist_ok=True)
             write_bytes(part / MARKER, json.dumps(settings, indent=2).encode())
@@ -82,7 +85,7 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
         if folder.is_dir():
             folder.rmdir()      # an empty one, which Windows would not replace
         os.replace(part, folder)
-    print(f'{folder}: {summary(counts, not_named)}')
+    console.show(f'{folder}: {summary(counts, not_named)}')
 
 
 def summary(counts, not_named):
@@ -116,26 +119,45 @@ def is_prepared(folder, settings):
 
 def shrink_all(images, folder, suffix, channels, size):
     """Shrink the images that `folder` lacks; how many there are of each split in all."""
-    counts, pending = Counter(), deque()
+    counts, pending = Counter(), deque()    # (bytes, what becomes of them)
     with ThreadPoolExecutor(os.cpu_count()) as pool:    # threads, since Pillow releases the GIL
         for image in images:
-            counts[image.target.split('/')[0]] += 1
+            counts[split_of(image)] += 1
             target = folder / f'{image.target}{suffix}'
             if not target.exists():
                 data = read_data(image)
-                pending.append(pool.submit(shrink, data, image.source, target, channels, size))
-            if len(pending) > 4 * os.cpu_count():   # so that memory never holds a whole archive
-                pending.popleft().result()
-        for last in pending:
+                shrunk = pool.submit(shrink, data, image.source, target, channels, size)
+                pending.append((len(data), shrunk))
+            while (len(pending) > 4 * os.cpu_count()
+                   or sum(length for length, _ in pending) > MOST_BYTES):
+                pending.popleft()[1].result()
+        for _, last in pending:
             last.result()
     return counts
 
 
+def split_of(image):
+    """Where an image goes: train, val or test. Raises RunError where that is in no class folder."""
+    split, *names = image.target.replace('\\', '/').split('/')
+    if split not in NAMES or len(names) < 2 or {'', '.', '..'} & {*names} or '\0' in image.target:
+        raise RunError(f'{image.source} has a name that leads out of its class: {image.target}')
+    return split
+
+
 def read_data(image):
+    data = bytearray()
     try:
-        return image.read()
+        with image.open() as file:
+            while len(data) <= MOST_BYTES and (part := file.read(CHUNK)):
+                data += part
     except READ_ERRORS as error:
+        if explained(error) is not error:
+            raise
         raise ImageError(f'cannot read the image {image.source}: {reason(error)}') from None
+    if len(data) > MOST_BYTES:
+        raise ImageError(f'cannot read the image {image.source}: it has more than '
+                         f'{MOST_BYTES / 1e6:.0f} MB')
+    return bytes(data)
 
 
 def shrink(data, name, target, channels, size):

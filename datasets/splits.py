@@ -11,6 +11,7 @@ from typing import NamedTuple
 from datasets.archives import ArchivedImage, ArchivedSketch
 from datasets.classes import nfc
 from utils.errors import InputError, naming
+from utils.files import check_file
 
 NAMES = 'train', 'val', 'test'
 VAL_FRACTION = 0.2
@@ -127,6 +128,7 @@ def listed(sketches: Sequence[ArchivedSketch], file: str, source: Path) -> dict[
     may have another Unicode form.
     """
     with naming('--split_list'):
+        check_file(os.path.expanduser(file))
         text = Path(os.path.expanduser(file)).read_text('utf-8-sig', 'surrogateescape')
     named = {}
     for sketch in sketches:

@@ -1,9 +1,12 @@
 """What a run survives: kills, full disks, closed terminals, damaged files, two at once. See the README."""
+import ast
+import importlib
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,10 +18,13 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 import main
-from conftest import ROOT
-from datasets import transforms
+from conftest import ROOT, run_script
+from datasets import prepare, transforms
+from test_architecture import tracked
 from test_main import SMALL, rows
-from utils import experiment
+from utils import experiment, files
+from utils.errors import InputError
+from utils.source import checkpoint_source
 from utils.training import board, epoch, folder, record
 from utils.training.checkpoint import read_checkpoint
 
@@ -307,7 +313,8 @@ def test_a_checkpoint_edited_by_hand(trained, tmp_path, start, key, value, part,
 
 @pytest.mark.parametrize('name, value', [('inpsize', None), ('inpsize', 'x'), ('binStart', 0), ('maxlr', 'nan'),
                                          ('binaryWeight', 'yes'), ('model_def', 7), ('optimType', 'adamm'),
-                                         ('binEnd', None), ('amp', 'x')])
+                                         ('binEnd', None), ('amp', 'x'), ('dataset', 'folder:../../x'),
+                                         ('dataset', 'folder:a\033b'), ('mean', 'x'), ('signLayers', '9-2'), ('noDecay', 'x')])
 def test_flags_edited_by_hand(trained, tmp_path, name, value, capsys):
     stored = torch.load(trained / 'last.pth.tar')
     torch.save(stored | {'flags': stored['flags'] | {name: value}}, tmp_path / 'edited.pth.tar')
@@ -315,6 +322,8 @@ def test_flags_edited_by_hand(trained, tmp_path, name, value, capsys):
         main.main([f'--resume={tmp_path}/edited.pth.tar', '--epochs=2'])
     error = capsys.readouterr().err
     assert name in error and error.count('\n') == 1
+    with pytest.raises(InputError, match=f'--{name} is '):       # what utils.report, utils.draw and scripts read with
+        checkpoint_source(tmp_path / 'edited.pth.tar')
 
 
 def test_a_damaged_log_is_named(trained, tmp_path, capsys):
@@ -349,6 +358,88 @@ def test_another_file_than_a_checkpoint(trained, tmp_path, capsys, flag, name, p
         main.main([f'{flag}={tmp_path}/{name}', '--epochs=1'])
     error = capsys.readouterr().err
     assert all(part in error for part in parts) and error.count('\n') == 1
+
+
+@pytest.fixture
+def at_once():
+    """Ends the test where something waits for ever."""
+    def give_up(*_):
+        pytest.fail('it waits')
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize('command', [
+    'main --config=PIPE', 'main --resume=PIPE', 'main --resume=PIPE --evaluate', 'main --packed=PIPE --evaluate',
+    'main --pretrained_file=PIPE --model_def=bincifar --inpsize=32', 'main --resume=RUN/last.pth.tar --classify PIPE',
+    'main --resume=RUN/last.pth.tar --evaluate --predictions=PIPE --overwrite',
+    'utils.compare --config=PIPE', 'utils.report PIPE', 'utils.report RUN/last.pth.tar --out=OUT --image=PIPE', 'utils.draw PIPE',
+    'datasets.prepare tuberlin --source=PIPE --out=OUT', 'datasets.prepare imagenet12 --source=PIPE --out=OUT',
+    'datasets.prepare tuberlin --source=FOLDER --split_list=PIPE --out=OUT',
+    'datasets.prepare imagenet12 --source=FOLDER --val_labels=PIPE --out=OUT'])
+def test_a_pipe_is_refused_by_name_at_once(trained, tmp_path, at_once, monkeypatch, capsys, command):
+    os.mkfifo(tmp_path / 'pipe')
+    shutil.copytree(trained, tmp_path / 'run')
+    for path in 'train/ant/1.png', 'val/2.png':
+        (tmp_path / 'folder' / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', (9, 9)).save(tmp_path / 'folder' / path)
+    for word in 'PIPE', 'RUN', 'OUT', 'FOLDER':
+        command = command.replace(word, str(tmp_path / word.lower()))
+    module, *arguments = command.split(' ')
+    monkeypatch.setattr(sys, 'argv', [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f'{module}.__main__' if module.startswith('utils') else module).main()
+    error = capsys.readouterr().err
+    assert f'{tmp_path}/pipe is a pipe, not a file\n' in error and error.count('\n') == 1
+    assert ended.value.code == 2 and (tmp_path / 'pipe').is_fifo()
+
+
+def test_what_else_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening, pytest.raises(InputError, match='^s is a socket, not a file$'):
+        listening.bind('s')
+        files.check_file('s', 'checkpoint')
+    with pytest.raises(InputError, match='^/dev/null is a device, not a file$'):
+        files.check_file('/dev/null')
+    with pytest.raises(InputError, match=f'^{tmp_path} is a folder, not a checkpoint$'):
+        files.check_file(tmp_path, 'checkpoint')
+    with pytest.raises(InputError, match='^there is no file a\0b$'):
+        files.check_file('a\0b')
+
+
+# Numbers that no network can compute with
+
+def spoil(checkpoint, name, value):
+    checkpoint['model'][name].view(-1)[0] = value
+
+
+@pytest.mark.parametrize('name, value, part', [
+    ('features.conv1.weight', torch.nan, 'not finite, in features.conv1.weight'),
+    ('features.bn2.running_mean', torch.inf, 'not finite, in features.bn2.running_mean'),
+    ('features.conv3.parametrizations.weight.original', -torch.inf, 'not finite, in features.conv3.'),
+    ('features.bn2.running_var', -1, 'a variance below 0, in features.bn2.running_var')])
+def test_a_checkpoint_with_impossible_numbers_is_refused_everywhere(trained, sketch_folder, tmp_path, capsys, name, value, part):
+    folder = shutil.copytree(trained, tmp_path / 'run')
+    file = folder / 'last.pth.tar'
+    checkpoint = read_checkpoint(file)
+    spoil(checkpoint, name, value)
+    torch.save(checkpoint, file)
+    image = next(sketch_folder.rglob('*.png'))
+    resume = f'--resume={file}'
+    for command in ([resume, '--evaluate'], [resume, f'--export={tmp_path}/model.dab'], [resume, '--classify', str(image)],
+                    [resume, '--epochs=2']):
+        with pytest.raises(SystemExit) as ended:
+            main.main(command)
+        output = capsys.readouterr()
+        assert ended.value.code == 2 and f'{file} has ' in output.err and part in output.err and output.err.count('\n') == 1
+        assert 'accuracy' not in output.out
+    for read in experiment.load, checkpoint_source:      # what utils.report, utils.draw and utils.compare read with
+        with pytest.raises(InputError, match=part):
+            read(file)
+    assert not (tmp_path / 'model.dab').exists()
 
 
 # Two at once
@@ -386,6 +477,58 @@ def test_a_run_goes_on_where_its_checkpoint_lies(trained, sketch_folder, tmp_pat
     assert read_checkpoint('last.pth.tar')['epoch'] == 3
 
 
+def test_a_checkpoint_from_elsewhere_does_not_say_where_the_run_is_recorded(trained, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'work').mkdir()
+    monkeypatch.chdir(tmp_path / 'work')
+    stored = torch.load(trained / 'last.pth.tar')
+    for number, place in enumerate([{'logdir': str(tmp_path / 'victim')}, {'name': '../../victim'}, {'name': f'{tmp_path}/victim'},
+                                    {'logdir': '..', 'name': 'victim'}, {'name': 'a\033b'}]):
+        torch.save(stored | {'flags': stored['flags'] | place}, tmp_path / 'downloaded.pth.tar')
+        main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', *(['--overwrite'] if number else [])])
+        assert f'continues {tmp_path}/downloaded.pth.tar after epoch 1, in logs/tuberlin-sketchanetwbin-dab\n' in capsys.readouterr().out
+    main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', '--logdir=mine', '--name=that'])
+    assert {path.name for path in tmp_path.iterdir()} == {'work', 'downloaded.pth.tar'}
+    assert {path.as_posix() for path in Path().glob('*/*')} == {'logs/tuberlin-sketchanetwbin-dab', 'mine/that'}
+
+
+# What a terminal would take for commands
+
+def test_no_name_of_a_file_or_a_class_reaches_the_terminal_as_a_command(sketch_folder, tmp_path, start, monkeypatch, capfd):
+    data, ring = tmp_path / 'data', '\033]0;title\07ring\nmain.py: error: forged\u202e'
+    shutil.copytree(sketch_folder, data)
+    for split in 'train', 'val':
+        (data / split / 'ring').rename(data / split / ring)
+    (data / 'train' / ring / 'a\033[2J').write_text('not an image')
+    (data / 'val/bar/broken\033[2J.png').write_text('not an image')
+    run, packed = f'--resume={tmp_path}/run/last.pth.tar', tmp_path / 'model\033[2J.dab'
+    data_dir = f'--data_dir={data}'
+    train = start(main.main, [*SMALL, data_dir, f'--logdir={tmp_path}', '--name=run', '--epochs=1', '--skipBroken'])
+    code, *texts = train.wait()
+    log = (tmp_path / 'run/log.txt').read_text()
+    assert code == 0 and all('a\\x1b[2J' in text and 'broken\\x1b[2J.png' in text for text in (texts[1], log))
+    main.main([run, '--evaluate'])
+    main.main([run, f'--export={packed}'])
+    with pytest.raises(SystemExit):
+        main.main([f'--packed={packed}', '--classify', f'{data}/val'])
+    monkeypatch.setattr(sys, 'argv', ['prepare', 'tuberlin', f'--source={data}/train', f'--out={tmp_path}/prepared\033[2J', '--size=9'])
+    prepare.main()
+    out, err = capfd.readouterr()
+    assert 'broken\\x1b[2J.png' in err and 'prepared\\x1b[2J: ' in out
+    texts += out, err, log
+    lines = [line for text in texts for line in text.split('\n')]
+    assert all(line.isprintable() for line in lines) and not [line for line in lines if line.startswith('main.py: error: forged')]
+    assert sum('\\x1b]0;title\\x07ring\\nmain.py: error: forged\\u202e' in line for line in lines) > 8
+
+
+def test_everything_is_printed_by_the_console():
+    """So that no print is forgotten; utils.bench prints its own measurements."""
+    elsewhere = [f'{name}:{node.lineno}' for name in tracked() if name != 'utils/console.py' and not name.startswith('utils/bench/')
+                 for node in ast.walk(ast.parse((ROOT / name).read_text(encoding='utf-8')))
+                 if isinstance(node, ast.Call) and ast.unparse(node.func) in ('print', 'sys.stdout.write', 'sys.stderr.write')
+                 and 'file' not in {keyword.arg for keyword in node.keywords}]
+    assert elsewhere == []
+
+
 # Processes and memory
 
 @pytest.mark.parametrize('what, workers, remedy', [
@@ -402,6 +545,67 @@ def test_what_ran_out_is_said_with_the_remedy(flags, run_folder, monkeypatch, ca
     err = capsys.readouterr().err
     assert exit_.value.code == 1 and remedy in err and err.count('\n') == 1
     assert 'ended early' in last_line(run_folder) and remedy in last_line(run_folder)
+
+
+LIMITED = """
+import os, resource, sys
+import main
+from datasets import prepare
+opened = max(map(int, os.listdir('/dev/fd'))) + 1
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+"""
+
+
+@pytest.mark.parametrize('more', [0, 1, 2, 4, 8, 16, 32])
+def test_too_few_open_files_for_the_workers_are_said_with_the_remedies(flags, start, more):
+    script = f"""{LIMITED}
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + {more}, opened + {more}))
+main.main({[*flags, '--dataOn=workers', '--epochs=1', '--workers=4']})
+"""
+    code, _, error = start(run_script, script, {}).wait()
+    assert code in (1, 2) and error.count('\n') == 1 and 'ulimit -n' in error and '--workers' in error
+
+
+def test_the_limit_of_open_files_is_raised_where_it_can_be(flags, start):
+    script = f"""{LIMITED}
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 20, hard))
+main.main({[*flags, '--dataOn=workers', '--epochs=1', '--workers=2']})
+"""
+    code, out, error = start(run_script, script, {}).wait()
+    assert code == 0 and 'open files' not in error and '1 of 1 epochs done' in out
+
+
+def test_a_process_that_the_system_refuses_is_one_sentence(flags, start):
+    script = f"""{LIMITED}
+def refuse(forks=[], fork=os.fork):
+    forks.append(1)
+    if len(forks) > 2:
+        raise BlockingIOError(11, 'Resource temporarily unavailable')
+    return fork()
+os.fork = refuse
+main.main({[*flags, '--dataOn=workers', '--epochs=1', '--workers=4']})
+"""
+    code, _, error = start(run_script, script, {}).wait()
+    lines = [line for line in error.splitlines() if 'This DataLoader will create' not in line]      # PyTorch's, on few cores
+    assert code == 1 and len(lines) == 1, error
+    assert 'Resource temporarily unavailable' in lines[0] and '--workers' in lines[0]
+
+
+@pytest.mark.parametrize('more', [-3, -2, -1, 0, 1])
+def test_too_few_open_files_to_prepare(sketch_folder, tmp_path, start, more):
+    script = f"""{LIMITED}
+for number in range(opened):
+    if not os.path.exists(f'/dev/fd/{{number}}'):
+        os.open('/dev/null', os.O_RDONLY)       # no gaps
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + {more}, opened + {more}))
+sys.argv = ['prepare', 'tuberlin', {f'--source={sketch_folder}/train'!r}, {f'--out={tmp_path}/out'!r}, '--size=9']
+prepare.main()
+"""
+    code, out, error = start(run_script, script, {}).wait()
+    if code:
+        assert code == 1 and error.count('\n') == 1 and 'ulimit -n' in error
+    else:
+        assert more > 0 and error == '' and 'images in train/' in out
 
 
 def test_a_bug_keeps_its_traceback_in_the_log_too(flags, run_folder, monkeypatch):

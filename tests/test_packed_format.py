@@ -34,6 +34,7 @@ def tiny():
     generator = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(tensor.shape, generator=generator)
                for name, tensor in build('tiny', 3, 2, 8, None).state_dict().items() if 'num_batches' not in name}
+    tensors['1.running_var'].abs_()
     mask = tensors.pop('2.weight') > 0
     tensors |= {'2.weight': encoding.Bits(ops.pack_mask(mask), tuple(mask.shape)),
                 '2.alpha': torch.randn(7, generator=generator), '2.beta': torch.randn(7, generator=generator)}
@@ -46,6 +47,16 @@ def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp('packed') / 'tiny.dab'
     format.write(path, format.Description(**DESCRIPTION), tiny()[1])
     return path.read_bytes()
+
+
+@pytest.mark.parametrize('name', ['0.weight', '2.alpha', '2.beta', '1.running_var'])
+@pytest.mark.parametrize('half', [False, True])
+def test_numbers_that_are_not_finite(tmp_path, name, half):
+    tensors = tiny()[1]
+    tensors[name].view(-1)[-1] = torch.nan
+    format.write(tmp_path / 'nan.dab', format.Description(**DESCRIPTION), tensors, half)
+    with pytest.raises(InputError, match=f'nan.dab has numbers that are not finite, in {name}'):
+        format.read(tmp_path / 'nan.dab', build)
 
 
 @pytest.fixture(scope='module')

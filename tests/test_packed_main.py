@@ -125,7 +125,7 @@ def test_an_existing_file_is_kept_unless_told(trained, packed, refused, said):
     (['--export=x.dab', '--resume=CHECKPOINT', '--dataset=cifar10'], 'channels'),
     (['--packed=PACKED'], '--evaluate'), (['--packed=PACKED', '--resume=CHECKPOINT', '--evaluate'], 'one of them'),
     (['--packed=/nowhere.dab', '--evaluate'], '/nowhere.dab'), (['--packed=CHECKPOINT', '--evaluate'], '--resume takes'),
-    (['--packed=/', '--evaluate'], '--packed: /: it is a folder'), (['--packed=' + 'x' * 300, '--evaluate'], '--packed: '),
+    (['--packed=/', '--evaluate'], '--packed: / is a folder'), (['--packed=' + 'x' * 300, '--evaluate'], '--packed: '),
     (['--packed=PACKED', '--evaluate', '--model_def=sketchanet'], '--model_def=sketchanetfbin'),
     (['--packed=PACKED', '--evaluate', '--inpsize=97'], '--inpsize=81'),
     (['--packed=PACKED', '--evaluate', '--data_dir=/nowhere'], '/nowhere'),

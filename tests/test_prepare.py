@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -330,7 +331,7 @@ def test_a_corrupt_member_of_a_zip_is_named(tuberlin, run):
 
 
 def test_bad_sources(tuberlin, tmp_path, run):
-    check(run('tuberlin', source=tmp_path / 'none'), f'--source: there is no {tmp_path}/none')
+    check(run('tuberlin', source=tmp_path / 'none'), f'--source: there is no file or folder {tmp_path}/none')
     check(run('sketchyrecognition', source=tuberlin), 'does not hold the sketches of')
     check(run('tuberlin', source=tmp_path, out=tmp_path / 'out'), '--out', 'lies in --source')
     tuberlin.write_bytes(tuberlin.read_bytes()[:-500])
@@ -352,6 +353,43 @@ def test_members_never_leave_the_folder(tmp_path, run):
     assert {path.split('/')[1] for path in images(tmp_path / 'a' / 'b' / 'out')} == {'escaped'}
     assert {path.name for path in tmp_path.iterdir()} == {'evil.zip', 'a'}
     assert [path.name for path in (tmp_path / 'a' / 'b').iterdir()] == ['out']
+
+
+@pytest.mark.parametrize('kind', ['zip', 'folder'])
+def test_a_file_too_large_for_an_image_is_refused_before_it_fills_the_memory(tmp_path, run, monkeypatch, kind):
+    monkeypatch.setattr(prepare, 'MOST_BYTES', 2 ** 20)
+    if kind == 'zip':
+        source = tmp_path / 'bomb.zip'
+        with zipfile.ZipFile(source, 'w', zipfile.ZIP_DEFLATED) as archive:
+            for name, data in {**TUBERLIN, 'png/bee/85.png': bytes(2 ** 25)}.items():
+                archive.writestr(name, data)
+    else:
+        source = write_folder(tmp_path / 'sketches', TUBERLIN)
+        os.truncate(source / 'png/bee/85.png', 2 ** 25)
+    tracemalloc.start()
+    result = run('tuberlin', source=source)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    check(result, f'cannot read the image {source}/png/bee/85.png: it has more than 1 MB', code=1)
+    assert peak < 2 ** 24
+
+
+def test_images_that_wait_do_not_fill_the_memory(tuberlin, tmp_path, run, monkeypatch):
+    """A few large ones are as much as many small ones."""
+    monkeypatch.setattr(prepare, 'MOST_BYTES', max(map(len, TUBERLIN.values())))
+    assert run('tuberlin', source=tuberlin)[0] == 0 and len(images(tmp_path / 'out')) == 30
+
+
+@pytest.mark.parametrize('inner, name', [('..', 'a.JPEG'), ('n01440764.tar', '..'), ('n01440764.tar', 'x/..'), ('n01440764.tar', '/'),
+                                         ('n01440764.tar', 'x\\..\\..\\a.JPEG'), ('x\\..\\..\\y.tar', 'a.JPEG')])
+def test_no_member_of_a_tar_leaves_its_class(tmp_path, run, inner, name):
+    source = write_folder(tmp_path / 'tars', {
+        'ILSVRC2012_img_train.tar': tar({inner: tar({name: picture(1, kind='JPEG')})}), 'ILSVRC2012_img_val.tar': tar({})})
+    (tmp_path / 'labels.txt').write_text(WNIDS[0])
+    code, _, error = run('imagenet12', source=source, val_labels=tmp_path / 'labels.txt', out=tmp_path / 'a/b/out')
+    assert code == 1 and 'has a name that leads out of its class' in error and error.count('\n') == 1
+    assert {path.name for path in tmp_path.iterdir()} == {'tars', 'labels.txt', 'a'}
+    assert [path.name for path in (tmp_path / 'a/b').rglob('*')] == ['out.part', 'prepared.json']
 
 
 @pytest.mark.parametrize('missing', [archives_of_imagenet.TRAIN_TAR, archives_of_imagenet.VAL_TAR, 'labels'])
@@ -442,7 +480,7 @@ def test_as_a_command(tmp_path):
     done = subprocess.run([sys.executable, '-m', 'datasets.prepare', *flags],
                           cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ''
-    assert done.stderr == f'datasets.prepare: error: --source: there is no {tmp_path}/none\n'
+    assert done.stderr == f'datasets.prepare: error: --source: there is no file or folder {tmp_path}/none\n'
 
 
 def test_files_that_change_between_two_starts_are_not_mixed(tmp_path, run):

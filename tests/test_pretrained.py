@@ -206,7 +206,7 @@ def test_a_layer_with_a_tensor_of_another_shape_is_not_taken(name, tensor, saved
 def test_numbers_that_are_not_finite(saved):
     state = models.build('bincifar', 3, 1, 8).state_dict()
     state['features.conv2.weight'][0, 0, 0, 0] = torch.nan
-    with pytest.raises(InputError, match='not finite, for features.conv2.weight'):
+    with pytest.raises(InputError, match='not finite, in features.conv2.weight'):
         load_pretrained(models.build('bincifar', 3, 1, 8), saved(state))
 
 

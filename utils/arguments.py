@@ -221,7 +221,9 @@ def is_valid(action: argparse.Action, value: object) -> bool:
     kind = getattr(action.type, 'kind', str)
     if type(value) is not kind or (action.choices and value not in action.choices):
         return False
+    if not action.type or action.dest in ('model_def', 'name'):     # of experiment.load; not used
+        return True
     try:
-        return kind is str or action.type(str(value)) == value
+        return action.type(str(value)) == value
     except argparse.ArgumentTypeError:
         return False

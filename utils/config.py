@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from utils.arguments import Parser, check_not_empty
 from utils.errors import InputError, naming
+from utils.files import check_file
 
 # Flags that a run records resolved, and the flags that they can follow from.
 FOLLOWS = {
@@ -44,6 +45,8 @@ def config_words(path: str, parser: Parser, typed: Sequence[str],
     """
     options = {word.partition('=')[0] for word in typed}
     names = {name for name, action in parser.actions.items() if options & {*action.option_strings}}
+    with naming('--config'):
+        check_file(path)
     with naming('--config'), naming(path):
         values = read_config(path, parser)
         once = [name for name, value in values.items()

@@ -1,4 +1,8 @@
-"""Output to a terminal, pipe or file that may be closed, full, or unable to show a character."""
+"""Output to a terminal, pipe or file that may be closed, full, or unable to show a character.
+
+All that is printed goes through here: control characters, which names of classes and files can
+hold, would be commands to a terminal and are shown as escapes.
+"""
 import contextlib
 import os
 import select
@@ -17,27 +21,41 @@ def prepare():
             stream.reconfigure(errors='backslashreplace')
 
 
-def say(text: str):
-    """Print a text that is recorded elsewhere too: where it cannot be printed, go on without."""
+def show(text: str):
+    """Print a text that is recorded nowhere else. Raises OSError where it cannot be printed."""
     _print(text, sys.stdout)
 
 
+def say(text: str):
+    """Print a text that is recorded elsewhere too: where it cannot be printed, go on without."""
+    _print_if_possible(text, sys.stdout)
+
+
 def complain(text: str):
-    """Print a line to stderr, as far as that can be done."""
-    _print(text, sys.stderr)
+    """Print a text to stderr, as far as that can be done."""
+    _print_if_possible(text, sys.stderr)
 
 
-def _print(text, stream):
+def _print(text, stream):       # in one piece: other threads print
+    print(f'{escaped(text)}\n', end='', file=stream, flush=True)
+
+
+def _print_if_possible(text, stream):
     try:
-        print(f'{text}\n', end='', file=stream, flush=True)    # in one piece: other threads print
+        _print(text, stream)
     except OSError:
         discard(stream)
+
+
+def escaped(text: str) -> str:
+    """The text with what is not printable as escapes, but for line ends."""
+    return '\n'.join(map(one_line, text.split('\n')))
 
 
 def show_warnings(program: str):
     """Show each warning from now on as '<program>: warning: <message>'."""
     def line_of(message, *_, **__):     # Python calls it for what it shows, and for nothing else
-        line = f'{program}: warning: {message}'
+        line = one_line(f'{program}: warning: {message}')
         _warnings.append(line)
         record(line)
         return f'{line}\n'

@@ -1,4 +1,6 @@
 """The images of an experiment, checked against those that its network was trained on."""
+from pathlib import Path
+
 import datasets
 from utils.errors import InputError, naming
 from utils.source import Source, own_data_flags
@@ -43,18 +45,19 @@ def describe_own(dataset: str, data: datasets.Data) -> str:
             f'--mean={flags["mean"]} --std={flags["std"]}{origin}')
 
 
-def about_training(source: Source | None, data: datasets.Data) -> list[str]:
-    """Sentences for the log of a run: what it continues, on which data.
+def about_training(source: Source | None, data: datasets.Data, folder: Path) -> list[str]:
+    """Sentences for the log of a run in `folder`: what it continues, on which data.
 
     Raises InputError where --resume=auto found a checkpoint of other training images.
     """
     sentences = []
-    folder = datasets.folder_of(data.val)
-    if folder and folder.root.name == 'test':
-        sentences.append(f'validation uses {folder.root}, since val/ is missing: the best '
+    images = datasets.folder_of(data.val)
+    if images and images.root.name == 'test':
+        sentences.append(f'validation uses {images.root}, since val/ is missing: the best '
                          'checkpoint is chosen on it')
     if source:
-        sentences.append(f'continues {source.path} after epoch {source.checkpoint["epoch"]}')
+        sentences.append(f'continues {source.path} after epoch {source.checkpoint["epoch"]}, in '
+                         f'{folder}')
     if source and is_of_other_images(source.checkpoint, data.training_images,
                                      datasets.names_digest(data.train, 'NFD')):     # once, on a Mac
         sentence = f'{source.path} was trained on other images than those of --data_dir'

@@ -22,14 +22,16 @@ class RunError(InputError):
     exit_code = 1
 
 
+TOO_MANY_FILES = 'Too many open files|items of ancdata'
 EXPLANATIONS = {    # of what the message of a RuntimeError or MemoryError contains
+    TOO_MANY_FILES: 'too many files are open: raise ulimit -n or, where processes load images, use '
+                    'fewer --workers',
     r'DataLoader worker \(pid|unable to .*(shared memory|mmap|file </torch)':
         'a process that loads images was killed, or memory or /dev/shm ran out: use fewer '
         '--workers; --workers=0 needs no such process',
     r"can't allocate memory|not enough memory|out of memory|bad_alloc":
         'memory ran out: use a smaller --batch-size, --testbatchsize or --inpsize',
     r"can't start new thread": 'the system allows no more threads: use fewer --workers',
-    r'Too many open files': 'too many files are open: use fewer --workers, or raise ulimit -n',
     r'(\w+) does not have a deterministic implementation':
         r'--deterministic: PyTorch has no deterministic \1: train without the flag',
     r'No working C\+\+ compiler found|Compiler: .* is not found':
@@ -42,8 +44,10 @@ EXPLANATIONS = {    # of what the message of a RuntimeError or MemoryError conta
 
 def explained(error: BaseException) -> BaseException:
     """The error, or the RunError that says in a sentence what an exception of a library means."""
-    if isinstance(error, InputError) or not isinstance(error, (RuntimeError, MemoryError)):
+    if isinstance(error, InputError) or not isinstance(error, (RuntimeError, MemoryError, OSError)):
         return error
+    if isinstance(error, OSError) and not re.search(TOO_MANY_FILES, str(error)):
+        return error        # it says itself what it means
     text = 'out of memory' if isinstance(error, MemoryError) else str(error)
     return next((RunError(match.expand(sentence)) for pattern, sentence in EXPLANATIONS.items()
                  if (match := re.search(pattern, text))), error)
@@ -61,6 +65,8 @@ def naming(what: str, kind: type[InputError] = InputError) -> Iterator[None]:
         sentence = str(error)
         raise error if sentence.startswith(what) else type(error)(f'{what}: {sentence}') from error
     except OSError as error:
+        if (known := explained(error)) is not error:
+            raise known from error
         place = f'{error.filename}: ' if error.filename and str(error.filename) != what else ''
         raise kind(f'{what}: {place}{error.strerror or error}') from error
 
@@ -84,19 +90,17 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
         interrupt.exit_after(stopped)
     except InputError as error:
         exit_with(f'{program}: error: {error}', error.exit_code)
-    except OSError as error:
-        if error.errno is None:     # not the operating system's refusal, but a bug of ours
+    except (RuntimeError, MemoryError, OSError) as error:
+        known = explained(error)
+        if known is not error:
+            exit_with(f'{program}: error: {known}', RunError.exit_code)
+        if getattr(error, 'errno', None) is None:   # not the system's refusal, but a bug of ours
             raise
         if isinstance(error, BrokenPipeError) and console.is_closed(sys.stdout):
             console.discard(sys.stdout)
             sys.exit(RunError.exit_code)
         place = f'{error.filename}: ' if error.filename else ''
         exit_with(f'{program}: error: {place}{error.strerror}', RunError.exit_code)
-    except (RuntimeError, MemoryError) as error:
-        known = explained(error)
-        if known is error:
-            raise
-        exit_with(f'{program}: error: {known}', RunError.exit_code)
     finally:
         interrupt.restore(before)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import datasets
+from utils import console
 from utils.errors import InputError, RunError, naming
 from utils.experiment import Experiment
-from utils.files import write_text
+from utils.files import check_file, write_text
 from utils.provenance import device_name
 from utils.training import epoch, parallel
 from utils.training.predictions import (Predictions, confused_pairs, confusion, lowest_first,
@@ -25,9 +26,12 @@ def evaluate(experiment: Experiment) -> nn.Module:
     Raises InputError where the file exists, without --overwrite, before anything is computed.
     """
     flags, split = experiment.flags, experiment.flags.split or 'val'
-    if flags.predictions and Path(flags.predictions).exists() and not flags.overwrite:
-        raise InputError(f'--predictions: {flags.predictions} exists already: give another name, '
-                         'or --overwrite it')
+    if flags.predictions and Path(flags.predictions).exists():
+        with naming('--predictions'):
+            check_file(flags.predictions)
+            if not flags.overwrite:
+                raise InputError(f'{flags.predictions} exists already: give another name, or '
+                                 '--overwrite it')
     network, (_, loader) = experiment.make_network(), experiment.make_loaders()
     predictions = Predictions()
     metrics = epoch.validate(network, loader, experiment.device, Progress(split, len(loader)),
@@ -37,8 +41,9 @@ def evaluate(experiment: Experiment) -> nn.Module:
         parallel.say(what_is_measured(experiment, network, split, len(target)))
         parallel.say(epoch.metrics_line(split, metrics))
         counts = confusion(target, likeliest[:, 0], len(experiment.classes))
-        parallel.say(f'\n{class_table(counts, experiment.classes, flags.verbose)}\n')
-        parallel.say(pair_table(counts, experiment.classes, flags.verbose))
+        classes = list(map(console.one_line, experiment.classes))
+        parallel.say(f'\n{class_table(counts, classes, flags.verbose)}\n')
+        parallel.say(pair_table(counts, classes, flags.verbose))
         if flags.predictions:
             names = datasets.image_names(experiment.data.val)
             text = as_csv(names, target, likeliest, probabilities, experiment.classes)

@@ -161,7 +161,7 @@ def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     flags, ignored = resolve.resolve(given, classes, channels, device, in_folders)
     notes += [*ignored, *resolve.changed_schedule(flags, source)]
     if data and not given.evaluate:
-        notes += about_training(source, data)
+        notes += about_training(source, data, Path(flags.logdir, flags.name))
     return Experiment(flags, source, data, classes, channels, device, notes)
 
 

@@ -1,4 +1,4 @@
-"""Where the program keeps files of its own, and how it writes the user's."""
+"""Where the program keeps files of its own, and how it reads and writes the user's."""
 import contextlib
 import datetime
 import functools
@@ -8,9 +8,9 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from utils import interrupt, locks
 from utils.errors import InputError
@@ -19,6 +19,8 @@ LOCK = '.lock'
 TEMPORARY = '.dab-*.tmp'    # files that are being written, or were when the process was killed
 IS_WINDOWS = os.name == 'nt'
 PATIENCE = 10   # seconds for other programs to close a file, such as a scanner for viruses
+NO_FILES = {stat.S_IFDIR: 'folder', stat.S_IFIFO: 'pipe', stat.S_IFSOCK: 'socket',
+            stat.S_IFCHR: 'device', stat.S_IFBLK: 'device'}
 
 
 def cache_folder() -> Path:
@@ -45,6 +47,30 @@ def private_folder() -> Path:
     return path
 
 
+def check_file(path: str | Path, kind: str = 'file'):
+    """Raise InputError where no file lies at `path`, before it is opened: a pipe can wait forever.
+
+    kind: what the file should be, which the sentence says.
+    """
+    try:
+        found = NO_FILES.get(stat.S_IFMT(os.stat(path).st_mode))
+    except (FileNotFoundError, NotADirectoryError, ValueError):     # ValueError: a null byte
+        raise InputError(f'there is no {kind} {path}') from None
+    except OSError as error:
+        raise InputError(f'{path}: {error.strerror}') from error
+    if found:
+        raise InputError(f'{path} is a {found}, not a {kind if found == "folder" else "file"}')
+
+
+def check_numbers(tensors: Mapping[str, Any], path: str | Path):
+    """Raise InputError where a tensor read from `path` has numbers that no training leaves."""
+    for name, tensor in tensors.items():
+        if not tensor.float().isfinite().all():
+            raise InputError(f'{path} has numbers that are not finite, in {name}')
+        if name.endswith('running_var') and (tensor < 0).any():
+            raise InputError(f'{path} has a variance below 0, in {name}')
+
+
 def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True,
                      temporary: Path | None = None):
     """Call write(temporary) and rename that file to `path`, which is never half written.
@@ -53,6 +79,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
     folder where only this program writes, so that a next call replaces what a killed process left;
     elsewhere it is one that no file of the user has.
     """
+    if os.path.exists(path):
+        check_file(path)
     temporary = temporary or path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
     try:
         with interrupt.must_finish():

@@ -28,6 +28,7 @@ from pathlib import Path
 from torch import nn
 
 from utils.errors import InputError
+from utils.files import check_numbers
 from utils.state_dicts import (COUNTER, Layer, Layers, convolutions_and_linears,
                                is_numbered_in_order, layers_of, plain, read_layers)
 
@@ -55,9 +56,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> list[str]:
     taken = {f'{ours.name}.{key}': theirs.tensors[key].reshape(tensor.shape).to(tensor.dtype)
              for theirs, ours in pairs for key, tensor in ours.tensors.items()
              if key in theirs.tensors}
-    for name, tensor in taken.items():
-        if not tensor.isfinite().all():
-            raise InputError(f'{path} has numbers that are not finite, for {name}')
+    check_numbers(taken, path)
     model.load_state_dict({key: taken[plain(key)] for key in state if plain(key) in taken},
                           strict=False)
     how = 'by name'

@@ -36,6 +36,23 @@ def out_of_reach() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+def allow_open_files(more: int) -> bool:
+    """Raise the limit of open files so that this process can open `more`; whether it now can."""
+    try:
+        import resource
+        needed = len(os.listdir('/dev/fd')) + more
+    except (ImportError, FileNotFoundError):    # on Windows, where there is no such limit
+        return True
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed <= soft or soft == resource.RLIM_INFINITY:
+        return True
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):       # it is above the hard limit
+        return False
+    return True
+
+
 def call_in_new_process(function: Callable, *arguments):
     """function(*arguments) in a new Python process; returns or raises what it does.
 

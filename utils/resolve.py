@@ -36,7 +36,8 @@ def flags_and_source(words: list[str]) -> tuple[argparse.Namespace, Source | Non
         with naming('--resume'):
             source = replace(checkpoint_source(resume), is_found=auto)
         place = {'logdir': given.logdir, 'name': given.name} if auto else where_it_lies(resume)
-        known = source.flags | place
+        known = {name: value for name, value in source.flags.items()
+                 if name not in ('logdir', 'name')} | place
     elif given.packed:
         with naming('--packed'):
             source = packed_source(given.packed)
@@ -89,7 +90,8 @@ def last_checkpoint(flags: argparse.Namespace) -> str | None:
 def where_it_lies(checkpoint: str) -> dict[str, str]:
     """--logdir and --name of the run whose folder a checkpoint lies in; {} outside of one.
 
-    The folder may have been moved or be meant from another working directory than its flags say.
+    Those that the checkpoint recorded do not count: its folder may have been moved, and a file from
+    elsewhere must not say where this program writes.
     """
     folder = Path(checkpoint).parent
     if not (folder / 'flags.json').is_file():

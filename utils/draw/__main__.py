@@ -21,7 +21,7 @@ from pathlib import Path
 from torch.nn.utils import parametrize
 
 import datasets
-from utils import packed
+from utils import console, packed
 from utils.arguments import Parser, at_least
 from utils.errors import InputError, reported
 from utils.pages import render
@@ -73,11 +73,11 @@ def serve(options: argparse.Namespace, source: Source, recognizer: Recognizer):
     server = Server(page, recognizer.answer, options.port)
     with suppress(KeyboardInterrupt), server:
         server.warm_up()
-        print(f'{server.url}  (Ctrl-C ends it)', flush=True)
+        console.show(f'{server.url}  (Ctrl-C ends it)')
         if 'SSH_CONNECTION' in os.environ:
             port = server.server_port
-            print(f'from your own machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}',
-                  flush=True)
+            console.show(f'from your own machine: ssh -L {port}:127.0.0.1:{port} '
+                         f'{socket.gethostname()}')
         elif has_desktop() and not options.no_browser:
             threading.Thread(target=webbrowser.open, args=[server.url], daemon=True).start()
         server.serve_forever()

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 import models
 
 from ..errors import InputError, naming
-from ..files import write_atomically
+from ..files import check_file, check_numbers, write_atomically
 from .encoding import Bits, choose_encoding, decode, encode, encoded_size
 
 MAGIC = b'\x89DAB\r\n\x1a\n'
@@ -85,7 +85,7 @@ class Description:
             'mean': are_numbers(self.mean),
             'std': (are_numbers(self.std) and min(self.std) > 0
                     and are_numbers(self.mean) and len(self.std) == len(self.mean)),
-            'dataset': isinstance(self.dataset, str),
+            'dataset': isinstance(self.dataset, str) and self.dataset.isprintable(),
             'tenCrop': isinstance(self.tenCrop, bool)}
         for key, valid in is_valid.items():
             if not valid:
@@ -156,11 +156,8 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
     architecture needs and the file holds. Raises InputError for any file but a whole packed model.
     """
     path = Path(path)
+    check_file(path, 'packed model')
     with naming(str(path)):
-        if path.is_dir():
-            raise InputError('it is a folder, not a packed model')
-        if not path.is_file():
-            raise InputError('there is no packed model of this name')
         data = memoryview(path.read_bytes())
     try:
         header, payload = split_file(data)
@@ -176,6 +173,8 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
     for name, encoding, shape, offset in expected:
         end = offset + encoded_size(encoding, shape)
         tensors[name] = decode(payload[offset:end], encoding, shape)
+    check_numbers({name: tensor for name, tensor in tensors.items()
+                   if not isinstance(tensor, Bits)}, path)
     return description, network, tensors
 
 

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 import datasets
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
+from utils import console
 from utils.arguments import Parser, at_least
 from utils.errors import InputError, RunError, naming, reported
 from utils.data import load_data
+from utils.files import check_file
 from utils.layer_errors import measure_layers
 from utils.source import Source, checkpoint_source, stored_network
 
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None):
     """Write the report that the arguments ask for and print the path of its page."""
     with reported(PROGRAM):
         options = parse(arguments)
-        print(write(options, prepare(options)))
+        console.show(str(write(options, prepare(options))))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -121,6 +123,8 @@ def choose_sketch(source: Source, data: datasets.Data | None, why_no_data: str,
     name = datasets.data_name(source.flags['dataset'])
     transform = datasets.transform(source.spec, source.flags['inpsize'])
     if file:
+        with naming('--image'):
+            check_file(file, 'image')
         try:
             image = datasets.read_image(file, 1, ink=source.spec.ink)
             return transform(image), f'The image {file}'

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from utils import devices
 from utils.errors import InputError, RunError, explained, naming
-from utils.files import write_atomically
+from utils.files import check_file, check_numbers, write_atomically
 
 
 def on_cpu(value):
@@ -56,19 +56,18 @@ def read_file(path: str | Path, only_zip: bool = True) -> object:
     if os.path.isdir(path):
         raise InputError(f'{str(path)!r} is a folder: name the checkpoint in it, such as '
                          f'{os.path.join(path, "last.pth.tar")}')
-    if not os.path.exists(path):
-        raise InputError(f'there is no checkpoint {str(path)!r}')
+    check_file(path, 'checkpoint')
     damaged = None
     try:
         if only_zip or zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:      # as torch.save writes it, with checksums
                 damaged = archive.testzip()             # that torch.load does not check
         content = None if damaged else torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise InputError(f'{path} cannot be read: {error.strerror or error}') from error
     except Exception as error:   # a damaged file makes both raise almost anything
         if explained(error) is not error:       # memory ran out
             raise
+        if isinstance(error, OSError):
+            raise InputError(f'{path} cannot be read: {error.strerror or error}') from error
         if found := re.search(r'Unsupported global: GLOBAL ([\w.]+) ', str(error)):
             raise InputError(f'{path} holds an object of {found[1]}, which is not read because '
                              'that could run code: save a state_dict instead') from error
@@ -87,6 +86,7 @@ def read_checkpoint(path: str | Path) -> dict:
     if wrong:
         raise InputError(f'{path} is not a checkpoint of this program: no valid '
                          f'{", ".join(wrong)} in it')
+    check_numbers(checkpoint['model'], path)
     return checkpoint
 
 
@@ -104,6 +104,13 @@ def is_dict_of(value, kinds, keys=str) -> bool:
         isinstance(key, keys) and isinstance(item, kinds) for key, item in value.items())
 
 
+def are_weights(value) -> bool:
+    """Whether value is a dict of ordinary tensors, which can be looked into."""
+    return is_dict_of(value, Tensor) and not any(
+        tensor.is_meta or tensor.is_quantized or tensor.is_complex()
+        or tensor.layout != torch.strided for tensor in value.values())
+
+
 def is_random_state(value) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.dim() == 1
 
@@ -111,7 +118,7 @@ def is_random_state(value) -> bool:
 CHECKPOINTS = 'last.pth.tar', 'best.pth.tar'    # of a run
 SCALER_KEYS = {'scale', 'growth_factor', 'backoff_factor', 'growth_interval', '_growth_tracker'}
 SCHEMA = {      # what a checkpoint must have
-    'model': lambda value: is_dict_of(value, Tensor),
+    'model': are_weights,
     'optimizer': lambda value: (is_dict_of(value, object)
                                 and is_dict_of(value.get('state'), dict, int)),
     'epoch': is_count,

@@ -1,6 +1,7 @@
 """The batches of training and validation, from loading processes or from data on the device."""
 import random
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 
@@ -9,8 +10,26 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from datasets import Data
 from datasets.resident import DeviceLoader, choose
+from utils.errors import InputError, RunError
+from utils.processes import allow_open_files
 
 from . import parallel
+
+FILES, FILES_OF_WORKER = 32, 10     # that are open at most in a run, measured; of each worker
+
+
+class Loader(DataLoader):
+    """A DataLoader that ends in one sentence where the system refuses it a process."""
+
+    def __iter__(self):
+        try:
+            return super().__iter__()
+        except OSError as error:
+            show, sys.unraisablehook = sys.unraisablehook, lambda _: None
+            traceback.clear_frames(error.__traceback__)     # ends what has started, not in silence
+            sys.unraisablehook = show
+            raise RunError(f'a process that loads images cannot start ({error.strerror}): use '
+                           'fewer --workers, or raise ulimit -n and ulimit -u') from None
 
 
 def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, batch_size: int,
@@ -18,13 +37,17 @@ def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, ba
     """This process's share of the training and of the validation batches, and a sentence about it.
 
     Two loaders of (images, class numbers). A last training batch of one image, too few for
-    BatchNorm, is left out; no validation image is. Raises InputError where dataOn cannot be.
+    BatchNorm, is left out; no validation image is. Raises InputError where dataOn cannot be, or
+    where the workers would open more files than the system allows.
     """
     on_device, sentence = choose(dataOn, (data.train, data.val), device, workers)
     make: Callable = partial(DeviceLoader, device=device)
     if not on_device:
+        if workers and not allow_open_files(FILES + FILES_OF_WORKER * workers):
+            raise InputError(f'--workers={workers}: the system allows too few open files: use '
+                             'fewer --workers, or raise ulimit -n')
         # With a generator of its own a loader draws nothing from PyTorch's, which dropout uses.
-        make = partial(DataLoader, num_workers=workers, persistent_workers=workers > 0,
+        make = partial(Loader, num_workers=workers, persistent_workers=workers > 0,
                        pin_memory=device.type == 'cuda', generator=torch.Generator(),
                        worker_init_fn=end_quietly)
     rank, processes = parallel.rank(), parallel.processes()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from utils.errors import RunError, naming
-from utils.files import write_text
+from utils.files import check_file, write_text
 
 
 def read_log(path: Path, keys: set[str]) -> list[dict]:
@@ -15,6 +15,7 @@ def read_log(path: Path, keys: set[str]) -> list[dict]:
     """
     if not path.exists():
         return []
+    check_file(path)
     with naming(str(path), RunError):
         *lines, _ = path.read_bytes().split(b'\n')
     rows = []

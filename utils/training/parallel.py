@@ -9,7 +9,7 @@ from torch import distributed, nn
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from utils import devices
+from utils import console, devices
 from utils.binarize import Method
 from utils.errors import InputError, RunError, processes_of_torchrun
 
@@ -99,7 +99,7 @@ def processes() -> int:
 def say(text: str):
     """Print a text, once for all processes."""
     if rank() == 0:
-        print(text, flush=True)
+        console.show(text)
 
 
 def gather(value: object) -> list:

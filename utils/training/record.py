@@ -107,7 +107,7 @@ class Run:
 
     def _log(self, text):
         with naming(f'{self.folder}/log.txt', RunError):
-            print(text, file=self.log)
+            print(console.escaped(text), file=self.log)
 
     def _log_warning(self, line):
         """Log a warning as it was shown, once for all starts of the run."""
