@@ -651,7 +651,7 @@ def test_variables_that_another_program_left(flags, run_folder, monkeypatch, cap
     assert json.loads((run_folder / 'history.jsonl').read_text())['processes'] == '1'
     with pytest.raises(SystemExit) as exit_:
         main.main([*flags, f'--data_dir={tmp_path}/none'])
-    assert exit_.value.code == 2 and 'main.py: error: there is no folder ' in capsys.readouterr().err
+    assert exit_.value.code == 2 and 'main.py: error: --data_dir: there is no folder ' in capsys.readouterr().err
 
 
 # Data

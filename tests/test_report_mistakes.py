@@ -1,11 +1,13 @@
 """What the report says a network gets right and wrong, and which hybrids it suggests, against brute force."""
 import itertools
 import math
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
@@ -14,12 +16,14 @@ from torch.utils.data import Subset
 import datasets
 import models
 from models.blocks import Sign, layer_set
-from utils import binarize
+from utils import binarize, style
 from utils.report import mistake_figures, mistakes, validation
 from utils.report.activations import add_activations, numbered_signs
 from utils.report.hybrids import BINARY, Costs, errors_per_cost, multiply_adds, upper_group
 from utils.report.page import Page
+from utils.training import pictures as board_pictures
 from utils.training import predictions
+from utils.training.pictures import with_text
 
 DOODLE = torch.zeros(1, 20, 20)
 
@@ -162,6 +166,33 @@ def test_pictures_and_tables_of_few_and_many_classes(classes):
         assert int(images) == target.count(one) + target.count(other)
         assert share == f'{100 * int(both) / int(images):.2f} %'
     assert page.html().count('<figure>') == len(page.pictures)
+
+
+NAMES = ['猫', '犬', 'ねこ', 'गाय', 'кот', 'a\033b\n', '🐱🐶', 'ant', '龍' * 40, '龍' * 40 + '猫']
+
+
+@pytest.mark.parametrize('has_font', [False, True])
+@pytest.mark.parametrize('classes', [2])        # see without_drawing: figures are drawn
+def test_names_in_any_script_are_drawn_without_warnings(monkeypatch, classes, has_font):
+    """Matplotlib's font of boxes, which has all characters, stands for one that a machine may have."""
+    allowed = style.DEFAULT_FONT, *(['Last Resort High-Efficiency'] if has_font else [])
+    found = sorted(font_manager.fontManager.ttflist, key=lambda font: font.name)
+    monkeypatch.setattr(style, 'fonts', lambda: [font for font in found if font.name in allowed])
+    monkeypatch.setitem(style.matplotlib.rcParams, 'font.family', ['sans-serif'])
+    run = a_run(len(NAMES))
+    run.classes = NAMES
+    with warnings.catch_warnings(action='error'):
+        page = section(run, taken_for(*random_predictions(len(NAMES), 60), len(NAMES)))
+        pictures = {with_text(Image.new('L', (9, 9)), [name]).tobytes() for name in board_pictures.drawable(NAMES)}
+    shown = list(map(mistake_figures.shortened, style.drawable(NAMES)))
+    legend = [part.text for part in page.parts if part.kind == 'text' and part.text.startswith('No font')]
+    assert shown[4:6] == ['кот', r'a\x1bb\n'] and shown[7] == 'ant'
+    if has_font:
+        assert shown[:4] == NAMES[:4] and legend == [] and shown[8] == '龍' * 8 + '…'
+    else:       # by their numbers they can be told apart
+        assert shown[:2] == [r'0: \u732b', r'1: \u72ac'] and len({*shown}) == len(pictures) == len(NAMES)
+        assert '0: 猫, 1: 犬, 2: ねこ, 3: गाय, ' in legend[0]
+    assert sorted(row[0] for row in rows_of(page, 'class')) == sorted(NAMES)       # HTML has them as they are
 
 
 def test_a_network_without_mistakes():

@@ -11,7 +11,7 @@ from torch import nn
 
 import datasets
 import models
-from utils import binarize, packed
+from utils import binarize, packed, style
 from utils.report import curves, figures, mistake_figures, pictures, responses, summary, weights, words
 from utils.layer_errors import measure_layers
 from utils.report.page import Page
@@ -89,7 +89,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_earlier_one(tmp_path, monke
 def test_names_of_classes_are_shown_as_they_are():
     names = ['$\\frac$', '$x$', 'x' * 300, '\udcff']
     counts = np.eye(4)
-    figure = mistake_figures.matrix(counts, counts.astype(int), names)
+    figure = mistake_figures.matrix(counts, counts.astype(int), style.drawable(names))
     figure.savefig(io.BytesIO(), format='svg')
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[0] == r'\$\frac\$' and len(labels[2]) == 18 and labels[3] == '\\udcff'

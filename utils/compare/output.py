@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from utils.files import write_atomically, write_text
 from utils.provenance import describe_provenance
-from utils.style import legend_outside, method_style
+from utils.style import drawable_text, legend_outside, method_style
 
 from .shared import UNCENTRED
 from .statistics import POWER, WIDTH, Kind, Spread, accuracy, hits
@@ -29,7 +29,7 @@ def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[in
     write_text(folder / 'compare.csv', csv_table(rows))
     plots = {'curves': plot_curves(by_kind), 'accuracy': plot_accuracy(rows, by_kind)}
     for name, figure in plots.items():
-        figure.suptitle(title, fontsize='large')
+        figure.suptitle(drawable_text(title), fontsize='large')
         for kind in FORMATS:
             write_atomically(folder / f'{name}.{kind}',
                              lambda path: figure.savefig(path, dpi=150, format=kind))

@@ -1,6 +1,9 @@
 """The pictures of accuracies, confusions and mistakes."""
 import math
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import accumulate
+from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -107,6 +110,11 @@ def rounded(share: float) -> str:
 
 
 def shortened(name: str) -> str:
-    """The name of a class as it is, but not longer than SHORT letters; $ begins no formula."""
-    name = name if len(name) <= SHORT else name[:SHORT - 1] + '…'
-    return name.encode('utf-8', 'backslashreplace').decode().replace('$', r'\$')
+    """The drawable name of a class, not wider than SHORT letters; $ begins no formula.
+
+    Chinese, Japanese and Korean characters are as wide as two letters.
+    """
+    ends = [*accumulate(1 + (east_asian_width(letter) in 'WF') for letter in name)]
+    if ends and ends[-1] > SHORT:
+        name = name[:bisect(ends, SHORT - 1)] + '…'
+    return name.replace('$', r'\$')

@@ -3,6 +3,7 @@ from torch import Tensor
 
 import datasets
 from utils.source import Source
+from utils.style import drawable
 from utils.training.predictions import (confused_adjacent, confused_pairs, confusion, lowest_first,
                                         mistakes, most_confused, taken_for, wilson_interval)
 
@@ -26,10 +27,15 @@ def add_mistakes(page: Page, source: Source, measured: Measured, all_images: int
     counts = confusion(measured.target, measured.likeliest[:, 0], len(classes))
     page.text(what_was_measured(source, measured, all_images))
     page.table([], overall(source, measured, all_images))
-    add_classes(page, counts, classes)
+    drawn = drawable(classes)
+    if numbered := [f'{number}: {name}' for number, name in enumerate(classes)
+                    if drawn[number].startswith(f'{number}: ')]:
+        page.text('No font of this machine has all characters of these classes, which pictures '
+                  f'show by number: {", ".join(numbered)}.')
+    add_classes(page, counts, classes, drawn)
     add_pairs(page, counts, classes)
-    add_matrix(page, counts, classes)
-    add_pictures(page, source, measured)
+    add_matrix(page, counts, drawn)
+    add_pictures(page, source, measured, drawn)
 
 
 def what_was_measured(source: Source, measured: Measured, all_images: int) -> str:
@@ -85,23 +91,27 @@ def interval(right: int, images: int) -> str:
     return f'{100 * low:.1f} to {100 * high:.1f} %' if images else '–'
 
 
-def add_classes(page: Page, counts: Tensor, classes: list[str]):
-    """Accuracy of each class, the lowest first: a picture, and a folded table."""
+def add_classes(page: Page, counts: Tensor, classes: list[str], drawn: list[str]):
+    """Accuracy of each class, the lowest first: a picture, and a folded table.
+
+    drawn: the names of the classes for pictures, as below.
+    """
     images, right = counts.sum(1).tolist(), counts.diagonal().tolist()
     order = [label for label in lowest_first(counts) if images[label]]
     shown, which = order, 'each class'
     if len(order) > MOST:
         shown = order[:EACH_END] + order[-EACH_END:]
         which = f'the {EACH_END} classes with the lowest and the {EACH_END} with the highest'
-    rows = [(classes[label], right[label] / images[label],
+    rows = [(drawn[label], right[label] / images[label],
              *wilson_interval(right[label], images[label])) for label in shown]
     mean = sum(right) / max(sum(images), 1)
     page.figure('classes', f'Top-1 accuracy of {which}, in percent, with its 95 % interval (thin). '
                 'Dotted: all images. Of few images an interval is wide; where two overlap widely, '
                 'the order of the classes is chance.',
                 figures.accuracies(rows, mean, split=len(order) > SIDE_BY_SIDE),
-                alt=f'Accuracy of {len(shown)} classes: lowest {rows[0][0]} with '
-                f'{100 * rows[0][1]:.0f} %, highest {rows[-1][0]} with {100 * rows[-1][1]:.0f} %.')
+                alt=f'Accuracy of {len(shown)} classes: lowest {classes[shown[0]]} with '
+                f'{100 * rows[0][1]:.0f} %, highest {classes[shown[-1]]} with '
+                f'{100 * rows[-1][1]:.0f} %.')
     with page.folded(f'Accuracy of all {len(classes)} classes as a table'):
         page.table(['class', 'images', 'right', 'top-1', '95 % interval', 'most often taken for'],
                    [(classes[label], images[label], right[label],
@@ -165,7 +175,7 @@ def shares_of(counts: Tensor, order: list[int]):
     return shares[order][:, order].numpy()
 
 
-def add_pictures(page: Page, source: Source, measured: Measured):
+def add_pictures(page: Page, source: Source, measured: Measured, drawn: list[str]):
     """Misclassified images with the two likeliest classes, the most confident mistakes first."""
     wrong = mistakes(measured.target, measured.likeliest, measured.probabilities)
     if not wrong:
@@ -174,16 +184,17 @@ def add_pictures(page: Page, source: Source, measured: Measured):
                'above each its class, below it the two classes that the network finds the '
                'likeliest, with their probabilities.')
     first, further = wrong[:FIRST], wrong[FIRST:FIRST + FURTHER]
-    page.figure('mistakes', caption, figures.pictures(described(first, source, measured)),
+    page.figure('mistakes', caption, figures.pictures(described(first, source, measured, drawn)),
                 alt=f'{len(first)} of {len(wrong)} misclassified images.')
     if further:
         with page.folded(f'{len(further)} more of {len(wrong)} misclassified images'):
             page.figure('mistakes-further', caption,
-                        figures.pictures(described(further, source, measured)),
+                        figures.pictures(described(further, source, measured, drawn)),
                         alt=f'{len(further)} misclassified images.')
 
 
-def described(numbers: list[int], source: Source, measured: Measured) -> list[tuple]:
+def described(numbers: list[int], source: Source, measured: Measured,
+              drawn: list[str]) -> list[tuple]:
     """(pixels, class, [(likely class, its probability), …]) of these images."""
     items = []
     for number in numbers:
@@ -191,6 +202,6 @@ def described(numbers: list[int], source: Source, measured: Measured) -> list[tu
         pixels = seen.permute(1, 2, 0).squeeze(2).numpy()
         guesses = zip(measured.likeliest[number, :2].tolist(),
                       measured.probabilities[number, :2].tolist())
-        items.append((pixels, source.classes[measured.target[number]],
-                      [(source.classes[label], share) for label, share in guesses]))
+        items.append((pixels, drawn[measured.target[number]],
+                      [(drawn[label], share) for label, share in guesses]))
     return items

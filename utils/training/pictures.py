@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import datasets
-from utils import console
 
 from . import parallel
 from .predictions import Predictions, mistakes
@@ -33,13 +32,13 @@ class Pictures:
         Each is the image as the network saw it, its class, and the two likeliest classes.
         """
         target, likeliest, probabilities = predictions.own()
-        pictures = []
+        pictures, classes = [], drawable(self.classes)
         for place in surest_mistakes(target, likeliest, probabilities, MISTAKES):
             image, _ = self.images[parallel.rank() + place * parallel.processes()]
             two = zip(likeliest[place, :2].tolist(), probabilities[place, :2].tolist())
             pictures.append(with_text(to_pil(datasets.pixels(image, self.spec)), [
-                self.classes[target[place]], 'taken for',
-                *(f'{self.classes[label]} {100 * share:.1f} %' for label, share in two)]))
+                classes[target[place]], 'taken for',
+                *(f'{classes[label]} {100 * share:.1f} %' for label, share in two)]))
         return pictures
 
 
@@ -59,16 +58,32 @@ def surest_mistakes(target: Tensor, likeliest: Tensor, probabilities: Tensor,
 
 def with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
     """A picture in a frame of TILE × TILE, and beside it lines of text, on white."""
-    font = ImageFont.load_default(FONT)
     page = Image.new(picture.mode, (TILE + GAP + TEXT, TILE), 'white')
     draw = ImageDraw.Draw(page)
     picture = in_tile(picture)
     page.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
     draw.rectangle((0, 0, TILE - 1, TILE - 1), outline='silver')
     for number, text in enumerate(lines):
-        place = TILE + GAP, round((number + .8) * 1.5 * FONT)
+        place, font = (TILE + GAP, round((number + .8) * 1.5 * FONT)), font_of(text)
         draw.text(place, shortened(text, font), 'black', font)
     return page
+
+
+def drawable(classes: list[str]) -> list[str]:
+    """The names as the fonts of this machine can show them; see utils.style."""
+    if all(name.isascii() and name.isprintable() for name in classes):
+        return classes      # Matplotlib takes long to import
+    from utils import style
+    return style.drawable(classes)
+
+
+def font_of(text: str):
+    """A font that has all characters of a text, which begins with a drawable name."""
+    if not text.isascii():
+        from utils import style
+        if font := style.font_for(text):
+            return ImageFont.truetype(font.fname, FONT)
+    return ImageFont.load_default(FONT)
 
 
 def in_tile(picture: Image.Image) -> Image.Image:
@@ -82,8 +97,8 @@ def in_tile(picture: Image.Image) -> Image.Image:
 
 
 def shortened(text: str, font) -> str:
-    """The text in one line, without its middle where it is wider than its column."""
-    kept = text = console.one_line(text)
+    """The text without its middle where it is wider than its column."""
+    kept = text
     length = len(text)
     while font.getlength(kept) > TEXT - GAP:
         length -= 1
