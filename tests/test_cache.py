@@ -333,13 +333,14 @@ def test_broken_images_are_left_out_and_remembered(name, root, decoded):
         list(datasets.load(name, root, 32).train)
 
 
-@pytest.mark.parametrize('error', [MemoryError(), OSError(errno.EMFILE, 'Too many open files')])
-def test_what_runs_out_while_reading_breaks_no_image(name, root, monkeypatch, error):
+@pytest.mark.parametrize('error, raised', [
+    (MemoryError(), MemoryError), (OSError(errno.EMFILE, 'Too many open files'), (OSError, RunError))])
+def test_what_runs_out_while_reading_breaks_no_image(name, root, monkeypatch, error, raised):
     def no_room(*_):
         raise error
     with monkeypatch.context() as patch:
         patch.setattr(Image, 'open', no_room)
-        with pytest.raises(type(error)):
+        with pytest.raises(raised):
             datasets.load(name, root, 32, skipBroken=True)
     data, said = load_readable(name, root)
     assert len(data.train) == 6 and said == []

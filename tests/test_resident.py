@@ -221,13 +221,13 @@ def experiment(name, folder, *flags):
     (['--dataOn=workers', '--workers=1'], DataLoader, 'data from 1 loading process')])
 def test_what_loads_and_what_the_log_says_of_it(flags, loader, note, folder):
     made = experiment('cifar10', folder, *flags)
-    assert [type(each) for each in made.make_loaders()] == [loader, loader]
+    assert all(isinstance(each, loader) for each in made.make_loaders())
     assert any(sentence.startswith(note) for sentence in made.notes)
 
 
 def test_photographs_stay_in_their_files(folder):
     made = experiment('imagenet12', folder)
-    assert type(made.make_loaders()[0]) is DataLoader and any('photographs stay' in note for note in made.notes)
+    assert isinstance(made.make_loaders()[0], DataLoader) and any('photographs stay' in note for note in made.notes)
     with pytest.raises(InputError, match='^--dataOn=device: photographs are decoded anew'):
         experiment('imagenet12', folder, '--dataOn=device').make_loaders()
 

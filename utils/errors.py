@@ -81,8 +81,8 @@ def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
         tell(f'{program}: {stopped}{after_interrupt}', stopped.exit_code)
 
     before = interrupt.handlers()
-    begin(program, end)
     try:
+        begin(program, end)
         yield
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)

@@ -55,16 +55,18 @@ class Watch:
         """The command is over; a process that is its own has to end too, if a signal arrived."""
         self.is_over.set()
         signal.set_wakeup_fd(-1)
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):      # the thread has ended, or has much to read
             self.written.send(b'\0')
         self.written.close()
 
     def _wait(self):
-        number = 0
-        while number not in SENTENCES:
-            number = self.arrivals.recv(1)[0]
-            if number == 0:
-                return
+        number = None
+        with self.arrivals:
+            while number not in SENTENCES:
+                arrived = self.arrivals.recv(1)
+                if arrived in (b'', b'\0'):     # stop() was called
+                    return
+                number = arrived[0]
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             time.sleep(0.05)
