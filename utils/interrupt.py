@@ -61,20 +61,20 @@ class Watch:
 
     def _wait(self):
         number = None
-        with self.arrivals:
+        with self.arrivals:     # open as long as signals are written
             while number not in SENTENCES:
                 arrived = self.arrivals.recv(1)
                 if arrived in (b'', b'\0'):     # stop() was called
                     return
                 number = arrived[0]
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            time.sleep(0.05)
-            if self.is_over.is_set() and not _is_command:
-                return
-            if _to_finish:
-                deadline = time.monotonic() + PATIENCE
-        self._end_process(Stopped(number))
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                time.sleep(0.05)
+                if self.is_over.is_set() and not _is_command:
+                    return
+                if _to_finish:
+                    deadline = time.monotonic() + PATIENCE
+            self._end_process(Stopped(number))
 
     def _end_process(self, stopped):
         if not self.is_over.is_set():   # in a thread: an output that nobody reads blocks
