@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import native
-from .devices import has_float64
+from . import devices, native
 from .errors import InputError
 
 
@@ -103,7 +102,7 @@ class DAB(Method):
         centred = rows - mean
         scale = _scale(centred)
         descending, order = (centred * scale).sort(dim=1, descending=True)
-        sums = descending.cumsum(1, dtype=torch.float64 if has_float64(rows.device) else None)
+        sums = descending.cumsum(1, dtype=torch.float64 if devices.has_float64(rows.device) else None)
         total, marked = sums[:, -1:], sums[:, :-1]
         counts = torch.arange(1, n, device=rows.device, dtype=sums.dtype)
         objective = marked.square() / counts + (total - marked).square() / (n - counts)
