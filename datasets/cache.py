@@ -112,7 +112,7 @@ def readable(images: Folder) -> Folder:
 
 def warn_not_cached(error, consequence):
     if explained(error) is not error:       # such as too many open files: what follows fails too
-        raise explained(error)
+        raise error
     warn(f'nothing can be cached in {cache_folder()} ({error.strerror or error}), {consequence}')
 
 

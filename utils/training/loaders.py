@@ -18,7 +18,7 @@ from . import parallel
 FILES, FILES_OF_WORKER = 32, 10     # that are open at most in a run, measured; of each worker
 
 
-class Loader(DataLoader):
+class WorkersLoader(DataLoader):
     """A DataLoader that ends in one sentence where the system refuses it a process."""
 
     def __iter__(self):
@@ -47,7 +47,7 @@ def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, ba
             raise InputError(f'--workers={workers}: the system allows too few open files: use '
                              'fewer --workers, or raise ulimit -n')
         # With a generator of its own a loader draws nothing from PyTorch's, which dropout uses.
-        make = partial(Loader, num_workers=workers, persistent_workers=workers > 0,
+        make = partial(WorkersLoader, num_workers=workers, persistent_workers=workers > 0,
                        pin_memory=device.type == 'cuda', generator=torch.Generator(),
                        worker_init_fn=end_quietly)
     rank, processes = parallel.rank(), parallel.processes()
