@@ -250,8 +250,7 @@ def test_a_command_that_is_over_leaves_signals_as_it_found_them():
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_signal_while_the_record_is_closed_waits(tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupt, 'PATIENCE', 0)       # every signal counts
+def test_a_signal_while_the_record_is_closed_waits(tmp_path):
     origin = dict.fromkeys(('command', 'date', 'processes', 'commit', 'python', 'torch', 'device'), '')
     with pytest.raises(interrupt.Stopped), contextlib.ExitStack() as stack:
         before = interrupt.handlers()
