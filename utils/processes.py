@@ -82,8 +82,9 @@ def end(children: list[multiprocessing.Process]):
             deadline = time.monotonic() + PATIENCE
             for process in children:
                 stop(process)
-            for process in children:
-                process.join(max(0, deadline - time.monotonic()))
+            # Not join, which waits for the processes that these have forked too.
+            while any(process.is_alive() for process in children) and time.monotonic() < deadline:
+                time.sleep(0.02)
 
 
 def side_by_side(calls: Mapping[Key, Callable], most: int
