@@ -102,9 +102,10 @@ class DAB(Method):
         centred = rows - mean
         scale = _scale(centred)
         descending, order = (centred * scale).sort(dim=1, descending=True)
-        sums = descending.cumsum(1, dtype=torch.float64 if devices.has_float64(rows.device) else None)
+        precise = torch.float64 if devices.has_float64(rows.device) else rows.dtype
+        sums = descending.cumsum(1, dtype=precise)
         total, marked = sums[:, -1:], sums[:, :-1]
-        counts = torch.arange(1, n, device=rows.device, dtype=sums.dtype)
+        counts = torch.arange(1, n, device=rows.device, dtype=precise)
         objective = marked.square() / counts + (total - marked).square() / (n - counts)
         best = objective.argmax(1, keepdim=True)
         marked = marked.gather(1, best)
