@@ -53,26 +53,27 @@ class Watch:
 
     def stop(self):
         """The command is over; a process that is its own has to end too, if a signal arrived."""
-        self.is_over.set()
         signal.set_wakeup_fd(-1)
         with contextlib.suppress(BlockingIOError):
             self.written.send(b'\0')
         self.written.close()
+        self.is_over.set()
 
     def _wait(self):
-        number = 0
-        while number not in SENTENCES:
-            number = self.arrivals.recv(1)[0]
-            if number == 0:
-                return
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            time.sleep(0.05)
-            if self.is_over.is_set() and not _is_command:
-                return
-            if _to_finish:
-                deadline = time.monotonic() + PATIENCE
-        self._end_process(Stopped(number))
+        with self.arrivals:
+            number = None
+            while number not in SENTENCES:
+                number = self.arrivals.recv(1)[0]
+                if number == 0:
+                    return
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                time.sleep(0.05)
+                if self.is_over.is_set() and not _is_command:
+                    return
+                if _to_finish:
+                    deadline = time.monotonic() + PATIENCE
+            self._end_process(Stopped(number))
 
     def _end_process(self, stopped):
         if not self.is_over.is_set():   # in a thread: an output that nobody reads blocks
@@ -178,8 +179,10 @@ def _forget_watch():
     global _watch
     _to_finish.clear()
     if _watch:
-        _watch = None
         signal.set_wakeup_fd(-1)
+        _watch.arrivals.close()
+        _watch.written.close()
+        _watch = None
 
 
 if hasattr(os, 'register_at_fork'):     # not on Windows
