@@ -335,6 +335,26 @@ Thing('other')
     assert 'Stopped' not in done.stderr and 'ZeroDivisionError' in done.stderr
 
 
+def test_a_signal_skips_destructors_that_wait():
+    """As those of NCCL and CUDA, which run when Python has ended."""
+    code = '''
+import ctypes, os, signal, sys
+sys.path.insert(0, '.')
+from utils import interrupt
+interrupt.end_silently()
+from utils.errors import reported
+class Group:
+    def __del__(self, lock=ctypes.CDLL(None).pthread_mutex_lock, mutex=ctypes.create_string_buffer(64)):
+        lock(mutex), lock(mutex)
+group = Group()
+with reported('main.py'):
+    print('printed')
+    os.kill(os.getpid(), signal.SIGTERM)
+'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (143, 'printed\n', 'main.py: stopped by SIGTERM\n')
+
+
 def test_a_pipe_that_nobody_reads_any_more_ends_a_command_in_silence():
     """As of `--evaluate | head`, where several prints follow on the last line that was read."""
     code = '''

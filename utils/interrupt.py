@@ -53,11 +53,11 @@ class Watch:
 
     def stop(self):
         """The command is over; a process that is its own has to end too, if a signal arrived."""
-        self.is_over.set()
         signal.set_wakeup_fd(-1)
         with contextlib.suppress(OSError):      # the thread has ended, or has much to read
             self.written.send(b'\0')
         self.written.close()
+        self.is_over.set()
 
     def _wait(self):
         number = None
@@ -180,8 +180,10 @@ def _forget_watch():
     global _watch
     _to_finish.clear()
     if _watch:
-        _watch = None
         signal.set_wakeup_fd(-1)
+        _watch.arrivals.close()
+        _watch.written.close()
+        _watch = None
 
 
 if hasattr(os, 'register_at_fork'):     # not on Windows
