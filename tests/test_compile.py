@@ -70,8 +70,7 @@ def test_the_operators_keep_what_they_declare(method):
 
 
 @pytest.mark.parametrize('method', binarize.native.METHODS['cuda'])
-def test_a_step_is_traced_for_a_gpu_without_one(method, monkeypatch):
-    monkeypatch.setattr(binarize, '_is_twin', lambda *_: True)      # which a GPU would have to show
+def test_a_step_is_traced_for_a_gpu_without_one(method):
     with FakeTensorMode(), torch.device('cuda'):
         assert network(method)(torch.empty(4, 2, 12, 12)).device.type == 'cuda'
         weight = torch.empty(6, 8, 3, 3)

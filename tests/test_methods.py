@@ -1,4 +1,6 @@
 """Methods of one's own with learned values and a state, through everything that a run does with them."""
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -160,7 +162,7 @@ def test_an_edited_method_is_what_runs(name, monkeypatch, fresh_warnings):
     before = step_of_layer('fast')
     owner, attribute, edited = EDITS[name]
     monkeypatch.setattr(owner, attribute, edited if owner is binarize else staticmethod(edited))
-    with pytest.warns(UserWarning, match=r'\(DAB\) is not what the compiled code computes') as warned:
+    with pytest.warns(UserWarning, match=r'\(DAB\): its source is not what the compiled code was written for') as warned:
         after = step_of_layer('fast')
     assert len(warned) == 1
     expected = step_of_layer('exact')
@@ -170,12 +172,29 @@ def test_an_edited_method_is_what_runs(name, monkeypatch, fresh_warnings):
     torch.testing.assert_close(step_of_layer('fast'), before, rtol=0, atol=0)
 
 
+def test_an_edited_instance_or_helper_is_what_runs(monkeypatch, fresh_warnings):
+    if not binarize.native.compiled(torch.device('cpu')).supports(()):
+        pytest.skip('no C++ compiler')
+
+    def weights(edit, search='fast'):
+        torch.manual_seed(0)
+        conv = binarize.wrap(nn.Conv2d(2, 8, 3, bias=False), 1, 1, search=search)
+        edit(binarize.binarization(conv))
+        return conv.weight.detach()
+    plain = weights(lambda layer: None)
+    for edit in (lambda layer: setattr(layer.method, 'split', with_marked_doubled),
+                 lambda layer: monkeypatch.setattr(binarize, '_scale', lambda rows: rows[:, :1] * torch.nan)):
+        found = weights(edit)
+        torch.testing.assert_close(found, weights(edit, 'exact'), rtol=0, atol=0, equal_nan=True)
+        assert not torch.allclose(found, plain)
+
+
 @pytest.mark.parametrize('other', [Other, Observing])
 def test_another_method_of_the_same_name_is_what_runs(other, monkeypatch, fresh_warnings):
     if not binarize.native.compiled(torch.device('cpu')).supports(()):
         pytest.skip('no C++ compiler')
     monkeypatch.setitem(binarize.METHODS, 'dab', other)
-    with pytest.warns(UserWarning, match='not what the compiled code computes'):
+    with pytest.warns(UserWarning, match='is not what the compiled code was written for'):
         found = step_of_layer('fast')
     torch.testing.assert_close(found, step_of_layer('exact'), rtol=0, atol=0)
     if other is Observing:
@@ -250,19 +269,78 @@ def test_each_step_projects_however_it_writes_the_weights(search):
     assert torch.equal(trained(data), expected) and torch.equal(trained(data_in_place), expected)
 
 
+def with_one_changed(latent):
+    changed = latent.detach().clone()
+    changed.view(-1)[5] += 0.9
+    return changed
+
+
+def fused_step(latent):
+    latent.grad = latent.detach() - with_one_changed(latent)
+    torch.optim.SGD([latent], lr=1.0, fused=True).step()
+
+
+@pytest.mark.parametrize('change', [
+    fused_step,     # PyTorch's fused optimizers do not count as a version of a tensor either
+    lambda latent: latent.data.copy_(with_one_changed(latent)),
+    lambda latent: setattr(latent, 'data', with_one_changed(latent)),
+    lambda latent: nn.utils.vector_to_parameters(with_one_changed(latent).flatten(), [latent])])
+@pytest.mark.parametrize('search', ['fast', 'exact'])
+def test_a_change_of_one_weight_is_seen(change, search):
+    def layer():
+        torch.manual_seed(0)
+        return binarize.wrap(nn.Conv2d(8, 8, 3, groups=8, bias=False), 1, 1, search=search)
+    conv, fresh = layer(), layer()
+    conv.weight
+    latent = conv.parametrizations.weight.original
+    change(latent)
+    with torch.no_grad():
+        fresh.parametrizations.weight.original.copy_(latent)
+    assert torch.equal(conv.weight, fresh.weight) and torch.equal(latent, fresh.parametrizations.weight.original)
+
+
+def test_a_copy_does_not_take_its_weights_for_those_of_before():
+    conv = binarize.wrap(nn.Conv2d(8, 8, 3, bias=False), 1, 1)
+    conv.weight
+    other = copy.deepcopy(conv)
+    latent = other.parametrizations.weight.original
+    with torch.no_grad():
+        while latent._version < conv.parametrizations.weight.original._version:
+            latent.view(-1)[5] += 0.3
+    found, fresh = other.weight, binarize.wrap(nn.Conv2d(8, 8, 3, bias=False), 1, 1)
+    with torch.no_grad():
+        fresh.parametrizations.weight.original.copy_(latent)
+    assert torch.equal(found, fresh.weight)
+
+
+def test_another_search_between_two_passes():
+    conv = binarize.wrap(nn.Conv2d(3, 8, 3, bias=False), 1, 1, search='exact')
+    first = conv.weight.detach()
+    binarize.binarization(conv).search = 'fast'
+    torch.testing.assert_close(conv.weight.detach(), first)
+
+
 @pytest.mark.parametrize('search', ['fast', 'exact'])
 def test_gradient_checkpointing(search):
     from torch.utils.checkpoint import checkpoint
 
-    def gradients(run):
+    def gradients(*runs):
         torch.manual_seed(0)
         conv = nn.Conv2d(2, 6, 3, bias=False)
         nn.init.normal_(conv.weight, std=0.9)
         binarize.wrap(conv, 1, 1, search=search)
-        run(conv, torch.ones(1, 2, 5, 5, requires_grad=True)).square().sum().backward()
+        x = torch.ones(1, 2, 5, 5, requires_grad=True)
+        sum(run(conv, x).square().sum() for run in runs).backward()
         return conv.parametrizations.weight.original.grad
-    expected = gradients(lambda conv, x: conv(x))
-    assert torch.equal(gradients(lambda conv, x: checkpoint(conv, x, use_reentrant=False)), expected)
+
+    def plain(conv, x):
+        return conv(x)
+
+    for reentrant in False, True:
+        def checkpointed(conv, x, reentrant=reentrant):
+            return checkpoint(conv, x, use_reentrant=reentrant)
+        assert torch.equal(gradients(checkpointed), gradients(plain))
+        assert torch.equal(gradients(plain, checkpointed), gradients(plain, plain))
 
 
 def tiny(nClasses, channels, inpsize, signLayers):

@@ -9,6 +9,7 @@ import datasets
 import models
 from test_binarize import KINDS, best_objective, filters, objective
 from utils import binarize
+from utils.native import WRITTEN_FOR, digest
 from utils.native import cpu as native
 
 THREADS_AND_CENTRING = [(1, True), (2, True), (2, False)]
@@ -61,6 +62,26 @@ def test_the_split_is_the_optimum(kind, n):
         else:
             assert row.min() == row.max() == a == b
         np.testing.assert_array_equal(w, np.where(e, np.float32(a), np.float32(b)))
+
+
+@pytest.mark.parametrize('name', WRITTEN_FOR)
+def test_compiled_code_was_written_for_what_binarize_says(name):
+    """Where this fails after an edit of utils/binarize.py: change cpu.cpp and gpu_kernels.py likewise, and when the other
+    tests here and in test_gpu.py pass, enter the new digest into utils/native/__init__.py."""
+    functions = binarize._functions(binarize.Binarization(name, torch.empty(2, 3)))
+    assert digest(functions) == WRITTEN_FOR[name]
+
+
+def test_comments_and_docstrings_do_not_count(tmp_path):
+    codes = []
+    for number, lines in enumerate((['# a', 'x = 1 + y'], ["""'''Text.", '', 'More.', "'''""", '', 'x = 1 + y'], ['x = 2 + y'])):
+        path = tmp_path / f'{number}.py'
+        path.write_text('\n    '.join(['def f(y):', *lines, 'return x']))
+        space = {}
+        exec(compile(path.read_text(), path, 'exec'), space)
+        codes.append((space['f'].__code__,))
+    assert digest(codes[0]) == digest(codes[1]) != digest(codes[2])
+    assert digest((compile('lambda: 1', '<shell>', 'eval'),)) == '?'
 
 
 def adversarial_rows():

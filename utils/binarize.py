@@ -16,10 +16,7 @@ and the gradient's way back, from W~ to the latent weight, is each method's `gra
     split, binarize_weight      the method alone, on any tensor of weights
 """
 import copy
-import functools
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -338,21 +335,32 @@ class _Fused(torch.autograd.Function):
 class _LastProjection(NamedTuple):
     """What tells whether latent weights are as the last training forward left them.
 
-    Some of them too, since code that writes through `.data` does not change their version.
+    Their content too, which code that writes through `.data` and PyTorch's fused optimizers change
+    without a new version.
     """
 
     version: int
-    some: Tensor
+    content: Tensor
     values: Tensor | None       # as _fused_forward_ returns them
 
     @staticmethod
     def of(projected: Tensor, values: Tensor | None) -> '_LastProjection':
-        return _LastProjection(projected._version, projected.flatten()[::97].clone(), values)
+        return _LastProjection(projected._version, _content(projected), values)
 
     def holds_for(self, latent: Tensor) -> bool:
-        some = latent.flatten()[::97]
-        return (self.version == latent._version and self.some.device == some.device
-                and torch.equal(self.some, some))
+        return (self.version == latent._version and self.content.device == latent.device
+                and torch.equal(self.content, _content(latent)))
+
+
+def _content(weight):
+    """The sum of the bits of all weights as integers, which no change leaves but by chance."""
+    return weight.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.itemsize]).sum()
+
+
+def forget_projections(model: nn.Module):
+    """Let the next training forward project all latent weights, as that of a resumed run does."""
+    for _, conv in binarized(model):
+        binarization(conv).last = None
 
 
 class Binarization(nn.Module):
@@ -381,14 +389,13 @@ class Binarization(nn.Module):
             return torch.where(mask, alpha, beta).view(shape).to(latent.dtype)
         in_step = self.training and torch.is_grad_enabled()
         projected = latent.detach() if in_step else latent.detach().clone()
-        remembers = in_step and not torch.compiler.is_compiling()
-        last = self.last if remembers and self.last and self.last.holds_for(projected) else None
-        values = None
-        if self._is_fused(latent, in_step):
+        is_fused, values = self._is_fused(latent, in_step), None
+        last = self._last_of(latent.detach(), is_fused)
+        if is_fused:
             weight, values = self._fused_(latent, projected, last)
         else:
             weight = self._plain_(latent, projected, in_step, last)[0]
-        if remembers:
+        if in_step and not last and not torch.compiler.is_compiling():
             self.last = _LastProjection.of(projected, values)
         if torch.jit.is_tracing() and not in_step:     # a constant: compiled code is not traced
             weight = torch.from_numpy(weight.numpy(force=True)).to(latent.device)
@@ -406,6 +413,13 @@ class Binarization(nn.Module):
             weight, alpha, beta, mask = self._plain_(latent, projected, in_step=False)
         return LayerWeights(projected.view(shape), weight.view(shape), alpha.flatten(),
                             beta.flatten(), mask.view(shape))
+
+    def _last_of(self, latent, is_fused):
+        """The last projection, where a forward in training mode needs no other."""
+        last = None if torch.compiler.is_compiling() or not self.training else self.last
+        if last and (last.values is not None) == is_fused and last.holds_for(latent):
+            return last
+        return None
 
     def _filters(self, latent):
         """latent, seen as filters of one input channel, (out, 1, c, kh, kw), without centring."""
@@ -446,38 +460,26 @@ class Binarization(nn.Module):
 
 
 def _has_twin(layer: Binarization, device: torch.device, shape: torch.Size) -> bool:
-    """Whether compiled code works on the device and is a twin of the layer's method."""
-    shape, method = tuple(map(int, shape)), layer.method
-    written = (type(method), method.split, method.gradient_factor, project_, _split_rows,
-               _factor, _StraightThrough.backward)
-    if type(method).observe is not Method.observe or method.state_dict():
-        native.warn_once(method.title, 'it has a state')
-        return False
-    return (native.compiled(device).supports(shape)
-            and _is_twin(layer.name, device, shape[1:], *written))
+    """Whether compiled code supports these weights and was written for the layer's method."""
+    return (native.compiled(device).supports(tuple(map(int, shape)))
+            and native.is_written_for(layer.name, _functions(layer), layer.method.title))
 
 
 # For torch.compile a constant; torch.compiler.assume_constant_result would import all of Dynamo.
 _has_twin._dynamo_marked_constant = True
 
 
-@functools.cache
-def _is_twin(name, device, shape, method, *written):
-    """native.is_twin of a method as it is `written`, so that an edit counts; for each shape."""
-    def step(is_fused, latent, gradient):
-        layer = Binarization(name, latent)
-        layer.method = method(latent)
-        latent, projected = latent.requires_grad_(), latent.detach()
-        if is_fused:
-            weight, (alpha, beta, *_) = layer._fused_(latent, projected)
-        else:
-            weight, alpha, beta, _ = layer._plain_(latent, projected, in_step=True)
-        backward, = torch.autograd.grad(weight, latent, gradient)
-        return projected, weight.detach(), backward, alpha.view(-1, 1), beta.view(-1, 1)
-
-    with ThreadPoolExecutor(1) as elsewhere:    # without the modes of this thread, such as autocast
-        return elsewhere.submit(native.is_twin, partial(step, False), partial(step, True), device,
-                                shape, method.title).result()
+def _functions(layer):
+    """The code of all functions here that decide what a layer computes; () where it has a state."""
+    method = layer.method
+    if method.state_dict() or vars(method).keys() - vars(nn.Module()).keys():
+        return ()
+    own = type(method).__mro__[:-2]     # without nn.Module and object
+    classes = [*own, _StraightThrough, Binarization]
+    members = [getattr(member, '__func__', member) for cls in classes
+               for _, member in sorted(vars(cls).items())]
+    members += [_scale, project_, _split_rows, _factor]
+    return tuple(member.__code__ for member in members if hasattr(member, '__code__'))
 
 
 def convolutions(model: nn.Module) -> list[tuple[int, str, nn.Conv2d]]:
@@ -559,14 +561,15 @@ def bake(model: nn.Module) -> nn.Module:
     inputs a plain convolution sums α and β in float32 where SignConv2d sums signs exactly, so
     outputs of such networks can differ by rounding.
     """
-    weights = {name: layer_weights(conv).weight for name, conv in binarized(model)}
     baked = copy.deepcopy(model)
-    for name, conv in binarized(baked):
+    for _, conv in binarized(baked):
+        conv.parametrizations.eval()
+        weight = conv.weight.detach().clone()
         # remove_parametrizations changes the class, which the copy shares with the original.
         shared = type(conv)
         conv.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
         parametrize.remove_parametrizations(conv, 'weight', leave_parametrized=False)
-        conv.weight = nn.Parameter(weights[name].detach().clone())
+        conv.weight = nn.Parameter(weight)
     return baked
 
 

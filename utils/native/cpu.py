@@ -16,7 +16,6 @@ from . import compiler
 
 SOURCES = [Path(__file__).with_name(name) for name in ('cpu.cpp', 'lanes.h')] + [compiler.THREADS]
 FLAGS = ['-std=c++17', *compiler.native_flags()]
-TOLERANCE = 1e-11   # of ‖W − W~‖², relative to ‖W‖²: the search is exact
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
 SIGNATURES = {
     'dab_forward': [POINTER] * 6 + [SIZE] * 3 + [ctypes.c_int],

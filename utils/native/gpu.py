@@ -21,7 +21,6 @@ except ImportError:     # a PyTorch without CUDA
     triton = kernels = None
 
 FEWEST_WEIGHTS, MOST_WEIGHTS = 2, 200_000   # of a filter: float32 sums of more are not vouched for
-TOLERANCE = 1e-5    # of ‖W − W~‖², relative to ‖W‖²: see gpu_kernels.py
 BACKWARD_BLOCK = 1024   # weights of a program of the backward pass
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sized
 import torch
 from torch import Tensor, nn
 
-from utils.binarize import binarization, binarized
+from utils.binarize import binarization, binarized, forget_projections
 
 from . import parallel
 from .optim import latent_weights
@@ -32,6 +32,7 @@ class Updates:
                  clipGrad: float = 0.0):
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.accumulate, self.clipGrad = accumulate, clipGrad
+        forget_projections(model)
         if accumulate > 1:
             self.batches = len(loader)
             self.changed = changed_by_forward(model)
