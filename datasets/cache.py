@@ -2,6 +2,7 @@
 
 The squares of a folder lie in one file, which all processes map into memory.
 """
+import functools
 import hashlib
 import json
 import math
@@ -24,7 +25,6 @@ from datasets.transforms import SquareTransform
 from utils.errors import explained
 from utils.files import cache_folder
 
-FORMAT = 4  # of the cache files, and of how images are read
 BROKEN, WHOLE, BLANK, DARK = range(4)   # an image: see ink.py about the last two
 
 
@@ -73,7 +73,7 @@ def squares(images: Folder, transform: SquareTransform,
     labels = [label for _, label in images.samples]
     try:
         side = transform.shape[-1]
-        made_from = f'{content(images)} {side} {skipBroken} {images.ink}'
+        made_from = f'{content(images)} {side} {skipBroken} {images.ink} {code()}'
         key = hashlib.sha256(made_from.encode()).digest()
         path = cache_folder() / f'{key.hex()[:32]}.sketches'
         cached = made_once(path, lambda path: CachedSquares(path, key, labels, transform.shape),
@@ -116,11 +116,20 @@ def warn_not_cached(error, consequence):
     warn(f'nothing can be cached in {cache_folder()} ({error.strerror or error}), {consequence}')
 
 
+@functools.cache
+def code() -> str:
+    """A hash of the source of how images become squares: what an edit of it made is made anew."""
+    digest = hashlib.sha256()
+    for name in 'cache.py', 'images.py', 'ink.py', 'transforms.py':
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def fingerprint(images: Folder) -> str:
-    """A hash of the path, size, and times of modification and of change of every file."""
+    """A hash of code(), and of path, size, times of modification and of change of every file."""
     stats = [(os.path.abspath(path), os.stat(path)) for path, _ in images.samples]
     files = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
-    return hashlib.sha256(repr((FORMAT, files)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((code(), files)).encode()).hexdigest()[:32]
 
 
 def content(images: Folder) -> str:
@@ -129,7 +138,7 @@ def content(images: Folder) -> str:
     Copies on other hosts, whose time stamps differ, have the same.
     """
     def write(path):
-        digest = hashlib.sha256(repr(FORMAT).encode())
+        digest = hashlib.sha256()
         for image, _ in images.samples:
             digest.update(repr(os.path.relpath(image, images.root)).encode() + file_digest(image))
         path.write_text(digest.hexdigest())

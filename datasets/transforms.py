@@ -41,8 +41,8 @@ def sketches(inpsize, minCrop=MIN_CROP, flip=True):
     mirror = [v2.RandomHorizontalFlip()] if flip else []
     rotate = v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)
     crop = v2.RandomResizedCrop(inpsize, (minCrop, 1))
-    return Steps([*before_crop, crop, *mirror, rotate], before_crop,
-                 SketchAugmentation(inpsize, side, flip, minCrop))
+    reference = [*before_crop, crop, *mirror, rotate]       # training runs SketchAugmentation
+    return Steps(reference, before_crop, SketchAugmentation(inpsize, side, flip, minCrop))
 
 
 def photographs(inpsize, minCrop=MIN_CROP):
@@ -59,7 +59,8 @@ def thumbnails(inpsize, minCrop=MIN_CROP):
     from torchvision.transforms import v2
     padding = inpsize // 8
     padded = [v2.Resize((inpsize, inpsize)), v2.Pad(padding)]
-    return Steps([*padded, v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()], padded,
+    reference = [*padded, v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()]
+    return Steps(reference, padded,     # training runs ThumbnailAugmentation
                  ThumbnailAugmentation(inpsize, inpsize + 2 * padding))
 
 

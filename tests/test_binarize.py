@@ -275,3 +275,15 @@ def test_weights_are_two_valued_in_every_filter():
 def test_bits():
     model = binarize.wrap(small_net(), 2, 2)
     assert binarize.weight_bits(model) == (576, 576 + 8 * 64)
+
+
+def test_a_plain_copy_has_the_weights_that_the_layer_computes_with(monkeypatch):
+    """Whatever its forward does: here edited."""
+    forward = binarize.Binarization.forward
+    monkeypatch.setattr(binarize.Binarization, 'forward', lambda layer, latent: 1.5 * forward(layer, latent))
+    conv = binarize.wrap(nn.Conv2d(3, 4, 3), 1, 1)
+    before = copy.deepcopy(conv.state_dict())
+    plain = binarize.bake(conv)
+    assert plain.training and conv.training and conv.parametrizations.training
+    assert torch.equal(plain.weight, conv.eval().weight) and torch.equal(plain.weight, 1.5 * binarize.layer_weights(conv).weight)
+    assert all(torch.equal(value, before[name]) for name, value in conv.state_dict().items())

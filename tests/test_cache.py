@@ -85,6 +85,17 @@ def test_made_once(root, home, decoded):
     assert torch.equal(images(first.train), images(again.train))
 
 
+def test_made_anew_after_an_edit_of_how_images_are_read(root, home, decoded, monkeypatch):
+    load(root)
+    source = Path(cache.__file__)
+    cache.code.cache_clear()
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, 'read_bytes', lambda path: read(path) + b'# edited' * (path == source.with_name('transforms.py')))
+    load(root)
+    cache.code.cache_clear()
+    assert len(decoded) == 24 and len(inode(home)) == 4
+
+
 def pixels(split):
     """The squares of all images."""
     return split.images.all()[0]

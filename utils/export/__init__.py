@@ -22,7 +22,7 @@ from utils.training import epoch, parallel
 
 from . import to_onnx
 
-TOLERANCE = 0.01    # of log-probabilities, between a checkpoint and its packed model
+TOLERANCE = 0.01    # of log-probabilities, between a checkpoint and its exported file
 
 class Kind(NamedTuple):
     """A kind of files, with its functions of a path."""
@@ -101,6 +101,9 @@ def write_onnx(path, experiment, network, description):
             f'{to_onnx.OUTPUT} (N, {len(description.classes)})')
     if runtime := to_onnx.in_runtime(path):
         difference = largest_difference(runtime, network, description)
+        if not difference < TOLERANCE:
+            raise RunError(f'{path} is written, but ONNX Runtime computes something else with it: '
+                           f'log-probabilities differ by {difference:.2g}')
         text += ('\nONNX Runtime gives the same log-probabilities within '
                  f'{difference:.1e} on three random images')
     return text
