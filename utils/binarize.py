@@ -564,7 +564,7 @@ def bake(model: nn.Module) -> nn.Module:
     baked = copy.deepcopy(model)
     for _, conv in binarized(baked):
         conv.parametrizations.eval()
-        weight = conv.weight.detach().clone()
+        weight = conv.parametrizations.weight().detach().clone()     # not one of parametrize.cached
         # remove_parametrizations changes the class, which the copy shares with the original.
         shared = type(conv)
         conv.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
