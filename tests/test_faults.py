@@ -314,7 +314,7 @@ def test_a_checkpoint_edited_by_hand(trained, tmp_path, start, key, value, part,
 @pytest.mark.parametrize('name, value', [('inpsize', None), ('inpsize', 'x'), ('binStart', 0), ('maxlr', 'nan'),
                                          ('binaryWeight', 'yes'), ('model_def', 7), ('optimType', 'adamm'),
                                          ('binEnd', None), ('amp', 'x'), ('dataset', 'folder:../../x'),
-                                         ('dataset', 'folder:a\033b'), ('mean', 'x'), ('signLayers', '9-2'), ('noDecay', 'x')])
+                                         ('dataset', 'folder:a\033b'), ('pretrained_file', 'a\0b'), ('data_dir', '\0'), ('mean', 'x'), ('signLayers', '9-2'), ('noDecay', 'x')])
 def test_flags_edited_by_hand(trained, tmp_path, name, value, capsys):
     stored = torch.load(trained / 'last.pth.tar')
     torch.save(stored | {'flags': stored['flags'] | {name: value}}, tmp_path / 'edited.pth.tar')

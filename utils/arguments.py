@@ -221,6 +221,8 @@ def is_valid(action: argparse.Action, value: object) -> bool:
     kind = getattr(action.type, 'kind', str)
     if type(value) is not kind or (action.choices and value not in action.choices):
         return False
+    if kind is str and '\0' in value:       # which no command line can have
+        return False
     if not action.type or action.dest in ('model_def', 'name'):     # of experiment.load; not used
         return True
     try:
