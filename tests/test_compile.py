@@ -70,6 +70,34 @@ def test_the_operators_keep_what_they_declare(method):
 
 
 @pytest.mark.parametrize('method', binarize.native.METHODS['cuda'])
+@pytest.mark.parametrize('channels', [5, 1])
+def test_the_operators_without_compiled_code(method, channels, monkeypatch):
+    """They have to give what the exact search of PyTorch does, also for a constant filter."""
+    class Failing:
+        def __getattr__(self, name):
+            raise binarize.native.Unsupported
+    monkeypatch.setattr(binarize.Binarization, '_is_fused', lambda layer, *_, **__: layer.search == 'fast')
+    monkeypatch.setattr(binarize.native, 'compiled', lambda _: Failing())
+    results = []
+    for search in 'fast', 'exact':
+        torch.manual_seed(0)
+        conv = nn.Conv2d(2 * channels, 6, 3, groups=2, bias=False)
+        nn.init.normal_(conv.weight, std=0.7)
+        with torch.no_grad():
+            conv.weight[3] = 0.25
+        binarize.wrap(conv, 1, 1, method, search)
+        gradient = torch.randn(conv.parametrizations.weight.original.shape)
+        weight = conv.weight
+        weight.backward(gradient)
+        latent = conv.parametrizations.weight.original
+        *values, mask = binarize.layer_weights(conv)
+        rows = [0, 1, 2, 4, 5]      # which weight of a constant filter is marked does not matter
+        results.append([latent.detach(), weight.detach(), latent.grad[rows], mask[rows], *values])
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+    assert all(value.isfinite().all() for value in results[0])
+
+
+@pytest.mark.parametrize('method', binarize.native.METHODS['cuda'])
 def test_a_step_is_traced_for_a_gpu_without_one(method):
     with FakeTensorMode(), torch.device('cuda'):
         assert network(method)(torch.empty(4, 2, 12, 12)).device.type == 'cuda'

@@ -17,6 +17,7 @@ and the gradient's way back, from W~ to the latent weight, is each method's `gra
 """
 import copy
 import warnings
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -296,9 +297,16 @@ def _fused_forward_(latent: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """Project latent weights in place; returns W~ and values (4, out): alpha, beta, boundary, K.
 
     The weights above the boundary become alpha; of a constant filter, none. With _fused_backward
-    a custom operator, which torch.compile does not look into, around the code of utils/native.
+    a custom operator, which torch.compile does not look into, around the code of utils/native; in
+    PyTorch where that cannot be started.
     """
-    return native.compiled(latent.device).forward_(latent, method)
+    with suppress(native.Unsupported):
+        return native.compiled(latent.device).forward_(latent, method)
+    rows = project_(latent).flatten(1)
+    alpha, beta, mask = _split_rows(rows, METHODS[method])
+    boundary = rows.masked_fill(mask, -torch.inf).amax(1, keepdim=True)
+    values = torch.cat([alpha, beta, boundary, mask.sum(1, keepdim=True)], 1)
+    return torch.where(mask, alpha, beta).view(latent.shape), values.T.contiguous()
 
 
 @_fused_forward_.register_fake
@@ -309,8 +317,12 @@ def _(latent, method):
 @torch.library.custom_op('dab::backward', mutates_args=())
 def _fused_backward(gradient: Tensor, projected: Tensor, values: Tensor, method: str) -> Tensor:
     """The gradient of the latent weights, from that of W~ and what _fused_forward_ made."""
-    compiled = native.compiled(projected.device)
-    return compiled.backward(gradient.contiguous(), projected, values, method)
+    with suppress(native.Unsupported):
+        compiled = native.compiled(projected.device)
+        return compiled.backward(gradient.contiguous(), projected, values, method)
+    alpha, beta, boundary, _ = values[..., None]
+    mask = projected.flatten(1) > boundary
+    return (gradient * _factor(METHODS[method], projected, alpha, beta, mask)).contiguous()
 
 
 @_fused_backward.register_fake
