@@ -307,10 +307,10 @@ def test_a_copy_does_not_take_its_weights_for_those_of_before():
     with torch.no_grad():
         while latent._version < conv.parametrizations.weight.original._version:
             latent.view(-1)[5] += 0.3
-    found, fresh = other.weight, binarize.wrap(nn.Conv2d(8, 8, 3, bias=False), 1, 1)
+    fresh = binarize.wrap(nn.Conv2d(8, 8, 3, bias=False), 1, 1)
     with torch.no_grad():
         fresh.parametrizations.weight.original.copy_(latent)
-    assert torch.equal(found, fresh.weight)
+    assert torch.equal(other.weight, fresh.weight)
 
 
 def test_another_search_between_two_passes():
