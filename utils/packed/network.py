@@ -2,22 +2,25 @@
 import warnings
 from collections.abc import Callable
 from os import PathLike
+from types import CodeType
 
 import torch
 from torch import Tensor, nn
 
 import models
-from models.blocks import Sign
+from models.blocks import Sign, SignConv2d, SignFunction
 from models.resnet import BasicBlock
 
 from .. import binarize
 from ..memory_format import channels_first, channels_last
+from ..native import digest
 from . import format, ops
 from .encoding import Bits
 from .export import pack
 from .format import Description
 from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock
 
+WRITTEN_FOR = 'a75cd10095a775d2'    # the digest of layer_functions, see on_bits
 # What they round to depends on the order of memory.
 ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
 
@@ -42,6 +45,9 @@ def on_bits(model: nn.Module) -> nn.Module:
     images show that it computes something else, since a layer was edited.
     """
     if not any(isinstance(module, Sign) for module in model.modules()) or not ops.has_kernel():
+        return model
+    if digest(layer_functions()) != WRITTEN_FOR:
+        warn_of_other_layers()
         return model
     network, tensors = binarize.bake(model).eval(), pack(model)
     binary = {network.get_submodule(name): (tensors[f'{name}.weight'], tensors[f'{name}.alpha'],
@@ -80,9 +86,21 @@ class OnBits(nn.Module):
         signs = [module for module in model.modules() if isinstance(module, Sign)]
         if not ((difference.nan_to_num() < self.TOLERANCE).all()
                 and all(torch.equal(sign(inputs) > 0, inputs >= 0) for sign in signs)):
-            warnings.warn('a layer of this network does not compute what utils/packed does for it '
-                          'on bits: it is evaluated in PyTorch as it is written, which is slower')
+            warn_of_other_layers()
             self.network = model
+
+
+def layer_functions() -> tuple[CodeType, ...]:
+    """The code of the layers of models/ that are computed in another way on bits."""
+    classes = SignFunction, Sign, SignConv2d, BasicBlock
+    members = [getattr(member, '__func__', member) for cls in classes
+               for _, member in sorted(vars(cls).items())]
+    return tuple(member.__code__ for member in members if hasattr(member, '__code__'))
+
+
+def warn_of_other_layers():
+    warnings.warn('a layer of this network does not compute what utils/packed does for it on bits: '
+                  'it is evaluated in PyTorch as it is written, which is slower')
 
 
 @torch.no_grad()
@@ -141,8 +159,8 @@ def fuse(layers: dict, binary: dict) -> dict:
     for name, layer in layers.items():
         names = list(fused)
         types = [type(module) for module in fused.values()]
-        is_relu = isinstance(layer, nn.ReLU)
-        if isinstance(layer, nn.Dropout | nn.Dropout2d):
+        is_relu = type(layer) is nn.ReLU
+        if type(layer) in (nn.Dropout, nn.Dropout2d):
             continue
         if is_relu and types[-1:] == [BinaryUnit] and not fused[names[-1]].relu:
             fused[names[-1]].relu = True
@@ -152,7 +170,7 @@ def fuse(layers: dict, binary: dict) -> dict:
         elif (types[-2:] == [nn.BatchNorm2d, Sign] and layer in binary
                 and BinaryUnit.supports(layer)):
             layer = make_unit(fused, layer, *binary.pop(layer))
-        elif isinstance(layer, nn.MaxPool2d) and types[-3:] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
+        elif type(layer) is nn.MaxPool2d and types[-3:] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
             conv, norm, relu = (fused[before] for before in names[-3:])
             if conv not in binary:
                 # Increasing functions commute with the maximum: pool first, for fewer values.
