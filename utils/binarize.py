@@ -491,11 +491,9 @@ def _functions(layer):
     if method.state_dict() or vars(method).keys() - vars(nn.Module()).keys():
         return ()
     own = type(method).__mro__[:-2]     # without nn.Module and object
-    classes = [*own, _StraightThrough, Binarization]
-    members = [getattr(member, '__func__', member) for cls in classes
-               for _, member in sorted(vars(cls).items())]
-    members += [_scale, project_, _split_rows, _factor]
-    return tuple(member.__code__ for member in members if hasattr(member, '__code__'))
+    helpers = _scale, project_, _split_rows, _factor
+    return (*native.functions_of(*own, _StraightThrough, Binarization),
+            *(helper.__code__ for helper in helpers))
 
 
 def convolutions(model: nn.Module) -> list[tuple[int, str, nn.Conv2d]]:

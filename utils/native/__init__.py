@@ -58,6 +58,13 @@ def warn_once(title: str):
                   'in PyTorch as it is written, which is slower')
 
 
+def functions_of(*classes: type) -> tuple[CodeType, ...]:
+    """The code of the functions that the classes define, in the order of their names."""
+    members = [getattr(member, '__func__', member) for cls in classes
+               for _, member in sorted(vars(cls).items())]
+    return tuple(member.__code__ for member in members if hasattr(member, '__code__'))
+
+
 @functools.cache
 def digest(functions: tuple[CodeType, ...]) -> str:
     """A hash of their texts; '?' where there is no text, as of what was typed into a shell."""

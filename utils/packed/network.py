@@ -2,7 +2,6 @@
 import warnings
 from collections.abc import Callable
 from os import PathLike
-from types import CodeType
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +12,15 @@ from models.resnet import BasicBlock
 
 from .. import binarize
 from ..memory_format import channels_first, channels_last
-from ..native import digest
+from ..native import digest, functions_of
 from . import format, ops
 from .encoding import Bits
 from .export import pack
 from .format import Description
 from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock
 
-WRITTEN_FOR = 'a75cd10095a775d2'    # the digest of layer_functions, see on_bits
+LAYERS = SignFunction, Sign, SignConv2d, BasicBlock     # computed in another way on bits
+WRITTEN_FOR = 'a75cd10095a775d2'    # the digest of their functions, see on_bits
 # What they round to depends on the order of memory.
 ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
 
@@ -46,7 +46,7 @@ def on_bits(model: nn.Module) -> nn.Module:
     """
     if not any(isinstance(module, Sign) for module in model.modules()) or not ops.has_kernel():
         return model
-    if digest(layer_functions()) != WRITTEN_FOR:
+    if digest(functions_of(*LAYERS)) != WRITTEN_FOR:
         warn_of_other_layers()
         return model
     network, tensors = binarize.bake(model).eval(), pack(model)
@@ -88,14 +88,6 @@ class OnBits(nn.Module):
                 and all(torch.equal(sign(inputs) > 0, inputs >= 0) for sign in signs)):
             warn_of_other_layers()
             self.network = model
-
-
-def layer_functions() -> tuple[CodeType, ...]:
-    """The code of the layers of models/ that are computed in another way on bits."""
-    classes = SignFunction, Sign, SignConv2d, BasicBlock
-    members = [getattr(member, '__func__', member) for cls in classes
-               for _, member in sorted(vars(cls).items())]
-    return tuple(member.__code__ for member in members if hasattr(member, '__code__'))
 
 
 def warn_of_other_layers():
