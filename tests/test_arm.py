@@ -11,8 +11,6 @@ import torch
 import test_native
 import test_packed_ops
 from conftest import ROOT
-from utils.bench import arm
-from utils.errors import InputError
 from utils.files import cache_folder
 from utils.native import compiler, cpu
 from utils.packed import ops
@@ -149,20 +147,3 @@ def test_forward_and_backward_equal_those_in_pytorch(shape, threads, centring):
 
 def test_nan_shows():
     test_native.test_nan_shows()
-
-
-def test_the_estimate_of_the_loops(capsys):
-    if not shutil.which(arm.ANALYZER):
-        pytest.skip('no llvm-mca')
-    rows = arm.bench(None)
-    assert len(rows) == len(arm.PROCESSORS) * (1 + len(arm.CONVOLUTIONS))
-    for row in rows[:3]:    # vector units: 2 to 4, of 16 bytes; three instructions, or one, a multiply-add of them
-        assert 0.8 * 2 * 128 / 3 < row['binary'] < 4 * 128 / 3 and 3.9 < row['float'] <= 16
-    assert all(row['binary_cycles'] < row['float_cycles'] for row in rows[3:])
-    assert 'NOT measured' in capsys.readouterr().out
-
-
-def test_without_the_tools_it_says_so(monkeypatch):
-    monkeypatch.setattr(arm, 'ANALYZER', 'no-such-tool')
-    with pytest.raises(InputError, match='no-such-tool is missing'):
-        arm.bench(None)

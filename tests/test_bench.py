@@ -1,4 +1,4 @@
-"""The benchmark runs and reports; it asserts no times."""
+"""The benchmarks run and report; no test asserts a time."""
 import json
 import re
 import tempfile
@@ -7,35 +7,20 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-import opts
-from conftest import ROOT
 from utils.bench import __main__ as bench
-from utils.bench import correctness, epoch, gpu, step, timeline
-from utils.bench.cases import Case, chosen
-from utils.bench.correctness import Layer
-from utils.compare import __main__ as compare
-from utils.errors import RunError
+from utils.bench import epoch, timeline
 from utils.experiment import from_command
 from utils.training.checkpoint import read_checkpoint
 from utils.training.logs import read_log
 
-CPU = torch.device('cpu')
-SMALL = ['--model_def=densenet', '--batch-size=2', '--channels=3', '--rounds=2', '--json']
-NETWORK = {'--model_def', '--channels', '--binStart', '--binEnd', '--inpsize'}
 FLAGS = {
-    'step': NETWORK | {'--device', '--batch-size', '--binSearch', '--rounds'},
-    'flags': NETWORK | {'--device', '--batch-size', '--binSearch', '--rounds'},
-    'eval': NETWORK | {'--device', '--binSearch', '--rounds'},
-    'packed': NETWORK | {'--threads', '--rounds'},
-    'data': {'--device', '--data_dir', '--inpsize', '--images', '--rounds'},
+    'step': {'--against', '--rounds'},
     'epoch': set(),
-    'kernels': set(),
-    'arm': set(),
-    'gpu': {'--data_dir'},
+    'data': {'--device', '--data_dir', '--inpsize', '--images', '--rounds'},
+    'packed': {'--networks', '--threads', '--rounds'},
 }
+SMALL = ['--model_def=densenet', '--batch-size=2', '--inpsize=32']
 
 
 def bench_in_one_process(arguments):
@@ -54,26 +39,36 @@ def refusal(arguments, capsys, code=2):
     return error
 
 
-@pytest.mark.parametrize('what, cases', [('step', 2), ('eval', 1)])
-def test_bench(start, what, cases):
-    flags = [flag for flag in SMALL if what == 'step' or not flag.startswith('--batch-size')]
-    code, out, err = start(bench_in_one_process, [what, *flags]).wait()
+@pytest.mark.parametrize('flags', [[], ['--clipGrad=1', '--accumulate=2', '--against=--clipGrad=0']])
+def test_a_step_against_another(start, flags):
+    code, out, err = start(bench_in_one_process, ['step', *SMALL, '--rounds=2', '--json', *flags]).wait()
     assert code == 0, err
     rows = json.loads(out.splitlines()[-1])
-    assert len(rows) == cases
+    assert [row['case'].partition(' --')[0] for row in rows] == ['step', 'peak MB step']
     assert all(row['ratio'] == pytest.approx(row['ours_s'] / row['baseline_s']) for row in rows)
+
+
+def test_the_step_trains_the_network_of_the_flags(monkeypatch):
+    """Binarized or real, with the arithmetic that the flags ask for."""
+    trained = []
+    monkeypatch.setattr(bench.step, 'train_epoch', lambda *arguments: trained.append(arguments))
+    for words in (['--binaryWeight', *SMALL, '--amp=bfloat16'], SMALL):
+        bench.step.make_steps(words)()
+    weights = [bench.step.binarize.weight_bits(model)[0] for model, *_ in trained]
+    assert weights[0] > 0 == weights[1] and [arguments[6] for arguments in trained] == ['bfloat16', None]
+    assert trained[0][1][0][0].shape == (2, 1, 32, 32)
 
 
 def test_bench_packed(start):
     # Up to a minute more where no test of this session has built the kernel yet.
     code, out, err = start(bench_in_one_process,
-                           ['packed', '--model_def=nin', '--threads=1', '--rounds=2', '--json']).wait(120)
+                           ['packed', '--networks=nin', '--threads=1', '--rounds=2', '--json']).wait(120)
     assert code == 0, err
     rows = json.loads(out.splitlines()[-1])
     assert {(row['case'].split()[0], row['batch'], row['threads']) for row in rows} == {
         (what, batch, 1) for what in ('conv', 'network') for batch in (1, 16)}
     assert all(row['speedup'] == pytest.approx(row['float_s'] / row['packed_s']) for row in rows)
-    assert 'geometric mean' in out and 'Peak resident memory' in out and 'BinaryUnit' in out
+    assert 'geometric mean' in out and 'Peak resident memory' in out
 
 
 def test_every_benchmark_has_its_own_help(capsys):
@@ -89,81 +84,33 @@ def test_every_benchmark_has_its_own_help(capsys):
         assert sorted(listed) == sorted(words), arguments
 
 
-@pytest.mark.parametrize('what', FLAGS)
-def test_every_benchmark_refuses_the_flags_of_others(what, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    for flag in set().union(*FLAGS.values()) - FLAGS[what]:
-        if what != 'epoch' or flag in ('--threads', '--images', '--rounds', '--channels'):
-            assert flag in refusal([what, f'{flag}=2'], capsys)
-
-
-def test_bench_without_data_says_so(capsys):
-    error = refusal(['data', '--data_dir=/nowhere'], capsys)
-    assert error.startswith('utils.bench: error: --data_dir: ') and '/nowhere' in error
-
-
 @pytest.mark.parametrize('flags, part', [
-    (['step', '--model_def=sketchanet', '--batch-size=1'], '--batch-size: must be at least 2'),
+    (['step', '--batch-size=none'], '--batch-size'), (['step', '--rounds=1'], 'at least 2'),
+    (['step', '--against=--nothing'], '--against'), (['step', '--binStart=50'], 'holds no convolution'),
+    (['step', '--model_def=nowhere'], '--model_def: unknown name'),
+    (['step', '--inpsize=20'], 'takes images of at least'),
     (['packed', '--threads', '1', '1000000000'], '--threads: must be at most 256'),
-    (['data', '--inpsize=100000'], '--inpsize: must be at most 4096'),
-    (['step', '--json=1'], '--json takes no value'),
-    (['step', '--model_def=nin', '--binStart=50'], 'holds no convolution'),
+    (['packed', '--images=3'], '--images'), (['data', '--inpsize=100000'], 'at most 4096'),
+    (['data', '--data_dir=/nowhere'], '/nowhere'), (['step', '--json=1'], '--json takes no value'),
     (['speed'], 'invalid choice'), ([], 'BENCHMARK'),
-    *(([what, '--inpsize=20'], 'takes images of at least') for what in ('step', 'flags', 'eval', 'packed')),
     (['epoch', '--model_def=nowhere'], '--model_def: unknown name'),
     (['epoch', '--resume=nowhere.tar'], 'there is no checkpoint')])
-def test_bench_refuses_in_a_sentence(flags, part, capsys, monkeypatch):
-    monkeypatch.setattr(bench.step, 'copy_bandwidth', lambda device: 1e9)
+def test_bench_refuses_in_a_sentence(flags, part, capsys):
     assert part in refusal(flags, capsys)
 
 
 def test_bench_without_memory(capsys, monkeypatch):
-    def bench_with(error, code=None):
-        def raise_error(options):
+    def bench_with(error, code):
+        def run(options):
             raise error
-        monkeypatch.setitem(bench.BENCHMARKS, 'eval', bench.BENCHMARKS['eval']._replace(run=raise_error))
-        return refusal(['eval'], capsys, code)
-    for error, part in ((RuntimeError("DefaultCPUAllocator: can't allocate memory"), '--batch-size'),
-                        (BrokenProcessPool('A process in the process pool was terminated abruptly'), 'memory')):
+        monkeypatch.setitem(bench.BENCHMARKS, 'packed', bench.BENCHMARKS['packed']._replace(run=run))
+        return refusal(['packed'], capsys, code)
+    for error, part in (
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), '--batch-size'),
+            (BrokenProcessPool('A process in the process pool was terminated abruptly'), 'memory')):
         assert part in bench_with(error, 1)
     with pytest.raises(RuntimeError, match='of ours'):
-        bench_with(RuntimeError('a bug of ours'))
-
-
-def test_flags_change_the_default_cases_too():
-    options = bench.parse(['step', '--inpsize=64', '--batch-size=3'])
-    cases = chosen(options, CPU)
-    assert [case.name for case in cases] == ['sketchanetwbin', 'resnetwbin18', 'bincifar']
-    assert all(case.images(CPU, case.batch).shape == (3, case.channels, 64, 64) for case in cases)
-    assert [case.binEnd for case in cases] == [7, 100, 7] and [case.channels for case in cases] == [1, 1, 3]
-    case = chosen(bench.parse(['eval', '--model_def', 'nin', '--inpsize=40', '--channels=2']), CPU)[0]
-    with torch.no_grad():
-        assert case.network('fast', CPU)(case.images(CPU, 5)).shape == (5, 250)
-    assert chosen(bench.parse(['step']), torch.device('cuda'))[0] == Case('sketchanetwbin', 256, 1, 2, 7)
-
-
-@pytest.mark.parametrize('settings', [{}, {'memory_format': step.channels_last}])
-def test_a_step_on_a_gpu_has_everything_there(settings, monkeypatch):
-    """With tensors that have a device and no memory; the backward pass alone would need a GPU."""
-    cuda, mode = torch.device('cuda'), FakeTensorMode()
-    real_network = Case.network
-
-    def network(self, search, device):
-        with unset_fake_temporarily():
-            model = real_network(self, search, CPU)
-        for module in model.modules():
-            for name, tensor in module.named_parameters(recurse=False):
-                setattr(module, name, nn.Parameter(torch.empty(tensor.shape, device=device)))
-            for name, tensor in module.named_buffers(recurse=False):
-                setattr(module, name, torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
-        return model
-    losses = []
-    monkeypatch.setattr(Case, 'network', network)
-    monkeypatch.setattr(torch.Tensor, 'backward', lambda self: losses.append(self))
-    with mode:
-        step.make_step(Case('nin', 4), cuda, None, **settings)()
-        bench.evaluation.validate(Case('nin').network(None, cuda), Case('nin').images(cuda, 2, 10))
-    assert len(losses) == 1 and losses[0].device.type == 'cuda' and losses[0].dtype == torch.float32
+        bench_with(RuntimeError('a bug of ours'), 1)
 
 
 class Ticks:
@@ -254,86 +201,3 @@ def test_bench_epoch(sketch_folder, tmp_path, monkeypatch, capsys):
 def test_epoch_is_for_one_process(sketch_folder, capsys, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert 'torchrun' in refusal(['epoch', *epoch_flags(sketch_folder)], capsys)
-
-
-def test_gpu_without_one_says_so(capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    assert 'finds no GPU' in refusal(['gpu'], capsys)
-
-
-def test_gpu_checks_layers(capsys, monkeypatch):
-    layers = [Layer(22, 3, 3, 3), Layer(22, 1, 3, 3, 22), Layer(22, 2, 1, 1)]
-    rows = gpu.check_layers(layers, CPU, 60)
-    assert len(rows) == 9 and not any('error' in row for row in rows)
-    assert capsys.readouterr().out.count('PASS') == 9
-    make_convolution = correctness.make_convolution
-
-    def wrong_split(layer, method, weight, device):
-        return make_convolution(layer, 'bnn' if method == 'xnor' else 'xnor', weight, device)
-
-    def wrong_gradient(*arguments):
-        conv = make_convolution(*arguments)
-        conv.parametrizations.weight.original.register_hook(lambda gradient: 1.001 * gradient)
-        return conv
-
-    def wrong_weight(*arguments):
-        conv = make_convolution(*arguments)
-        conv.parametrizations.weight.original.data.mul_(1.001)
-        return conv
-    for wrong, name in ((wrong_split, 'J'), (wrong_gradient, 'gradient'), (wrong_weight, 'W~')):
-        monkeypatch.setattr(correctness, 'make_convolution', wrong)
-        rows = gpu.check_layers(layers[:1], CPU, 60)
-        assert [row['case'] for row in rows if 'error' in row][0] == 'dab 22×3×3×3', name
-        assert 'FAIL' in capsys.readouterr().out
-    assert gpu.check_layers(layers, CPU, -1) == [] and 'left out' in capsys.readouterr().out
-
-
-def test_gpu_knows_the_layers_and_the_large_networks():
-    assert Layer(192, 3, 5, 5) in correctness.layers_of([Case('nin', 2, 3, 1)])
-    large = gpu.networks_with(gpu.MANY)
-    assert {'alexnetwbin', 'resnetfbin18', 'mobilenet', 'vgg16_bncifar'} < set(large)
-    assert not {'alexnet', 'densenet', 'squeezenetwbin', 'alexnethybrid'} & set(large)
-
-
-def test_gpu_compares_steps(capsys):
-    cases = [Case('nin', 2, binEnd=3, inpsize=8), Case('nowhere', 2)]
-    rows = gpu.compare_steps(cases, CPU, 2, 60)
-    assert [('error' in row) for row in rows] == [False, False, True, True]
-    rows = gpu.compare_flags(cases[:1], CPU, 2, 60, flags=['--channelsLast'])
-    assert len(rows) == 1 and rows[0]['ratio'] > 0
-    assert "no model 'nowhere'" in capsys.readouterr().err
-
-
-def test_gpu_measures_an_epoch_and_compares(tmp_path, monkeypatch, capsys):
-    commands = []
-    monkeypatch.setattr(gpu, 'run_command', lambda arguments, *_: commands.append(arguments))
-    gpu.measure_epoch([*gpu.EPOCH, '--workers=0'], ['--dataset=cifar10'], tmp_path, 1)
-    gpu.compare_methods([*gpu.COMPARISON, '--workers=0'], None, tmp_path, 1)
-    assert opts.parse(commands[0][2:]).tenCrop and commands[0][:2] == ['utils.bench', 'epoch']
-    options, common = compare.parse(commands[1][1:])
-    assert opts.parse(common).epochs == 11 and options.logdir == str(tmp_path)
-    monkeypatch.setattr(gpu, 'run_command', lambda arguments, *_: bench.main(arguments[1:]))
-    gpu.measure_epoch(['--model_def=densenet', '--inpsize=16', '--workers=0'], None, tmp_path, 1,
-                      {'classes': 3, 'train': 4, 'val': 2})
-    out = capsys.readouterr().out
-    assert 'Where the time of an epoch goes' in out and re.search('^all .*100.0 %$', out, re.M)
-
-
-def test_gpu_runs_commands(tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv('PYTHONPATH', str(ROOT))
-    gpu.run_command(['platform'], 60, tmp_path)
-    gpu.run_command(['timeit', '-n1', '-r1', '__import__("time").sleep(600)'], 0.5, tmp_path)
-    out = capfd.readouterr().out
-    assert 'python3 -m platform\nLinux' in out and 'stopped after 0.5 s' in out
-    with pytest.raises(RunError, match='exit code 1'):
-        gpu.run_command(['nowhere'], 60, tmp_path)
-
-
-def test_a_failure_is_the_exit_code_and_the_rest_is_printed(capsys, monkeypatch):
-    def run(options):
-        return [{'case': 'a', 'error': 'e'}, {'case': 'b'}]
-    monkeypatch.setitem(bench.BENCHMARKS, 'gpu', bench.BENCHMARKS['gpu']._replace(run=run))
-    with pytest.raises(SystemExit) as stop:
-        bench.main(['gpu', '--json'])
-    out, error = capsys.readouterr()
-    assert stop.value.code == 1 and 'a failed' in error and len(json.loads(out.splitlines()[-1])) == 2

@@ -10,7 +10,7 @@ from datasets.resident import DeviceLoader
 from utils.devices import choose, moved
 from utils.errors import naming
 
-from .timing import compare, peak_megabytes
+from .timing import compare, peak_megabytes, print_header
 
 BATCH = 32
 
@@ -24,6 +24,7 @@ def bench(options: argparse.Namespace) -> list[dict]:
     indices = torch.randperm(len(plain), generator=generator)[:options.images].tolist()
     device = choose(options.device)
     baseline = partial(read, DataLoader(plain, BATCH, sampler=indices), device)
+    print_header()
     rows = []
     for name, loader in (('on the device', DeviceLoader(ours, BATCH, indices, device)),
                          ('2 workers', DataLoader(ours, BATCH, sampler=indices, num_workers=2))):

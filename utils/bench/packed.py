@@ -19,12 +19,9 @@ from utils.memory_format import channels_last
 from utils.packed import ops
 from utils.processes import call_in_new_process
 
-from .cases import CLASSES, Case, chosen
-from .profile import print_profiles
 from .timing import interleave, peak_megabytes
 
-CPU = torch.device('cpu')
-DEFAULT = [Case('sketchanetfbin', binEnd=7), Case('resnetfbin18')]
+CLASSES = 250
 BATCHES = 1, 16
 MOST_PROCESSES = 5      # of each memory measurement
 
@@ -59,32 +56,28 @@ class Memory(NamedTuple):
 def bench(options: argparse.Namespace) -> list[dict]:
     """All tables; returns a list of {case, batch, threads, float_s, packed_s, speedup}."""
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [make_pair(case, folder) for case in chosen(options, CPU, DEFAULT)]
+        pairs = [make_pair(name, folder) for name in options.networks]
         print(f'instructions: {", ".join(ops.instruction_sets())}')
         rows = bench_convolutions(pairs, options.threads, options.rounds)
         rows += bench_networks(pairs, options.threads, options.rounds)
         print_memory(pairs, min(MOST_PROCESSES, options.rounds))
-        print_profiles({pair.name: (load_packed(pair.path), torch.randn(1, *pair.shape))
-                        for pair in pairs}, options.rounds)
     return rows
 
 
-def make_pair(case: Case, folder: str) -> Pair:
-    """The Pair of an architecture, initialized at random."""
-    model, sample = case.network(None, CPU), case.images(CPU, 4)
+def make_pair(name: str, folder: str) -> Pair:
+    """The Pair of an architecture for sketches, initialized at random."""
+    torch.manual_seed(0)
+    model, side = models.build(name, CLASSES, 1), models.default_inpsize(name)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.momentum = None
-    model.train()(sample)       # for BatchNorm statistics: signs vary
-    binarize.wrap(model.eval(), case.binStart, case.binEnd)
-    path = Path(folder) / f'{case.name}.dab'
+    model.train()(torch.randn(4, 1, side, side))        # for BatchNorm statistics: signs vary
+    binarize.wrap(model.eval(), 2, binarize.default_binEnd(model, 2))
+    path = Path(folder) / f'{name}.dab'
     classes = [str(label) for label in range(CLASSES)]
-    mean, std = case.channels * [0.0], case.channels * [1.0]
-    description = packed.Description(case.name, None, classes, case.side, mean, std, 'tuberlin',
-                                     False)
+    description = packed.Description(name, None, classes, side, [0.0], [1.0], 'tuberlin', False)
     packed.write(path, description, packed.pack(model))
-    shape = tuple(sample.shape[1:])
-    return Pair(case.name, shape, binarize.bake(model).requires_grad_(False), path)
+    return Pair(name, (1, side, side), binarize.bake(model).requires_grad_(False), path)
 
 
 def print_header(title: str):

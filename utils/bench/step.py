@@ -1,117 +1,87 @@
-"""The benchmarks `step` and `flags`: a training step with Adam on fixed random images."""
+"""The benchmark `step`: a training step on fixed random images."""
 import argparse
 import gc
-import statistics
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from utils import binarize
+from utils import binarize, resolve
 from utils.devices import choose
-from utils.memory_format import channels_last
+from utils.errors import naming
+from utils.experiment import Experiment
 from utils.processes import call_in_new_process
-from utils.training.epoch import autocast
+from utils.source import dataset_spec
+from utils.training import optim
+from utils.training.epoch import train_epoch
+from utils.training.progress import Progress
 
-from .cases import CLASSES, Case, chosen
-from .timing import CALLS, compare, interleave, kind, peak_megabytes
+from .timing import compare, peak_megabytes, print_header
 
-FLAGS: dict[str, dict] = {      # and what make_step takes for them
-    '--amp=bfloat16': {'amp': 'bfloat16'},
-    '--compile': {'compiled': True},
-    '--channelsLast': {'memory_format': channels_last},
-    '--clipGrad=1': {'clipGrad': 1.0},
-}
+CLASSES = [str(label) for label in range(250)]
+STEPS = {'cpu': 1, 'cuda': 10}      # between two waits for the device
 
 
 def bench(options: argparse.Namespace) -> list[dict]:
-    """The binarized step against the real one, in time and in memory."""
-    device, rows = choose(options.device), []
-    bandwidth = copy_bandwidth(device)
-    for case in chosen(options, device):
-        rows += compare_step(case, device, options.binSearch, options.rounds)
-        weights, _ = binarize.weight_bits(case.network('exact', device))
-        # Forward: latent weights read and written, W~ written. Backward: two tensors read, one
-        # written.
-        floor = 6 * 4 * weights / bandwidth
-        real, binary = (in_fresh_memory(peak_memory, case, device, search)
-                        for search in (None, options.binSearch))
-        print(f'  {weights / 1e6:.1f} M binarized weights; moving them takes at least '
-              f'{floor * 1e3:.2f} ms at {bandwidth / 1e9:.1f} GB/s; peak memory {real:.0f} -> '
-              f'{binary:.0f} MB, ratio {binary / real:.3f}')
-        rows.append({'case': f'peak MB {case}', 'baseline_s': real, 'ours_s': binary,
-                     'ratio': binary / real})
-    return rows
+    """A training step of the network that the flags of main.py describe, with --binaryWeight unless
+    they say otherwise, against the same with the flags of --against, in time and in memory. The
+    images are random; what a step computes is what main.py trains with."""
+    ours = ['--binaryWeight', *options.main_flags]
+    experiment = describe(ours)
+    with naming('--against'):
+        baseline = ours + shlex.split(options.against)
+        describe(baseline)
+    title = f'step {" ".join(options.main_flags)} against {options.against}'
+    print_header(len(title))
+    row = compare(title, make_steps(baseline), make_steps(ours), options.rounds)
+    call = call_in_new_process if experiment.device.type == 'cpu' else lambda f, *rest: f(*rest)
+    before, after = (call(peak_memory, words) for words in (baseline, ours))
+    weights, _ = binarize.weight_bits(experiment.make_network())
+    print(f'  {weights / 1e6:.1f} M binarized weights; peak memory {before:.0f} -> {after:.0f} MB, '
+          f'ratio {after / before:.3f}')
+    return [row, {'case': f'peak MB {title}', 'baseline_s': before, 'ours_s': after,
+                  'ratio': after / before}]
 
 
-def bench_flags(options: argparse.Namespace) -> list[dict]:
-    """The binarized step under each of FLAGS against the one without."""
-    device = choose(options.device)
-    rows = [compare_flag(case, device, flag, options.binSearch, options.rounds)
-            for flag in FLAGS for case in chosen(options, device)]
-    return sum(rows, [])
+def describe(words: Sequence[str]) -> Experiment:
+    """The experiment of these flags of main.py, on random images of len(CLASSES) classes."""
+    flags, source = resolve.flags_and_source(list(words))
+    device = choose(flags.device)
+    channels = dataset_spec(vars(flags)).channels
+    flags, _ = resolve.resolve(flags, CLASSES, channels, device)
+    return Experiment(flags, source, None, CLASSES, channels, device, [])
 
 
-def compare_step(case: Case, device: torch.device, search: str, rounds: int,
-                 amp: str | None = None) -> list[dict]:
-    """The row of the binarized step against the real one."""
-    real, binary = (make_step(case, device, chosen_search, amp) for chosen_search in (None, search))
-    title = f'step {case}' + (f' --amp={amp}' if amp else '')
-    return [compare(title, real, binary, rounds, CALLS[kind(device)])]
+def make_steps(words: Sequence[str]) -> Callable[[], object]:
+    """A function that trains one step, on a GPU several, of the network of these flags."""
+    experiment = describe(words)
+    flags, device = experiment.flags, experiment.device
+    model = experiment.make_network().train()
+    images = torch.randn(flags.batch_size, experiment.channels, flags.inpsize, flags.inpsize)
+    target = torch.arange(flags.batch_size) % len(CLASSES)
+    batches = [(images.to(device), target.to(device))]
+    batches *= STEPS.get(device.type, 1) * flags.accumulate
+    optimizer = optim.build_optimizer(flags.optimType, model, flags.maxlr, flags.weightDecay,
+                                      flags.momentum, flags.nesterov, flags.noDecay)
+    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
+    replica = torch.compile(model) if flags.compile else model
+
+    def steps():
+        train_epoch(replica, batches, optimizer, device, Progress('step', len(batches)),
+                    len(batches) + 1, flags.amp, scaler, flags.accumulate, flags.clipGrad,
+                    flags.labelSmoothing)
+    return steps
 
 
-def compare_flag(case: Case, device: torch.device, flag: str, search: str,
-                 rounds: int) -> list[dict]:
-    """The row of the binarized step under a flag of FLAGS against the one without."""
-    plain, ours = (make_step(case, device, search, **settings) for settings in ({}, FLAGS[flag]))
-    return [compare(f'step {case} {flag}', plain, ours, rounds, CALLS[kind(device)])]
-
-
-def make_step(case: Case, device: torch.device, search: str | None, amp: str | None = None,
-              memory_format: Callable[[Tensor], Tensor] = Tensor.contiguous,
-              compiled: bool = False, clipGrad: float = 0.0) -> Callable[[], None]:
-    """A function that does one training step of the network that case.network(search) returns."""
-    model = case.network(search, device).train()
-    images = memory_format(case.images(device, case.batch))
-    target = torch.arange(case.batch, device=device) % CLASSES
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    forward = torch.compile(model) if compiled else model
-
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(device, amp):
-            log_probs = forward(images).float()
-        F.nll_loss(log_probs, target).backward()
-        if clipGrad:
-            nn.utils.clip_grad_norm_(model.parameters(), clipGrad)
-        optimizer.step()
-    return step
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second that a large copy reads and writes."""
-    source = torch.zeros(2 ** 25, device=device)
-    target = torch.zeros_like(source)
-    seconds, _ = interleave(lambda: target.copy_(source), lambda: None, rounds=9,
-                            calls=CALLS[kind(device)])
-    return 2 * source.nbytes / statistics.median(seconds)
-
-
-def in_fresh_memory(function: Callable, case: Case, device: torch.device, search: str | None):
-    """function(case, device, search), on the CPU in a process that has allocated nothing yet."""
-    call = call_in_new_process if device.type == 'cpu' else lambda function, *rest: function(*rest)
-    return call(function, case, device, search)
-
-
-def peak_memory(case: Case, device: torch.device, search: str | None) -> float:
+def peak_memory(words: Sequence[str]) -> float:
     """Megabytes at the peak of three training steps, of the GPU or resident in this process."""
+    device = describe(words).device
     if device.type == 'cuda':
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
-    step = make_step(case, device, search)
+    steps = make_steps(words)
     for _ in range(3):
-        step()
+        steps()
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated() / 2 ** 20
     return peak_megabytes()

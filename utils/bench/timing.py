@@ -11,49 +11,37 @@ import torch
 from utils.devices import float32_in
 from utils.provenance import git_commit, processor_name
 
-CALLS = {'cpu': 1, 'gpu': 10}   # of a training step between two waits for the device
-
-
-def kind(device: torch.device) -> str:
-    """'cpu' or 'gpu': how large what is measured there should be."""
-    return 'cpu' if device.type == 'cpu' else 'gpu'
-
-
 def synchronize():
     """Wait until the GPU, where there is one, has done what it was given."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
 
-def interleave(baseline: Callable, ours: Callable, rounds: int,
-               calls: int = 1) -> tuple[list[float], list[float]]:
-    """Seconds of both functions, measured in turn `rounds` times after one turn to warm up.
-
-    A measurement is the mean of so many calls, between which nothing waits for the device.
-    """
+def interleave(baseline: Callable, ours: Callable,
+               rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of both functions, measured in turn `rounds` times after one turn to warm up."""
     times: tuple = [], []
     for _ in range(rounds + 1):
         for function, seconds in zip((baseline, ours), times):
             synchronize()
             start = time.perf_counter()
-            for _ in range(calls):
-                function()
+            function()
             synchronize()
-            seconds.append((time.perf_counter() - start) / calls)
+            seconds.append(time.perf_counter() - start)
     return times[0][1:], times[1][1:]
 
 
-def print_header():
-    print(f'{"case":44} {"baseline ms":>10} {"ours ms":>10} {"ratio":>8}   quartiles')
+def print_header(width: int = 44):
+    print(f'{"case":{width}} {"baseline ms":>11} {"ours ms":>11} {"ratio":>8}   quartiles')
 
 
-def compare(case: str, baseline: Callable, ours: Callable, rounds: int, calls: int = 1) -> dict:
+def compare(case: str, baseline: Callable, ours: Callable, rounds: int) -> dict:
     """Measure both functions and print the line of the case; returns its JSON object."""
-    times = interleave(baseline, ours, rounds, calls)
+    times = interleave(baseline, ours, rounds)
     low, _, high = statistics.quantiles([b / a for a, b in zip(*times)], n=4)
     baseline_s, ours_s = map(statistics.median, times)
     ratio = ours_s / baseline_s
-    print(f'{case:44} {baseline_s * 1e3:10.2f} {ours_s * 1e3:10.2f} {ratio:8.3f}   '
+    print(f'{case:44} {baseline_s * 1e3:11.2f} {ours_s * 1e3:11.2f} {ratio:8.3f}   '
           f'{low:.3f} – {high:.3f}', flush=True)
     return {'case': case, 'baseline_s': baseline_s, 'ours_s': ours_s, 'ratio': ratio}
 
