@@ -7,21 +7,24 @@ Beside the options of argparse a flag has
     changes_result      whether another value can train to another result (default: yes)
     once                whether it concerns one command only, so that a resumed run does not take
                         it over from its checkpoint (default: no)
+    follows             flags from which its resolved value can follow: where one of them is given,
+                        that of --config does not count
 
-A flag's way: parse, then utils/resolve.py (contradictions, and defaults that depend on other flags,
-data and network). From there Experiment.make_network hands what concerns the network to
+A flag's way: parse, then utils/flags/resolve.py (contradictions, and defaults that depend on other
+flags, data and device). From there Experiment.make_network hands what concerns the network to
 models.build and binarize.wrap; utils.training.loop takes the rest.
 """
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import datasets
 import models
-from utils.arguments import (SWITCH, Parser, at_least, dataset, device, is_valid, layers, one_of,
-                             per_channel, run_name, some_of)
 from utils.binarize import METHODS
 from utils.errors import InputError
+from utils.flags.parser import (SWITCH, Parser, at_least, dataset, device, layers, one_of,
+                                per_channel, run_name, some_of)
 from utils.training.optim import NO_DECAY, OPTIMIZERS, SCHEDULES
 
 MAX_WORKERS = 256
@@ -39,7 +42,10 @@ def parser() -> Parser:
             ('training', training_flags), ('learning rate', learning_rate_flags),
             ('arithmetic', arithmetic_flags), ('run', run_flags)):
         group = parser.add_argument_group(title)
-        add_flags(lambda name, group=group, **options: parser.add_flag(group, name, **options))
+        add_flags(partial(parser.add_flag, group))
+        if title == 'binarization':
+            group.add_argument('--bnnModel', action='store_true', default=argparse.SUPPRESS,
+                               help='the same as --binarizer=bnn')
     return parser
 
 
@@ -50,14 +56,18 @@ def data_flags(flag):
               'folder:NAME')
     flag('--data_dir', changes_result=False, default='', metavar='DIR',
          help='folder of the images, with train/ and val/ in it (doodles need none)')
-    flag('--channels', fixed_by='checkpoint packed', type=at_least(1), choices=(1, 3),
+    flag('--channels', fixed_by='checkpoint packed', follows='dataset', type=at_least(1),
+         choices=(1, 3),
          help='with --dataset=folder: 1 for sketches, dark on light, 3 for photographs')
-    flag('--mean', fixed_by='checkpoint packed', type=per_channel(0), metavar='X[,X,X]',
+    flag('--mean', fixed_by='checkpoint packed', follows='dataset data_dir channels ink',
+         type=per_channel(0), metavar='X[,X,X]',
          help='with --dataset=folder: mean of each channel, of pixels in 0..1, in sketches ink '
               'is 1 and paper 0 (default: measured once on the training images)')
-    flag('--std', fixed_by='checkpoint packed', type=per_channel(0.001), metavar='X[,X,X]',
+    flag('--std', fixed_by='checkpoint packed', follows='dataset data_dir channels ink',
+         type=per_channel(0.001), metavar='X[,X,X]',
          help='standard deviation of each channel, which goes with --mean')
-    flag('--nClasses', fixed_by='checkpoint packed', type=at_least(1), metavar='N',
+    flag('--nClasses', fixed_by='checkpoint packed', follows='dataset data_dir',
+         type=at_least(1), metavar='N',
          help='classes; must agree with the data (default: as many as the data has)')
     flag('--workers', changes_result=False, type=at_least(0, most=MAX_WORKERS),
          default=min(4, os.cpu_count() or 1), metavar='N',
@@ -81,13 +91,13 @@ def data_flags(flag):
 
 def model_flags(flag):
     flag('--model_def', fixed_by='checkpoint packed', default='sketchanetwbin',
-         type=one_of(models.names()), metavar='NAME',
+         type=one_of(lambda: models.names()), metavar='NAME',
          help=f'one of {", ".join(models.names())} (default: %(default)s)')
     flag('--signLayers', fixed_by='checkpoint packed', type=layers, metavar='LAYERS',
          help="convolutions with binarized inputs, like 2-5,7 (default: the model's own; only "
               'families with an fbin variant take it)')
-    flag('--inpsize', fixed_by='checkpoint packed', type=at_least(1, most=models.MAX_INPSIZE),
-         metavar='PIXELS',
+    flag('--inpsize', fixed_by='checkpoint packed', follows='model_def dataset',
+         type=at_least(1, most=models.MAX_INPSIZE), metavar='PIXELS',
          help="side of the network's square input (default: the model's own, 97 for doodles)")
     flag('--pretrained_file', metavar='FILE',
          help='start from the weights in this checkpoint or state_dict, of this program or of '
@@ -99,19 +109,18 @@ def binarization_flags(flag):
          help='binarize the weights of the convolutions binStart to binEnd')
     flag('--binStart', fixed_by='checkpoint', type=at_least(1), default=2, metavar='NUMBER',
          help='first binarized convolution, counted from 1 (default: %(default)s)')
-    flag('--binEnd', fixed_by='checkpoint', type=at_least(1), metavar='NUMBER',
+    flag('--binEnd', fixed_by='checkpoint', follows='model_def binStart signLayers',
+         type=at_least(1), metavar='NUMBER',
          help='last one; beyond the last means to the end (default: the last but one)')
-    flag('--binarizer', fixed_by='checkpoint compare', choices=METHODS,
+    flag('--binarizer', fixed_by='checkpoint compare', choices=METHODS, default='dab',
          help='; '.join(f'{name}: {method.title}' for name, method in METHODS.items())
-              + ' (default: dab)')
+              + ' (default: %(default)s)')
     flag('--binSearch', choices=('fast', 'exact'), default='fast',
          help='search used by dab: fast finds the same optimum without sorting, on the CPU '
               '(default: %(default)s)')
     flag('--centring', fixed_by='checkpoint compare', action=SWITCH, default=True,
          help='before each step, subtract from the latent weights their mean over the input '
               'channels, as published; --no-centring only clamps them')
-    flag('--bnnModel', fixed_by='compare', action='store_true',
-         help='the same as --binarizer=bnn')
     flag('--calculateBinarizationLosses', fixed_by='compare', once=True, changes_result=False,
          action='store_true', help='at the end, print what each sign layer loses of its input')
 
@@ -123,8 +132,8 @@ def training_flags(flag):
          help='images in a training step of one process (default: %(default)s)')
     flag('--testbatchsize', changes_result=False, type=at_least(1), default=32, metavar='IMAGES',
          help='images in a validation step, ten crops each with --tenCrop (default: %(default)s)')
-    flag('--optimType', fixed_by='checkpoint', type=one_of(list(OPTIMIZERS)), default='adam',
-         metavar='NAME', help=f'{", ".join(OPTIMIZERS)} (default: %(default)s)')
+    flag('--optimType', fixed_by='checkpoint', type=one_of(lambda: list(OPTIMIZERS)),
+         default='adam', metavar='NAME', help=f'{", ".join(OPTIMIZERS)} (default: %(default)s)')
     flag('--momentum', default=0.9, metavar='X',
          type=at_least(0, float, most=1, why='past gradients would grow with every step'),
          help='momentum of sgd (default: %(default)s)')
@@ -148,7 +157,7 @@ def training_flags(flag):
 
 
 def learning_rate_flags(flag):
-    flag('--learningratescheduler', type=one_of(list(SCHEDULES)), default='decayschedular',
+    flag('--learningratescheduler', type=one_of(lambda: list(SCHEDULES)), default='decayschedular',
          metavar='NAME',
          help='decayschedular: max(minlr, maxlr / decaylevel^floor(epoch / decayinterval)); cosine '
               'and linear: from maxlr to minlr in the last of --epochs; constant: maxlr')
@@ -172,7 +181,7 @@ def arithmetic_flags(flag):
     flag('--amp', choices=('off', 'bfloat16', 'float16'), default='off',
          help='compute under autocast in this type; latent weights stay float32, as does the '
               'validation of networks with binarized inputs (default: off)')
-    flag('--channelsLast', action=SWITCH,
+    flag('--channelsLast', follows='amp', action=SWITCH,
          help='train on channels-last activations (default: on an NVIDIA or AMD GPU, on other GPUs '
               'with --amp)')
     flag('--compile', action=SWITCH, default=False, help='train through torch.compile')
@@ -219,34 +228,59 @@ def run_flags(flag):
     flag('--verbose', changes_result=False, action=SWITCH, default=False, help='print the network')
 
 
-DECLARED = parser()
-RULES = DECLARED.rules
-default = DECLARED.get_default      # of a flag; None where it depends on other flags
-not_default, spelled, fixed_by = DECLARED.not_default, DECLARED.spelled, DECLARED.fixed_by
+PARSER = parser()
+FLAGS = PARSER.flags        # {name: its Flag}
 
 
-def parse(arguments: Sequence[str] | None,
-          trained_with: dict | None = None) -> argparse.Namespace:
-    """The flags of a command; those not given are defaults, or as the run `trained_with` had them.
+def default(name: str) -> object:
+    """The default of a flag; None where it depends on other flags, on the data or the device."""
+    return FLAGS[name].default
 
-    Defaults that depend on other flags, on data or on the network are still None: see complete and
-    utils.experiment. Raises InputError for a wrong command.
+
+def parse(arguments: Sequence[str] | None = None) -> dict[str, object]:
+    """{name: value} of the flags that a command gives, by default that of this process.
+
+    Raises InputError for a wrong command.
     """
-    command = parser()
-    if trained_with:
-        kept = {name: value for name, value in trained_with.items()
-                if name in RULES and not RULES[name].once}
-        command.set_defaults(**kept)
-    return command.parse_args(arguments)
+    return without_aliases(vars(PARSER.parse_args(arguments)))
 
 
-def recorded(flags: dict) -> dict:
+def without_aliases(values: Mapping[str, object]) -> dict[str, object]:
+    """The flags with --bnnModel as what it stands for. Raises InputError for a contradiction."""
+    values = dict(values)
+    if values.pop('bnnModel', False) and values.setdefault('binarizer', 'bnn') != 'bnn':
+        raise InputError(f'--bnnModel contradicts --binarizer={values["binarizer"]}')
+    return values
+
+
+def recorded(flags: Mapping[str, object]) -> dict[str, object]:
     """The flags that a checkpoint recorded; those that are younger than it have their defaults.
 
     Raises InputError where one has a value that no command gives it.
     """
-    flags = {name: default(name) for name in RULES} | flags
-    for name, rule in RULES.items():
-        if not rule.once and not is_valid(DECLARED.actions[name], flags[name]):
-            raise InputError(f'its --{name} is {flags[name]!r}')
-    return flags
+    known = {name: flag.default for name, flag in FLAGS.items()} | without_aliases(flags)
+    if known['amp'] is None:    # what older versions recorded for off
+        known['amp'] = 'off'
+    for name, flag in FLAGS.items():
+        if not flag.once and not flag.is_valid(known[name]):
+            raise InputError(f'its --{name} is {known[name]!r}')
+    return known
+
+
+def fixed_by(what: str) -> list[str]:
+    """The names of the flags that `what` fixes."""
+    return [name for name, flag in FLAGS.items() if what in flag.fixed_by]
+
+
+def spelled(name: str, value: object) -> str:
+    """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
+    if name not in FLAGS:       # a flag of another version
+        return f'with --{name}={value}'
+    return FLAGS[name].spelled(value)
+
+
+def not_default(flags: argparse.Namespace, *names: str) -> list[str]:
+    """Those of these flags that differ from their defaults, as typed."""
+    values = {name: getattr(flags, name) for name in names}
+    return [FLAGS[name].action.option_strings[-1 if value is False else 0]
+            for name, value in values.items() if value != default(name)]

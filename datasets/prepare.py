@@ -35,9 +35,9 @@ from datasets import archives, imagenet
 from datasets.images import ImageError, decode, reason
 from datasets.splits import NAMES, VAL_FRACTION, Split, split_sketches, targets_digest
 from utils import console
-from utils.arguments import Parser, at_least, check_not_empty
 from utils.errors import InputError, RunError, explained, naming, reported
 from utils.files import check_file, write_atomically
+from utils.flags.parser import Parser, at_least, check_not_empty
 
 PROGRAM = 'datasets.prepare'
 MARKER = 'prepared.json'

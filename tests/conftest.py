@@ -60,6 +60,13 @@ def sketch_folder(tmp_path_factory):
     return root
 
 
+def flags_of(*words):
+    """The flags of main.py under this command."""
+    import opts
+    from utils.flags import resolve
+    return resolve.resolve(opts.parse(words))[0]
+
+
 # Processes that run a command are forked from a server that has imported it once.
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['pytest', 'main', 'utils.compare.__main__', 'torchvision.transforms.v2', 'torch._dynamo'])

@@ -10,17 +10,18 @@ from conftest import ROOT
 
 # From the lowest up; the modules of one layer do not know each other.
 LAYERS = [
-    ['utils', 'utils.console', 'utils.interrupt', 'utils.memory_format', 'utils.pages'],
+    ['utils', 'utils.console', 'utils.interrupt', 'utils.memory_format', 'utils.pages',
+     'utils.flags'],
     ['utils.errors'],
     ['utils.locks', 'utils.devices', 'utils.provenance'],
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
-    ['utils.binarize', 'utils.hooks', 'utils.arguments'],
-    ['utils.describe', 'utils.layer_errors', 'utils.style', 'utils.packed', 'utils.config'],
+    ['utils.binarize', 'utils.hooks', 'utils.flags.parser'],
+    ['utils.describe', 'utils.layer_errors', 'utils.style', 'utils.packed'],
     ['utils.training'],
     ['utils.activations', 'utils.state_dicts', 'opts'],
-    ['utils.source', 'utils.checks', 'utils.pretrained'],
-    ['utils.resolve', 'utils.data'],
+    ['utils.source', 'utils.flags.config', 'utils.flags.checks', 'utils.pretrained'],
+    ['utils.flags.resolve', 'utils.data'],
     ['utils.experiment'],
     ['utils.evaluate', 'utils.export'],
     ['main', 'utils.compare', 'utils.report', 'utils.draw', 'utils.bench', 'datasets.prepare'],

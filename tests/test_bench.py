@@ -55,7 +55,7 @@ def test_the_step_trains_the_network_of_the_flags(monkeypatch):
     for words in (['--binaryWeight', *SMALL, '--amp=bfloat16'], SMALL):
         bench.step.make_steps(words)()
     weights = [bench.step.binarize.weight_bits(model)[0] for model, *_ in trained]
-    assert weights[0] > 0 == weights[1] and [arguments[6] for arguments in trained] == ['bfloat16', None]
+    assert weights[0] > 0 == weights[1] and [arguments[6] for arguments in trained] == ['bfloat16', 'off']
     assert trained[0][1][0][0].shape == (2, 1, 32, 32)
 
 
@@ -94,7 +94,7 @@ def test_every_benchmark_has_its_own_help(capsys):
     (['data', '--data_dir=/nowhere'], '/nowhere'), (['step', '--json=1'], '--json takes no value'),
     (['speed'], 'invalid choice'), ([], 'BENCHMARK'),
     (['epoch', '--model_def=nowhere'], '--model_def: unknown name'),
-    (['epoch', '--resume=nowhere.tar'], 'there is no checkpoint')])
+    (['epoch', '--resume=nowhere.tar'], '--resume: epoch measures')])
 def test_bench_refuses_in_a_sentence(flags, part, capsys):
     assert part in refusal(flags, capsys)
 

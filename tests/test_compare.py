@@ -169,7 +169,7 @@ def test_loading_workers_of_a_cell_start_as_in_main():
 
 def train_or_die(arguments, command):
     """In a new process: die in the first cell, train the others."""
-    if '--name=sketchanet-seed0' in arguments:
+    if arguments['name'] == 'sketchanet-seed0':
         os.kill(os.getpid(), signal.SIGKILL)
     torch.set_num_threads(1)
     train_cell(arguments, command)

@@ -9,7 +9,6 @@ from torch import nn
 
 import main
 import models
-import opts
 from datasets.doodles import Doodles
 from models.blocks import SignFunction, Units, network
 from utils import binarize, experiment
@@ -28,7 +27,6 @@ def own(nClasses, channels, inpsize, signLayers=''):
 def registered():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models._variants, 'own', models.Variant(own, 33, 9, {'signLayers': ''}, '2-3'))
-        patch.setattr(opts, 'DECLARED', opts.parser())
         yield
 
 

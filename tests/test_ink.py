@@ -9,10 +9,11 @@ from PIL import Image, ImageDraw, ImageOps
 
 import datasets
 import main
-import opts
 from datasets.doodles import Doodles
 from datasets import cache, prepare
-from utils import experiment, resolve
+from conftest import flags_of
+from utils import experiment
+from utils.flags import resolve
 from utils.report.__main__ import choose_sketch
 from utils.source import checkpoint_source, dataset_spec
 from utils.training.checkpoint import read_checkpoint
@@ -179,23 +180,23 @@ def test_other_images_have_no_ink():
     image = Image.new('RGB', (40, 40), (10, 20, 30))
     for name in 'cifar10', 'imagenet12':
         assert torch.equal(datasets.transform(datasets.spec(name, ink='light'), 32)(image), datasets.transform(name, 32)(image))
-    flags = resolve.complete(opts.parse(['--ink=light', '--dataset=cifar10', '--model_def=bincifar']))
-    sentences = [resolve.resolve(flags, ['a', 'b'], channels, torch.device('cpu'))[1] for channels in (1, 3)]
+    flags = flags_of('--ink=light', '--dataset=cifar10', '--model_def=bincifar')
+    sentences = [resolve.ignored(flags, channels, torch.device('cpu')) for channels in (1, 3)]
     assert not [line for line in sentences[0] if '--ink' in line] and [line for line in sentences[1] if '--ink is ignored' in line]
 
 
 @pytest.mark.parametrize('dataset, size', [(['--dataset=doodles'], 97), (['--dataset=imagenet12'], 64)])
 def test_minCrop_decides_the_crops(dataset, size):
-    flags = resolve.complete(opts.parse(['--minCrop=0.7', *dataset]))
+    flags = flags_of('--minCrop=0.7', *dataset)
     spec = dataset_spec(vars(flags))
     steps = spec.steps(size, spec.minCrop)
     assert (0.7, 1) in [getattr(step, 'scale', None) for step in steps.one_by_one]
     if steps.batched:
         boxes = steps.batched.draw(0, 0, range(500))
         assert (boxes[:, 2] * boxes[:, 3]).min() >= 0.69 * steps.batched.side ** 2
-    assert not [line for line in resolve.resolve(flags, ['a', 'b'], 1, torch.device('cpu'))[1] if '--minCrop' in line]
-    flags = resolve.complete(opts.parse(['--minCrop=0.7', '--dataset=cifar10', '--model_def=bincifar']))
-    assert [line for line in resolve.resolve(flags, ['a', 'b'], 3, torch.device('cpu'))[1] if '--minCrop is ignored' in line]
+    assert not [line for line in resolve.ignored(flags, 1, torch.device('cpu')) if '--minCrop' in line]
+    flags = flags_of('--minCrop=0.7', '--dataset=cifar10', '--model_def=bincifar')
+    assert [line for line in resolve.ignored(flags, 3, torch.device('cpu')) if '--minCrop is ignored' in line]
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,9 @@ import main
 import models
 import opts
 from models.blocks import Units, network
-from utils import checks, binarize, processes, resolve
+from conftest import flags_of
+from utils import binarize, processes
+from utils.flags import resolve
 from utils.compare import __main__ as compare
 from utils.compare import cells
 from utils.errors import InputError
@@ -25,10 +27,6 @@ from utils.training.checkpoint import read_checkpoint
 from utils.training.progress import Progress
 
 CPU = torch.device('cpu')
-
-
-def flags_of(*arguments):
-    return resolve.complete(opts.parse(arguments))
 
 
 def rates(*arguments):
@@ -358,10 +356,8 @@ def test_another_length_of_a_schedule_is_said(run, capsys):
     (['--learningratescheduler=cosine', '--warmup=14', '--optimType=adamw', '--weightDecay=1', '--noDecay=bias', '--minlr=0.0001'], None),
     (['--decayinterval=3', '--decaylevel=4', '--minlr=0.0001'], None)])
 def test_flags_without_effect_are_said(flags, note):
-    given = opts.parse(flags)
-    checks.check(given)
-    _, notes = resolve.resolve(resolve.complete(given), ['a', 'b'], 1, CPU)
-    assert (notes == ()) if note is None else (len(notes) == 1 and note in notes[0])
+    notes = resolve.ignored(flags_of(*flags), 1, CPU)
+    assert (notes == []) if note is None else (len(notes) == 1 and note in notes[0])
 
 
 @pytest.mark.parametrize('flag, sentence', [
@@ -370,16 +366,16 @@ def test_flags_without_effect_are_said(flags, note):
     ('--accumulate=0', 'at least 1'), ('--clipGrad=-1', 'at least 0'), ('--warmup=-1', 'at least 0'), ('--minlr=1', '--maxlr')])
 def test_bad_values(flag, sentence):
     with pytest.raises(InputError) as error:
-        checks.check(opts.parse([flag]))
+        flags_of(flag)
     assert sentence in str(error.value) and flag.split('=')[0] in str(error.value) and '\n' not in str(error.value)
 
 
 def test_a_checkpoint_older_than_the_flags_has_their_defaults():
-    flags = vars(resolve.resolve(flags_of(), ['a', 'b'], 1, CPU)[0])
+    flags = vars(resolve.complete(flags_of(), ['a', 'b'], 1, CPU))
     new = {'warmup', 'noDecay', 'clipGrad', 'accumulate', 'labelSmoothing'}
     assert opts.recorded({key: value for key, value in flags.items() if key not in new}) == flags
     assert [flags[name] for name in sorted(new)] == [1, 0.0, 0.0, '', 0]
-    assert opts.parse(['--noDecay=latent,norm,norm']).noDecay == 'norm,latent' and opts.parse(['--noDecay=']).noDecay == ''
+    assert flags_of('--noDecay=latent,norm,norm').noDecay == 'norm,latent' and flags_of('--noDecay=').noDecay == ''
 
 
 def test_the_report_says_how_the_steps_were_made():

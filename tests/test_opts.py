@@ -3,7 +3,7 @@ import pytest
 
 import models
 import opts
-from utils import checks
+from conftest import flags_of
 from utils.errors import InputError
 
 NUMBERS = ['nClasses', 'workers', 'inpsize', 'binStart', 'binEnd', 'epochs', 'batch-size', 'testbatchsize', 'momentum', 'weightDecay',
@@ -12,7 +12,7 @@ NUMBERS = ['nClasses', 'workers', 'inpsize', 'binStart', 'binEnd', 'epochs', 'ba
 
 def refused(*arguments):
     with pytest.raises(InputError) as error:
-        checks.check(opts.parse(arguments))
+        flags_of(*arguments)
     sentence = str(error.value)
     assert '\n' not in sentence
     return sentence
@@ -25,7 +25,7 @@ def test_what_is_no_number_for_a_flag(name, value):
 
 
 def test_no_number_flag_is_forgotten():
-    numbers = {name for name, value in vars(opts.parse([])).items() if type(value) in (int, float)}
+    numbers = {name for name, flag in opts.FLAGS.items() if type(flag.default) in (int, float)}
     assert numbers <= {name.replace('-', '_') for name in NUMBERS}
 
 
@@ -39,9 +39,9 @@ def test_bounds_of_numbers(flag, part):
 
 
 def test_numbers_within_the_bounds():
-    flags = opts.parse(['--maxlr=1e37', '--momentum=1', '--inpsize=4096', '--manualSeed=4294967295', '--batch-size=1000000000'])
+    flags = flags_of('--maxlr=1e37', '--momentum=1', '--inpsize=4096', '--manualSeed=4294967295', '--batch-size=1000000000')
     assert (flags.maxlr, flags.momentum, flags.inpsize, flags.manualSeed) == (1e37, 1, 4096, 2 ** 32 - 1)
-    assert opts.parse(['--epochs=3', '--epochs=4']).epochs == 4     # as the flags after those of runx.sh
+    assert opts.parse(['--epochs=3', '--epochs=4']) == {'epochs': 4}     # as the flags after those of runx.sh
 
 
 @pytest.mark.parametrize('name', ['', '.', '..', '../x', 'a/../b', '/x', 'x/', 'a//b', 'a/./b', 'a\nb', 'a\x1b[2J', '\udcff', 'x' * 256, 'é' * 200])
@@ -51,7 +51,7 @@ def test_a_name_that_is_no_folder_of_the_log_folder(name):
 
 @pytest.mark.parametrize('name', ['run', 'group/run', 'a run', '.hidden', '...', 'été', 'x' * 255, '~'])
 def test_a_good_name(name):
-    assert opts.parse([f'--name={name}']).name == name
+    assert flags_of(f'--name={name}').name == name
 
 
 @pytest.mark.parametrize('flag, says', [
@@ -70,7 +70,7 @@ def test_the_command_line_of_the_process_is_checked_too(monkeypatch):
 @pytest.mark.parametrize('flag', ['dataset', 'model_def', 'optimType'])
 def test_an_unknown_name(flag):
     assert 'the names are ' in refused(f'--{flag}=zzz') and 'did you mean' not in refused(f'--{flag}=zzz')
-    near = str(getattr(opts.parse([]), flag)) + 's'
+    near = opts.default(flag) + 's'
     assert f'did you mean {near[:-1]}' in refused(f'--{flag}={near}') and 'the names are' not in refused(f'--{flag}={near}')
 
 
@@ -88,5 +88,5 @@ def test_a_flag_is_spelled_as_in_a_command(name, value, spelled):
 
 
 def test_flags_with_other_values_than_by_default_are_named_as_a_command_spells_them():
-    flags = opts.parse(['--no-centring', '--binStart=3'])
+    flags = flags_of('--no-centring', '--binStart=3')
     assert opts.not_default(flags, 'binStart', 'binSearch', 'centring') == ['--binStart', '--no-centring']

@@ -15,7 +15,8 @@ import datasets
 import main
 import opts
 from datasets import own
-from utils import arguments, experiment, packed, processes
+from utils.flags import parser
+from utils import experiment, packed, processes
 from utils.compare import __main__ as compare
 from utils.compare import output
 from utils.errors import InputError
@@ -96,14 +97,14 @@ def test_data_is_named_after_its_folder(data_dir, name, tmp_path, monkeypatch):
     (tmp_path / 'here').mkdir()
     monkeypatch.chdir(tmp_path / 'here')
     dataset = datasets.name_of_folder(data_dir)
-    assert dataset == f'folder:{name}' == arguments.dataset(dataset) and datasets.data_name(dataset) == name
+    assert dataset == f'folder:{name}' == parser.dataset(dataset) and datasets.data_name(dataset) == name
 
 
 @pytest.mark.parametrize('text, canonical', [
     ('0.5', '0.5'), ('.5', '0.5'), ('0.4850,+.456, 4.06e-1', '0.485,0.456,0.406'), ('0', '0.0'), ('-0', '0.0'), ('1', '1.0')])
 def test_numbers_have_one_spelling(text, canonical):
-    assert arguments.per_channel(0)(text) == canonical == arguments.per_channel(0)(canonical)
-    assert opts.parse([f'--mean={text}']).mean == canonical
+    assert parser.per_channel(0)(text) == canonical == parser.per_channel(0)(canonical)
+    assert opts.parse([f'--mean={text}']) == {'mean': canonical}
 
 
 @pytest.mark.parametrize('flags, part', [

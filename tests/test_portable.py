@@ -24,7 +24,9 @@ import without_posix
 from conftest import ROOT
 from datasets import made_once, resident
 from test_architecture import tracked
-from utils import arguments, checks, config, console, devices, experiment, files, locks, provenance
+from conftest import flags_of
+from utils import console, devices, experiment, files, locks, provenance
+from utils.flags import checks, config, parser
 from utils.bench import timing
 from utils.errors import InputError, explained
 from utils.describe import arithmetic
@@ -203,7 +205,7 @@ def test_where_windows_has_no_posix(tmp_path, monkeypatch):
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setenv('LOCALAPPDATA', str(tmp_path))
     assert files.cache_folder() == tmp_path / 'dab'
-    monkeypatch.setattr(arguments, 'NOT_IN_NAMES', '<>:"\\|?*')
+    monkeypatch.setattr(parser, 'NOT_IN_NAMES', '<>:"\\|?*')
     for name in ('a:b', r'..\x', 'x?'):
         with pytest.raises(InputError, match='names on Windows cannot'):
             opts.parse([f'--name={name}'])
@@ -300,10 +302,10 @@ def test_the_device_is_that_of_a_command(sketch_folder, tmp_path, registered):
     recorded = json.loads((folder / 'flags.json').read_text())
     for name, sentences in (('auto', 0), ('mps', 1)):
         (tmp_path / 'flags.json').write_text(json.dumps(recorded | {'device': name, 'resume': None}))
-        words, said = config.with_config([f'--config={tmp_path}/flags.json'], opts.parser())
-        assert not any(word.startswith('--device') for word in words) and len(said) == sentences
+        taken, said = config.config_flags(f'{tmp_path}/flags.json', {})
+        assert 'device' not in taken and len(said) == sentences
     with pytest.raises(InputError, match='--device=cuda: a packed model computes on the CPU'):
-        checks.check(opts.parse(['--packed=x', '--evaluate', '--device=cuda']))
+        checks.check(flags_of().replace(packed='x', evaluate=True, device='cuda'), {}, {})
 
 
 def test_random_numbers_continue_on_other_gpus(monkeypatch):

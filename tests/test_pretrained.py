@@ -10,7 +10,6 @@ from torch import nn
 
 import main
 import models
-import opts
 from models.blocks import Units, network
 from utils import binarize
 from utils.errors import InputError
@@ -246,7 +245,6 @@ def test_two_stages(sketch_folder, tmp_path, capsys, monkeypatch):
         main.main([*flags, f'--name={name}', *more])
         return [line.replace(str(tmp_path), '') for line in capsys.readouterr().out.splitlines() if line.startswith(('starts', 'not taken', 'initial'))]
     monkeypatch.setattr(models, 'names', lambda names=models.names(): [*names, 'tiny', 'tinyfbin'])
-    monkeypatch.setattr(opts, 'DECLARED', opts.parser())
     assert stage('real', '--epochs=1', '--model_def=tinyfbin') == []
     assert stage('weights', '--epochs=1', '--model_def=tinyfbin', '--binaryWeight', '--binEnd=2', f'--pretrained_file={tmp_path}/real/best.pth.tar') == [
         'starts from /real/best.pth.tar: 11 of its 11 tensors, by name']

@@ -221,14 +221,14 @@ def experiment(name, folder, *flags):
     (['--dataOn=workers', '--workers=2'], WorkersLoader, 'data from 2 loading processes'),
     (['--dataOn=workers', '--workers=1'], WorkersLoader, 'data from 1 loading process')])
 def test_what_loads_and_what_the_log_says_of_it(flags, loader, note, folder):
-    made = experiment('cifar10', folder, *flags)
-    assert [type(each) for each in made.make_loaders()] == [loader, loader]
-    assert any(sentence.startswith(note) for sentence in made.notes)
+    made, said = experiment('cifar10', folder, *flags), []
+    assert [type(each) for each in made.make_loaders(said.append)] == [loader, loader]
+    assert len(said) == 1 and said[0].startswith(note)
 
 
 def test_photographs_stay_in_their_files(folder):
-    made = experiment('imagenet12', folder)
-    assert type(made.make_loaders()[0]) is WorkersLoader and any('photographs stay' in note for note in made.notes)
+    made, said = experiment('imagenet12', folder), []
+    assert type(made.make_loaders(said.append)[0]) is WorkersLoader and 'photographs stay' in said[0]
     with pytest.raises(InputError, match='^--dataOn=device: photographs are decoded anew'):
         experiment('imagenet12', folder, '--dataOn=device').make_loaders()
 

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 import datasets
 import models
-import opts
 from models.blocks import Sign, Units, network
-from utils import activations, binarize, experiment, resolve
+from conftest import flags_of
+from utils import activations, binarize, experiment
+from utils.flags import resolve
 from utils.compare import cells, statistics
 from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
 from utils.errors import RunError, explained
@@ -130,7 +131,7 @@ def test_everything_counts_the_same_hits_and_a_dead_network_has_chance():
         batches = [(log_probs[rows][..., None, None], target[rows]) for rows in (slice(0, 7), slice(7, None))]
         observed = predictions.Predictions()
         metrics = train.validate(Outputs(), batches, CPU, quiet(batches), observe=observed.observe)
-        ranks = {'ranks': cells.validation_ranks(Outputs(), batches, CPU, None, 'test')}
+        ranks = {'ranks': cells.validation_ranks(Outputs(), batches, CPU, 'off', 'test')}
         labels, likeliest, _ = observed.gather()
         counts = predictions.confusion(labels, likeliest[:, 0], log_probs.size(1))
         top1, top5 = (statistics.accuracy(statistics.hits(ranks, top)) for top in (1, 5))
@@ -150,7 +151,7 @@ def test_not_a_number_is_never_a_hit():
         def forward(self, images):
             return log_probs
     with pytest.raises(RunError, match='NaN'):
-        cells.validation_ranks(Broken(), [(torch.zeros(3, 1, 1, 1), target)], CPU, None, 'test')
+        cells.validation_ranks(Broken(), [(torch.zeros(3, 1, 1, 1), target)], CPU, 'off', 'test')
 
 
 def test_validation_binarizes_every_weight_once(monkeypatch):
@@ -362,16 +363,16 @@ def test_a_snapshot_is_what_the_checkpoint_would_be(tmp_path):
 
 
 def test_the_arithmetic_is_said(monkeypatch):
-    assert arithmetic(CPU, None, None, True) == 'arithmetic: float32, channels-last activations'
+    assert arithmetic(CPU, 'off', 'off', True) == 'arithmetic: float32, channels-last activations'
     gpu, capability = torch.device('cuda', 0), (8, 0)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
-    assert arithmetic(gpu, 'bfloat16', None, False) == (
+    assert arithmetic(gpu, 'bfloat16', 'off', False) == (
         'arithmetic: bfloat16 under autocast, weights in float32, validation in float32, convolutions of float32 in TF32, matrix products of '
         'float32 in float32, cuDNN benchmark on, channels-first activations')
     assert 'validation in bfloat16' in arithmetic(gpu, 'bfloat16', 'bfloat16', False)
     capability = (7, 5)
-    assert 'TF32' not in arithmetic(gpu, None, None, False)
+    assert 'TF32' not in arithmetic(gpu, 'off', 'off', False)
 
 
 # Which arithmetic runs
@@ -385,9 +386,9 @@ GPU = torch.device('cuda', 0)
 @pytest.mark.parametrize('capability', ['AVX512', 'AVX2', 'DEFAULT'])
 def test_channels_last_depends_on_the_device_not_on_the_processor(arguments, device, channels_last, capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
-    flags, _ = resolve.resolve(resolve.complete(opts.parse(arguments)), ['a', 'b'], 1, device)
+    flags = resolve.complete(flags_of(*arguments), ['a', 'b'], 1, device)
     assert flags.channelsLast is channels_last
-    resumed, _ = resolve.resolve(resolve.complete(opts.parse([], vars(flags))), ['a', 'b'], 1, CPU)
+    resumed = resolve.complete(flags, ['a', 'b'], 1, CPU)
     assert resumed.channelsLast is channels_last        # what the run was trained with, on any device
 
 
@@ -439,11 +440,11 @@ def test_the_gradient_is_that_of_float64(more, step):
     ('float16', {'avx512_bf16': True, 'avx512_fp16': True}, 84), ('float16', {'amx_fp16': True}, 0), ('off', {}, 0)])
 def test_a_warning_names_a_type_that_is_slow_on_this_processor(amp, capabilities, times, monkeypatch):
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities)
-    flags = resolve.complete(opts.parse([f'--amp={amp}']))
-    assert [*resolve.resolve(flags, ['a', 'b'], 1, CPU)[1]] == [
+    flags = flags_of(f'--amp={amp}')
+    assert resolve.ignored(flags, 1, CPU) == [
         f'--amp={amp} is slow on this processor, which lacks instructions for it: training took up to {times} times as long as in float32'
     ] * bool(times)
-    assert not resolve.resolve(flags, ['a', 'b'], 1, GPU)[1]
+    assert not resolve.ignored(flags, 1, GPU)
 
 
 def test_deterministic_algorithms(monkeypatch):
@@ -453,7 +454,7 @@ def test_deterministic_algorithms(monkeypatch):
         assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
         assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
         monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
-        assert 'cuDNN benchmark off, deterministic algorithms' in arithmetic(GPU, None, None, False)
+        assert 'cuDNN benchmark off, deterministic algorithms' in arithmetic(GPU, 'off', 'off', False)
     finally:
         experiment.choose_algorithms(False)
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark

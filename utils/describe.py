@@ -22,16 +22,16 @@ def describe_data(train: DataLoader, val_images: int, classes: int, processes: i
             'classes')
 
 
-def arithmetic(device: torch.device, amp: str | None, validation_amp: str | None,
+def arithmetic(device: torch.device, amp: str, validation_amp: str,
                channels_last: bool) -> str:
     """What training computes in; on a GPU also which of its faster ways PyTorch may choose.
 
-    amp and validation_amp: the name of autocast's dtype in training and validation, or None.
+    amp and validation_amp: the name of autocast's dtype in training and validation, or 'off'.
     """
     parts = ['float32']
-    if amp:
+    if amp != 'off':
         parts = [f'{amp} under autocast, weights in float32, validation in '
-                 f'{validation_amp or "float32"}']
+                 f'{"float32" if validation_amp == "off" else validation_amp}']
     if device.type == 'cuda':
         parts += [f'{what} of float32 in {dtype}' for what, dtype in float32_in(device).items()]
         parts.append(f'cuDNN benchmark {"on" if torch.backends.cudnn.benchmark else "off"}')

@@ -56,11 +56,12 @@ def what_is_measured(experiment: Experiment, network: nn.Module, split: str, ima
     flags, source = experiment.flags, experiment.source
     amp = epoch.validation_amp(network, flags.amp)
     crops = ', ten crops each' if flags.tenCrop else ''
+    under_autocast = '' if amp == 'off' else f', {amp} under autocast'
     done = f', after epoch {source.checkpoint["epoch"]}' if source.checkpoint else ''
     return (f'network: {flags.model_def}, {source.path}{done}\n'
             f'data: {datasets.data_name(flags.dataset)}, {images} images of {split}{crops}, '
             f'{len(experiment.classes)} classes\n'
-            f'device: {device_name(experiment.device)}{f", {amp} under autocast" if amp else ""}')
+            f'device: {device_name(experiment.device)}{under_autocast}')
 
 
 def class_table(counts: Tensor, classes: list[str], every: bool) -> str:

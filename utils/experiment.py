@@ -7,7 +7,7 @@
 """
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,12 @@ import datasets
 import models
 import opts
 from models.blocks import has_signs
-from utils import binarize, packed, resolve
-from utils.arguments import Flags
-from utils.config import with_config
+from utils import binarize, packed
 from utils.data import about_training, describe_own, load_data
 from utils.describe import arithmetic, describe, describe_data
 from utils.errors import InputError, naming
+from utils.flags import resolve
+from utils.flags.parser import Flags
 from utils.memory_format import train_channels_last
 from utils.pretrained import load_pretrained
 from utils.provenance import provenance
@@ -46,17 +46,17 @@ class Experiment:
     classes: list[str]
     channels: int
     device: torch.device
-    notes: list[str]    # sentences for the log: flags without effect, where the weights start
+    notes: tuple[str, ...] = ()     # sentences for the log, such as flags without effect
 
     @property
     def spec(self) -> datasets.DatasetSpec:
         """What its images are, with their normalization."""
         return dataset_spec(vars(self.flags))
 
-    def make_network(self) -> nn.Module:
+    def make_network(self, say: Callable[[str], object] = str) -> nn.Module:
         """A new network as the flags say, on the device, with the weights of the source.
 
-        Seeds PyTorch. Notes where the weights of --pretrained_file are taken from.
+        Seeds PyTorch. say is called with sentences about what --pretrained_file gave.
         """
         flags = self.flags
         torch.manual_seed(flags.manualSeed)
@@ -65,7 +65,7 @@ class Experiment:
         else:
             model = models.build(flags.model_def, flags.nClasses, self.channels, flags.inpsize,
                                  flags.signLayers)
-            self._load_pretrained(model)    # first, since methods start from the weights
+            self._load_pretrained(model, say)   # first, since methods start from the weights
             if flags.binaryWeight:
                 binarize.wrap(model, *wrap_arguments(vars(flags)))
         if flags.channelsLast:      # not evaluation, which rounds as the packed network does
@@ -75,32 +75,39 @@ class Experiment:
                              f'{flags.model_def} has no sign layers')
         return model.to(self.device)
 
-    def _load_pretrained(self, model):
+    def _load_pretrained(self, model, say):
         path = self.flags.pretrained_file
         if path:
             with naming('--pretrained_file'):
-                self.notes.extend(load_pretrained(model, path))
+                for sentence in load_pretrained(model, path):
+                    say(sentence)
 
-    def make_loaders(self) -> tuple:
-        """Of training and of validation, see utils.training.loaders; notes where images lie."""
+    def make_loaders(self, say: Callable[[str], object] = str) -> tuple:
+        """Return the training and validation loaders, see utils.training.loaders.
+
+        say is called with the sentence about where the images lie.
+        """
         flags = self.flags
         *both, sentence = loaders.make_loaders(self.data, self.device, flags.dataOn, flags.workers,
                                                flags.batch_size, flags.testbatchsize,
                                                flags.manualSeed)
-        self.notes.append(sentence)
+        say(sentence)
         return tuple(both)
 
-    def train(self, command: str | None = None, train: Callable = loop.train) -> nn.Module:
+    def train(self, command: str | None = None,
+              observer: loop.Observer = loop.NOBODY) -> nn.Module:
         """Train, as far as the flags say, with the record of a run; returns the network.
 
-        command is what the record calls the command, by default that of this process; train, what
-        runs the epochs. Raises InputError before the first epoch, RunError from then on.
+        command is what the record calls the command, by default that of this process. Raises
+        InputError before the first epoch, RunError from then on.
         """
         flags, checkpoint = self.flags, self.source and self.source.checkpoint
         if checkpoint and checkpoint['epoch'] > flags.epochs:
             raise InputError(f'{self.source.path} has {checkpoint["epoch"]} epochs already, more '
                              f'than --epochs={flags.epochs}')
-        model, (train_loader, val_loader) = self.make_network(), self.make_loaders()
+        notes = list(self.notes)
+        model, loaders = self.make_network(notes.append), self.make_loaders(notes.append)
+        train_loader, _ = loaders
         if flags.batch_size == 1:
             self._check_batch_of_one(model)
         if not len(train_loader):
@@ -120,11 +127,11 @@ class Experiment:
                                flags.channelsLast))
             run.say(describe_data(train_loader, len(self.data.val), len(self.classes),
                                   parallel.processes()))
-            for sentence in self.notes:
+            for sentence in notes:
                 run.say(sentence)
             facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels,
                      'training_images': self.data.training_images}
-            train(flags, model, (train_loader, val_loader), run, self.device, facts, checkpoint)
+            loop.train(flags, model, loaders, run, self.device, facts, checkpoint, observer)
         return model
 
     def _check_batch_of_one(self, model):
@@ -140,29 +147,33 @@ class Experiment:
 
 def from_command(arguments: Sequence[str] | None = None) -> Experiment:
     """The experiment of a command line (None: that of this process). Raises InputError."""
-    words, notes = with_config(arguments, opts.parser())
-    given, source = resolve.flags_and_source(words)
-    device = parallel.start('cpu' if given.packed else given.device)
+    return from_flags(opts.parse(arguments))
+
+
+def from_flags(typed: Mapping[str, object]) -> Experiment:
+    """The experiment of the flags {name: value} that a command gives. Raises InputError."""
+    flags, source, notes = resolve.resolve(typed)
+    device = parallel.start('cpu' if flags.packed else flags.device)
     resolve.check_same_start(source, device)
-    choose_algorithms(given.deterministic and device.type != 'cpu')
+    choose_algorithms(flags.deterministic and device.type != 'cpu')
     data = None
-    if not (given.classify or given.export):
-        data = load_data(dataset_spec(vars(given)), given.data_dir, given.inpsize, source,
-                         given.tenCrop, given.manualSeed, given.skipBroken, given.split or 'val')
-        if datasets.is_own(given.dataset):
-            vars(given).update(own_data_flags(data.spec.mean, data.spec.std))
-            notes.append(describe_own(given.dataset, data))
-        if given.nClasses not in (None, len(data.classes)):
+    if not (flags.classify or flags.export):
+        data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize, source,
+                         flags.tenCrop, flags.manualSeed, flags.skipBroken, flags.split or 'val')
+        if datasets.is_own(flags.dataset):
+            flags = flags.replace(**own_data_flags(data.spec.mean, data.spec.std))
+            notes.append(describe_own(flags.dataset, data))
+        if flags.nClasses not in (None, len(data.classes)):
             trained = f'{source.path} was trained with ' if source else ''
-            raise InputError(f'{trained}--nClasses={given.nClasses}, but the data has '
+            raise InputError(f'{trained}--nClasses={flags.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
     classes, channels = (data or source).classes, (data or source).channels
-    in_folders = data is None or data.in_folders
-    flags, ignored = resolve.resolve(given, classes, channels, device, in_folders)
-    notes += [*ignored, *resolve.changed_schedule(flags, source)]
-    if data and not given.evaluate:
+    flags = resolve.complete(flags, classes, channels, device)
+    notes += resolve.ignored(flags, channels, device, data is None or data.in_folders)
+    notes += resolve.changed_schedule(flags, source)
+    if data and not flags.evaluate:
         notes += about_training(source, data, Path(flags.logdir, flags.name))
-    return Experiment(flags, source, data, classes, channels, device, notes)
+    return Experiment(flags, source, data, classes, channels, device, tuple(notes))
 
 
 def choose_algorithms(deterministic: bool):

@@ -9,8 +9,8 @@ import datasets
 import models
 import opts
 from utils import binarize, packed
-from utils.arguments import numbers
 from utils.errors import InputError, naming
+from utils.flags.parser import numbers
 from utils.training import checkpoint as checkpoints
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 import models
-from utils.arguments import Parser, at_least, device, one_of
+from utils.flags.parser import Parser, at_least, device, one_of
 from utils.errors import reported
 
 from . import data, epoch, packed, step
@@ -30,7 +30,7 @@ FLAGS: dict[str, dict] = {
     '--against': dict(default='--no-binaryWeight', metavar='FLAGS',
                       help='what the baseline has beside the flags given, such as '
                            "--against='--amp=off' (default: %(default)s)"),
-    '--networks': dict(type=one_of(models.names()), metavar='NAME', nargs='+',
+    '--networks': dict(type=one_of(models.names), metavar='NAME', nargs='+',
                        default=['sketchanetfbin', 'resnetfbin18'],
                        help='of --model_def, with binarized inputs (default: %(default)s)'),
     '--device': dict(type=device, default='auto', metavar='NAME', help='as of main.py'),

@@ -3,17 +3,18 @@ import argparse
 import contextlib
 import io
 import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+import opts
 from utils import binarize
-from utils.devices import moved
 from utils.errors import InputError, processes_of_torchrun
-from utils.experiment import Experiment, from_command
-from utils.training import loop
-from utils.training.record import Run
+from utils.experiment import Experiment, from_flags
+from utils.training.logs import read_log
+from utils.training.loop import Observer
 
 from .timeline import Timeline, seconds_per_mark
 
@@ -32,7 +33,7 @@ OTHER_WORK = 'evaluate', 'classify', 'export', 'packed', 'resume'   # flags of m
 
 class Epoch(NamedTuple):
     seconds: dict[str, float]   # of each of PARTS
-    metrics: dict[str, dict]    # 'train', 'val': see Meter.read
+    metrics: dict[str, dict]    # 'train', 'val': the rows of metrics.jsonl
 
     @property
     def wall(self) -> float:
@@ -46,12 +47,11 @@ def bench(options: argparse.Namespace) -> list[dict]:
     in a folder for temporary files ($TMPDIR), which is removed."""
     if processes_of_torchrun() > 1:
         raise InputError('epoch measures one process: start it without torchrun')
+    typed = opts.parse(options.main_flags)
+    if other := [name for name in OTHER_WORK if typed.get(name)]:
+        raise InputError(f'--{other[0]}: epoch measures the training of a new run')
     with tempfile.TemporaryDirectory() as folder:
-        experiment = from_command([*options.main_flags, f'--logdir={folder}', '--name=epoch',
-                                   f'--epochs={EPOCHS}'])
-        other = [name for name in OTHER_WORK if getattr(experiment.flags, name)]
-        if other:
-            raise InputError(f'--{other[0]}: epoch measures the training of a new run')
+        experiment = from_flags(typed | {'logdir': folder, 'name': 'epoch', 'epochs': EPOCHS})
         epochs, cost = measure(experiment)
     print_epochs(experiment, epochs, cost)
     return [{'epoch': number, 'wall': epoch.wall, 'images': epoch.metrics['train']['images'],
@@ -59,91 +59,37 @@ def bench(options: argparse.Namespace) -> list[dict]:
 
 
 def measure(experiment: Experiment) -> tuple[list[Epoch], float]:
-    """Train as the experiment says, silently; returns its epochs, and seconds of measuring them.
-
-    What is trained and recorded is what Experiment.train trains and records.
-    """
-    device = experiment.device
-    timeline = Timeline(device, 'rest')
-    watched: list[WatchedRun] = []
-
-    def train(flags, model, loaders, run, *facts):
-        if not flags.compile:       # hooks would break the compiled graph
-            watch_binarization(model, timeline)
-        watched.append(WatchedRun(run, timeline))
-        train_loader, val_loader = loaders
-        loaders = WatchedLoader(train_loader, device, watched[0]), val_loader
-        loop.train(flags, model, loaders, watched[0], *facts)
-
+    """Train as the experiment says, silently; returns its epochs, and seconds of measuring them."""
+    flags = experiment.flags
+    clock = Clock(experiment.device, watches_layers=not flags.compile)  # hooks break its graph
     with contextlib.redirect_stdout(io.StringIO()):
-        experiment.train(train=train)
-    return watched[0].epochs, timeline.count * seconds_per_mark(device)
+        experiment.train(observer=clock)
+    rows = read_log(Path(flags.logdir, flags.name, 'metrics.jsonl'), {'epoch', 'split', 'time'})
+    epochs = [Epoch(seconds, {row['split']: row for row in rows if row['epoch'] == number})
+              for number, seconds in enumerate(clock.epochs)]
+    return epochs, clock.timeline.count * seconds_per_mark(experiment.device)
 
 
-class WatchedLoader:
-    """The training loader; an epoch begins with its iterator, and waiting for a batch is data."""
+class Clock(Observer):
+    """Divides each epoch into PARTS."""
 
-    def __init__(self, loader, device: torch.device, run: 'WatchedRun'):
-        self.loader, self.device, self.run = loader, device, run
+    def __init__(self, device: torch.device, watches_layers: bool):
+        self.timeline, self.watches_layers = Timeline(device, 'rest'), watches_layers
+        self.epochs: list[dict[str, float]] = []
 
-    def __getattr__(self, name):
-        return getattr(self.loader, name)
+    def before_training(self, model: nn.Module):
+        if self.watches_layers:
+            watch_binarization(model, self.timeline)
+        self.timeline.read()
 
-    def __len__(self):
-        return len(self.loader)
+    @contextlib.contextmanager
+    def part(self, name: str):
+        self.timeline.enter(name)
+        yield
+        self.timeline.leave()
 
-    def __iter__(self):
-        self.run.begin_epoch()
-        self.run.timeline.enter('data')
-        return self._batches(iter(self.loader))
-
-    def _batches(self, batches):
-        timeline = self.run.timeline
-        for batch in batches:
-            batch = [moved(tensor, self.device) for tensor in batch]
-            timeline.leave()
-            yield batch
-            timeline.enter('data')
-        timeline.leave()
-
-
-class WatchedRun:
-    """The Run of a training; what it does counts as records, and what it is told ends the parts."""
-
-    def __init__(self, run: Run, timeline: Timeline):
-        self.run, self.timeline = run, timeline
-        self.epochs: list[Epoch] = []
-        self.metrics: dict[str, dict] = {}
-
-    def __getattr__(self, name):
-        value = getattr(self.run, name)
-        return self._recording(value) if callable(value) else value
-
-    def _recording(self, method):
-        def call(*arguments, **options):
-            self.timeline.enter('records')
-            try:
-                return method(*arguments, **options)
-            finally:
-                self.timeline.leave()
-        return call
-
-    def begin_epoch(self):
-        if not self.epochs:
-            self.timeline.read()    # what comes before the first epoch
-        self.timeline.switch('arithmetic')
-
-    def record_epoch(self, split: str, epoch: int, metrics: dict, lr: float):
-        self.metrics[split] = metrics
-        self._recording(self.run.record_epoch)(split, epoch, metrics, lr)
-        self.timeline.switch('validation' if split == 'train' else 'rest')
-
-    def save(self, checkpoint: dict, is_best: bool):
-        """The last that a run is told of an epoch."""
-        self._recording(self.run.save)(checkpoint, is_best)
-        seconds = dict.fromkeys(PARTS, 0.0) | self.timeline.read()
-        self.epochs.append(Epoch(seconds, self.metrics))
-        self.metrics = {}
+    def after_epoch(self):
+        self.epochs.append(dict.fromkeys(PARTS, 0.0) | self.timeline.read())
 
 
 def watch_binarization(model: nn.Module, timeline: Timeline):

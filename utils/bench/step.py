@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from utils import binarize, resolve
+import opts
+from utils import binarize
 from utils.devices import choose
 from utils.errors import naming
 from utils.experiment import Experiment
+from utils.flags import resolve
 from utils.processes import call_in_new_process
 from utils.source import dataset_spec
 from utils.training import optim
@@ -45,11 +47,11 @@ def bench(options: argparse.Namespace) -> list[dict]:
 
 def describe(words: Sequence[str]) -> Experiment:
     """The experiment of these flags of main.py, on random images of len(CLASSES) classes."""
-    flags, source = resolve.flags_and_source(list(words))
+    flags, source, _ = resolve.resolve(opts.parse(words))
     device = choose(flags.device)
     channels = dataset_spec(vars(flags)).channels
-    flags, _ = resolve.resolve(flags, CLASSES, channels, device)
-    return Experiment(flags, source, None, CLASSES, channels, device, [])
+    flags = resolve.complete(flags, CLASSES, channels, device)
+    return Experiment(flags, source, None, CLASSES, channels, device)
 
 
 def make_steps(words: Sequence[str]) -> Callable[[], object]:

@@ -25,12 +25,11 @@ from utils import interrupt     # before torch
 if __name__ == '__main__':
     interrupt.end_silently()
 
-import argparse
 import contextlib
 import itertools
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,19 +38,20 @@ import models
 from utils import console, devices, processes
 from utils.errors import InputError, RunError, naming, reported
 from utils.files import claimed, write_text
+from utils.flags.parser import Flags
 from utils.provenance import provenance
 from utils.training.checkpoint import read_checkpoint
 
 from . import PROGRAM, cells, output, rates, statistics
 from .flags import parse
-from .shared import Failures, call_beside, complete_flags, data_of
+from .shared import Failures, call_beside, data_of, resolved
 
 
 def main(arguments: Sequence[str] | None = None):
     """Train what is missing of the comparison that the arguments describe, and write its tables."""
     with reported(PROGRAM, '; run the same command again to resume'):
         options, common = parse(arguments, __doc__)
-        flags = complete_flags(common)
+        flags = resolved(common)
         if flags.epochs == 0:
             raise InputError('--epochs=0: there is nothing to compare without training')
         family = models.family(options.model_def)[0]
@@ -69,22 +69,22 @@ def main(arguments: Sequence[str] | None = None):
             compare(plan, options.collect, common, command, flags, options.jobs)
 
 
-def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: str,
-            flags: argparse.Namespace, jobs: int = 1):
+def compare(plan: list[cells.Cell], collect: bool, common: Mapping[str, object], command: str,
+            flags: Flags, jobs: int = 1):
     """Write the tables of the finished cells and, unless `collect`, train the others.
 
     jobs: how many cells are trained at the same time.
     """
     data, measured = data_of(flags, collect)
     images = datasets.fingerprint(data.val) if data else None
-    common = [*common, *measured]
+    common = {**common, **measured}
     failures, done, results = Failures(), {}, {}
 
     def evaluate(cell, stored):
         results[cell] = cells.evaluate_cell(cell, stored, flags, images)
     for cell in plan:
         with failures.of(cell):
-            stored = cells.stored_checkpoint(cell, complete_flags(cell.arguments(common)),
+            stored = cells.stored_checkpoint(cell, resolved(cell.flags(common)),
                                              data and data.training_images)
             done[cell] = stored['epoch'] if stored else 0
             if done[cell] == flags.epochs:
@@ -97,9 +97,10 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
     missing = [cell for cell in plan if cell not in results and cell.name not in failures.names]
     calls = {}
     for number, cell in enumerate([] if collect else missing, 1 + len(plan) - len(missing)):
-        start = f'--resume={cell.last}' if done[cell] else '--overwrite'    # of less than an epoch
+        # A run without a finished epoch is replaced.
+        start = {'resume': str(cell.last)} if done[cell] else {'overwrite': True}
         calls[cell] = partial(train, f'cell {number} of {len(plan)}: {cell.name}', jobs,
-                              [*cell.arguments(common), start], command)
+                              cell.flags(common) | start, command)
     for ended in processes.side_by_side(calls, jobs):
         for cell, outcome in ended:
             with failures.of(cell):
@@ -111,13 +112,13 @@ def compare(plan: list[cells.Cell], collect: bool, common: list[str], command: s
         raise RunError(f'{", ".join(failures.names)} failed, as reported above')
 
 
-def train(title: str, jobs: int, arguments: list[str], command: str):
+def train(title: str, jobs: int, flags: Mapping[str, object], command: str):
     """Train a cell in a process of its own, one of so many at a time."""
     console.say(title)
-    call_beside(jobs, cells.train_cell, arguments, command)
+    call_beside(jobs, cells.train_cell, flags, command)
 
 
-def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: argparse.Namespace):
+def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: Flags):
     """Write the tables and plots of the finished cells, and print the tables."""
     origin = provenance(devices.choose(flags.device), command)
     data = datasets.data_name(flags.dataset)

@@ -1,8 +1,7 @@
 """The cells of a comparison: which runs there are, training one, evaluating one."""
-import argparse
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import torch
 import models
 import opts
 from models.blocks import has_signs
-from utils import data, devices, experiment, resolve
+from utils import data, devices, experiment
 from utils.binarize import weight_bits
 from utils.errors import InputError, RunError, begin
 from utils.files import write_text
+from utils.flags import resolve
+from utils.flags.parser import Flags
 from utils.source import checkpoint_source
 from utils.training import epoch
 from utils.training.logs import read_log
@@ -48,14 +49,11 @@ class Cell:
     def last(self) -> Path:
         return self.folder / self.name / 'last.pth.tar'
 
-    def arguments(self, common: Sequence[str]) -> list[str]:
-        """The flags of this cell, those that all cells share included."""
-        is_real = self.method == 'real'
-        binary = ['--no-binaryWeight'] if is_real else binarization_flags(self.method)
-        if self.rate is not None:
-            binary.append(f'--maxlr={self.rate}')
-        return [*common, f'--model_def={self.model_def}', *binary, f'--manualSeed={self.seed}',
-                f'--name={self.name}', f'--logdir={self.folder}']
+    def flags(self, common: Mapping[str, object]) -> dict[str, object]:
+        """{name: value} of the flags of this cell; common: those that all cells share."""
+        rate = {} if self.rate is None else {'maxlr': self.rate}
+        return {**common, **binarization_flags(self.method), **rate, 'model_def': self.model_def,
+                'manualSeed': self.seed, 'name': self.name, 'logdir': str(self.folder)}
 
 
 def plan(model_def: str, methods: list[str], inputs: list[str], seeds: int, folder: Path,
@@ -93,7 +91,7 @@ def variant(model_def: str, method: str, inputs: str) -> str:
     return named[0] if named else family[0]
 
 
-def stored_checkpoint(cell: Cell, flags: argparse.Namespace,
+def stored_checkpoint(cell: Cell, flags: Flags,
                       training_images: str | None) -> dict | None:
     """The checkpoint of the cell's last epoch, None before the first.
 
@@ -110,8 +108,7 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace,
     if training_images and data.is_of_other_images(source.checkpoint, training_images):
         raise InputError(f'{cell.last.parent} was trained on other images than those of '
                          '--data_dir: give this comparison another --name')
-    asked, _ = resolve.resolve(flags, source.classes, source.channels,
-                               devices.choose(flags.device))
+    asked = resolve.complete(flags, source.classes, source.channels, devices.choose(flags.device))
     for name, value in source.flags.items():
         given = getattr(asked, name, None)
         if given is None and name in ('mean', 'std'):
@@ -125,10 +122,10 @@ def stored_checkpoint(cell: Cell, flags: argparse.Namespace,
     return source.checkpoint
 
 
-def train_cell(arguments: list[str], command: str):
+def train_cell(flags: Mapping[str, object], command: str):
     """Train the cell of these flags; `command` is that of the comparison."""
     begin(PROGRAM)
-    experiment.from_command(arguments).train(command)
+    experiment.from_flags(flags).train(command)
 
 
 # How the ranks are counted: a result.json without this is of older versions, in which a class that
@@ -137,14 +134,13 @@ COUNTING = 'ties: lower class number first; binarized inputs: float32'
 RESULT = {'ranks', 'curve', 'seconds', 'bits_per_weight', 'bytes'}
 
 
-def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
+def evaluate_cell(cell: Cell, stored: dict, flags: Flags,
                   images: str | None) -> dict:
     """The result (see statistics.py) of a finished cell, kept in its result.json.
 
     stored: its checkpoint. flags: of the comparison. images: datasets.fingerprint of the validation
     images; a result of others, or by another COUNTING, is counted again. None is for any.
     """
-    crops = '--tenCrop' if flags.tenCrop else '--no-tenCrop'
     made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics'],
                'data_dir': flags.data_dir, 'counting': COUNTING}
     if images:
@@ -154,9 +150,8 @@ def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
         result = json.loads(path.read_text(encoding='utf-8'))
         if made_of.items() <= result.items() and result.keys() >= RESULT:
             return result
-    trained = experiment.from_command([f'--resume={cell.last}', crops,
-                                       f'--data_dir={flags.data_dir}', f'--workers={flags.workers}',
-                                       f'--device={flags.device}'])
+    taken = {name: getattr(flags, name) for name in ('tenCrop', 'data_dir', 'workers', 'device')}
+    trained = experiment.from_flags({'resume': str(cell.last), **taken})
     network, (_, loader) = trained.make_network(), trained.make_loaders()
     ranks = validation_ranks(network, loader, trained.device, trained.flags.amp,
                              f'evaluating {cell.name}')
@@ -173,7 +168,7 @@ def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
     return result
 
 
-def validation_ranks(network: torch.nn.Module, loader, device: torch.device, amp: str | None,
+def validation_ranks(network: torch.nn.Module, loader, device: torch.device, amp: str,
                      title: str) -> list[int]:
     """The rank of each image's true class, see true_class_ranks, as validation finds it."""
     ranks: list[int] = []

@@ -1,15 +1,14 @@
 """The flags of a comparison; all others are those of main.py."""
 import argparse
-import sys
 from collections.abc import Sequence
 
 import models
 import opts
 from utils import console
-from utils.arguments import Parser, at_least, check_not_empty, one_of, run_name
 from utils.binarize import METHODS
-from utils.config import config_words
 from utils.errors import InputError
+from utils.flags.config import config_flags
+from utils.flags.parser import Parser, at_least, check_not_empty, one_of, run_name
 
 from . import PROGRAM
 from .rates import Rates, rates
@@ -22,16 +21,16 @@ def names_among(*known: str):
     """The type of a flag that takes some of the known names, separated by commas."""
     def choose(text):
         chosen = list(dict.fromkeys(text.split(',')))
-        return [one_of(known)(name) for name in chosen]
+        return [one_of(lambda: known)(name) for name in chosen]
     return choose
 
 
 def parse(arguments: Sequence[str] | None, description: str = ''
-          ) -> tuple[argparse.Namespace, list[str]]:
-    """(the comparison's own flags, those of main.py that all cells share)"""
+          ) -> tuple[argparse.Namespace, dict[str, object]]:
+    """(the comparison's own flags, {name: value} of those of main.py that all cells share)"""
     parser = Parser(prog=f'python3 -m {PROGRAM}', description=description,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model_def', type=one_of(models.names()),
+    parser.add_argument('--model_def', type=one_of(lambda: models.names()),
                         metavar='NAME', help='a network of the family to compare (default: that of '
                         f'--config, or {MODEL_DEF})')
     parser.add_argument('--methods', default=','.join(['real', *METHODS]), metavar='A,B,…',
@@ -56,41 +55,33 @@ def parse(arguments: Sequence[str] | None, description: str = ''
                         'its folder and what the comparison decides; those of the command win')
     parser.add_argument('--collect', action='store_true',
                         help='train nothing; write what the finished cells give')
-    options, common = parser.parse_known_args(arguments)
+    options, others = parser.parse_known_args(arguments)
     check_not_empty(options, 'logdir', 'config')
-    common, from_config = shared_flags(common, options.config, opts.fixed_by('compare'), arguments)
-    if options.config:
-        options.model_def = options.model_def or opts.parse(from_config).model_def
-    options.model_def = options.model_def or MODEL_DEF
-    check_rates(options, common)
-    return options, common
+    return shared(options, opts.parse(others))
 
 
-def shared_flags(common: list[str], config: str | None, decided: Sequence[str],
-                 arguments: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The flags of main.py that all runs share, after those of --config; and the latter alone.
-
-    arguments: the whole command. Raises InputError for flags that the comparison has decided.
-    """
-    for flag in common:
-        name = flag.split('=')[0]
-        if name.removeprefix('--').removeprefix('no-') in decided:
-            raise InputError(f'{name} is decided by the comparison for each of its runs')
-    if not config:
-        return common, []
-    words, sentences = config_words(config, opts.parser(),
-                                    sys.argv[1:] if arguments is None else arguments,
-                                    {'name', 'logdir', *decided})
-    for sentence in sentences:
-        console.say(sentence)
-    return words + common, words
+def shared(options: argparse.Namespace,
+           typed: dict[str, object]) -> tuple[argparse.Namespace, dict[str, object]]:
+    """The flags, checked, with those of --config; see parse. Raises InputError."""
+    decided = opts.fixed_by('compare')
+    if wrong := [name for name in typed if name in decided]:
+        raise InputError(f'--{wrong[0]} is decided by the comparison for each of its runs')
+    check_rates(options, typed)
+    config = {}
+    if options.config is not None:
+        given = typed | ({'model_def': options.model_def} if options.model_def else {})
+        config, sentences = config_flags(options.config, given, {'name', 'logdir', *decided})
+        for sentence in sentences:
+            console.say(sentence)
+    options.model_def = options.model_def or config.get('model_def', MODEL_DEF)
+    return options, config | typed
 
 
-def check_rates(options, common):
+def check_rates(options: argparse.Namespace, typed: dict[str, object]):
     trials, chosen = options.rates
     if unknown := [method for method in chosen if method not in options.methods]:
         raise InputError(f'--rates: {unknown[0]} is not among --methods')
-    if (trials or chosen) and any(flag.split('=')[0] == '--maxlr' for flag in common):
+    if (trials or chosen) and 'maxlr' in typed:
         raise InputError('--maxlr and --rates both say the learning rate: leave one out')
     if trials and len(options.inputs) > 1:
         raise InputError('--rates chooses among the rates of one kind of inputs: add --inputs=real '

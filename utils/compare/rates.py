@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from utils.arguments import at_least
+from utils.flags.parser import at_least
 from utils.provenance import describe_provenance
 
 from .output import markdown_table

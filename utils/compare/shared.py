@@ -1,19 +1,19 @@
 """What the runs of a comparison share: flags, images, the machine; and what failed of them."""
-import argparse
 import contextlib
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 import datasets
-import opts
-from utils import checks, console, devices, processes, resolve
+from utils import console, devices, processes
 from utils.binarize import METHODS
 from utils.data import describe_own, load_data
 from utils.errors import InputError, RunError, explained
 from utils.files import InUse
+from utils.flags import resolve
+from utils.flags.parser import Flags
 from utils.source import dataset_spec, own_data_flags
 
 from . import PROGRAM
@@ -26,11 +26,12 @@ def method_names() -> list[str]:
     return [*METHODS, *(name + UNCENTRED for name in METHODS)]
 
 
-def binarization_flags(method: str) -> list[str]:
-    """The flags of main.py for a method by its name in comparisons, one of method_names()."""
+def binarization_flags(method: str) -> dict[str, object]:
+    """The flags of main.py for 'real' or a method by its name in comparisons, see method_names."""
+    if method == 'real':
+        return {'binaryWeight': False}
     binarizer = method.removesuffix(UNCENTRED)
-    uncentred = ['--no-centring'] if method != binarizer else []
-    return ['--binaryWeight', f'--binarizer={binarizer}', *uncentred]
+    return {'binaryWeight': True, 'binarizer': binarizer, 'centring': method == binarizer}
 
 
 def call_beside(jobs: int, function: Callable, *arguments):
@@ -51,24 +52,23 @@ def call_silently(threads: int, function: Callable, *arguments):
         function(*arguments)
 
 
-def data_of(flags: argparse.Namespace, collect: bool) -> tuple[datasets.Data | None, list[str]]:
-    """The images of all cells, and the flags of one's own data.
+def data_of(flags: Flags, collect: bool) -> tuple[datasets.Data | None, dict[str, object]]:
+    """The images of all cells, and the flags of one's own data, measured once for all cells.
 
-    The flags are what is measured of it once for all cells. None and [] where the data is missing
-    and results of before are collected.
+    None and no flags where the data is missing and results of before are collected.
     """
     try:
         data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
                          skipBroken=flags.skipBroken)
     except InputError:
         if collect:
-            return None, []
+            return None, {}
         raise
     measured = {}
     if data.measured:
         console.say(describe_own(flags.dataset, data))
         measured = own_data_flags(data.spec.mean, data.spec.std)
-    return data, [f'--{name}={value}' for name, value in measured.items()]
+    return data, measured
 
 
 class Failures:
@@ -97,8 +97,8 @@ def report_failure(program, name, error):
     console.complain(console.one_line(f'{program}: error: {name} failed: {error}'))
 
 
-def complete_flags(arguments):
-    flags = opts.parse(arguments)
-    checks.check(flags)
+def resolved(typed: Mapping[str, object]) -> Flags:
+    """The flags of main.py that follow from these. Raises InputError."""
+    flags, *_ = resolve.resolve(typed)
     devices.choose(flags.device)    # before anything is made
-    return resolve.complete(flags)
+    return flags

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 import datasets
 from utils import console, packed
-from utils.arguments import Parser, at_least
+from utils.flags.parser import Parser, at_least
 from utils.errors import InputError, reported
 from utils.pages import render
 from utils.source import Source, checkpoint_source, packed_source

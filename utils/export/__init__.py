@@ -48,7 +48,8 @@ def export(experiment: Experiment):
                                      flags.inpsize, mean, std, flags.dataset, flags.tenCrop)
     with naming('--export'):
         parallel.say(kind.write(path, experiment, network, description))
-    if measured_in := epoch.validation_amp(network, experiment.source.flags['amp']):
+    measured_in = epoch.validation_amp(network, experiment.source.flags['amp'])
+    if measured_in != 'off':
         parallel.say(f'The accuracy of {experiment.source.path} was measured in {measured_in} '
                      f'(--amp), and {path} computes in float32: to measure that, --evaluate with '
                      '--amp=off')

@@ -22,7 +22,7 @@ import datasets
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
 from utils import console
-from utils.arguments import Parser, at_least
+from utils.flags.parser import Parser, at_least
 from utils.errors import InputError, RunError, naming, reported
 from utils.data import load_data
 from utils.files import check_file

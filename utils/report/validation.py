@@ -30,15 +30,16 @@ def measure(model: nn.Module, flags: dict, images: Subset) -> Measured:
     are items (tensor, label); a tensor is an image or its ten crops.
     """
     device = devices.choose()
-    amp = epoch.validation_amp(model, flags['amp']) if device.type == 'cuda' else None
+    amp = epoch.validation_amp(model, flags['amp']) if device.type == 'cuda' else 'off'
     on_bits = device.type == 'cpu' and packed.on_bits(model) is not model
     loader = DataLoader(images, flags['testbatchsize'])
     predictions = Predictions()
     metrics = epoch.validate(model.to(device), loader, device,
                              Progress('validation images', len(loader)), amp, predictions.observe)
     model.cpu()
-    arithmetic = f'{device_name(device)}, {"on bits" if on_bits else amp or "float32"}'
-    return Measured(images, *predictions.gather(), metrics, arithmetic)
+    arithmetic = 'on bits' if on_bits else 'float32' if amp == 'off' else amp
+    return Measured(images, *predictions.gather(), metrics,
+                    f'{device_name(device)}, {arithmetic}')
 
 
 def evenly_spaced(images, count: int) -> Subset:

@@ -3,6 +3,7 @@
 Nothing in a step waits for the device, except every printfreq-th and the gradient scaler of
 float16.
 """
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,9 @@ from utils.processes import out_of_reach
 from .predictions import true_class_ranks
 from .sums import Sums
 from .updates import Updates
+
+
+Part = Callable[[str], contextlib.AbstractContextManager]
 
 
 class Diverged(RunError, FloatingPointError):
@@ -51,17 +55,26 @@ class Meter:
                 'time': time.perf_counter() - self.start, 'data_time': self.data_time}
 
 
-def batches_on(device: torch.device, loader,
-               meter: Meter | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, targets) on the device; meter.data_time grows by the time spent waiting for them."""
-    requested = time.perf_counter()
-    with interrupt.deferred(), out_of_reach():
-        loaded = iter(loader)
-    for images, target in loaded:
+def batches_on(device: torch.device, loader, meter: Meter | None = None,
+               part: Part = contextlib.nullcontext) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images, targets) on the device; meter.data_time grows by the time spent waiting for them.
+
+    part: that of loop.Observer, which waiting is the part 'data' of.
+    """
+    requested, loaded = time.perf_counter(), None
+    while True:
+        with part('data'):
+            if loaded is None:
+                with interrupt.deferred(), out_of_reach():
+                    loaded = iter(loader)
+            batch = next(loaded, None)
+            if batch is None:
+                return
+            images, target = (devices.moved(tensor, device) for tensor in batch)
         interrupt.check()
         if meter:
             meter.data_time += time.perf_counter() - requested
-        yield devices.moved(images, device), devices.moved(target, device)
+        yield images, target
         requested = time.perf_counter()
 
 
@@ -71,37 +84,37 @@ def check_finite(loss: float):
         raise Diverged(f'the loss became {value}: a lower --maxlr may help')
 
 
-def autocast(device: torch.device, amp: str | None):
-    """The context of --amp: autocast in the dtype of that name, or none for None."""
-    dtype = getattr(torch, amp or 'bfloat16')
-    return torch.autocast(device.type, dtype, enabled=amp is not None)
+def autocast(device: torch.device, amp: str):
+    """The context of --amp: autocast in the dtype of that name, none for 'off'."""
+    dtype = torch.bfloat16 if amp == 'off' else getattr(torch, amp)
+    return torch.autocast(device.type, dtype, enabled=amp != 'off')
 
 
-def validation_amp(model: nn.Module, amp: str | None) -> str | None:
-    """The --amp that a network is validated under: none where it has binarized inputs.
+def validation_amp(model: nn.Module, amp: str) -> str:
+    """The --amp that a network is validated under: 'off' where it has binarized inputs.
 
     Rounding to fewer digits flips signs, so that accuracies under autocast would be those of
-    another network than every export, which computes in float32. amp may also be 'off', the default
-    that stands for the flag of a checkpoint which is older than it.
+    another network than every export, which computes in float32.
     """
-    return None if amp == 'off' or has_signs(model) else amp
+    return 'off' if has_signs(model) else amp
 
 
 def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progress, printfreq: int,
-                amp: str | None = None, scaler=None, accumulate: int = 1, clipGrad: float = 0.0,
-                labelSmoothing: float = 0.0) -> dict[str, float]:
+                amp: str = 'off', scaler=None, accumulate: int = 1, clipGrad: float = 0.0,
+                labelSmoothing: float = 0.0,
+                part: Part = contextlib.nullcontext) -> dict[str, float]:
     """Train one epoch; returns Meter.read().
 
     loader yields (images (N, C, H, W), class numbers (N,)); progress is a Progress. amp: the name
-    of autocast's dtype or None; scaler: a GradScaler, which float16 needs. accumulate, clipGrad:
-    see Updates; labelSmoothing: see smoothed_loss, which is the loss that is measured. Raises
-    Diverged for a loss or a weight that is not finite.
+    of autocast's dtype or 'off'; scaler: a GradScaler, which float16 needs. accumulate, clipGrad:
+    see Updates; labelSmoothing: see smoothed_loss, which is the loss that is measured; part: see
+    batches_on. Raises Diverged for a loss or a weight that is not finite.
     """
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
     updates = Updates(model, optimizer, scaler, loader, accumulate, clipGrad)
     model.train()
     meter = Meter(device)
-    for number, (images, target) in enumerate(progress(batches_on(device, loader, meter))):
+    for number, (images, target) in enumerate(progress(batches_on(device, loader, meter, part))):
         with updates.batch(number) as backward:
             with autocast(device, amp):
                 log_probs = model(images).float()
@@ -145,7 +158,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predictions(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device,
-                amp: str | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+                amp: str = 'off') -> Iterator[tuple[Tensor, Tensor]]:
     """(float32 log-probabilities, class numbers) of each batch, in evaluation mode.
 
     Each weight is binarized once for all batches. Networks with binarized inputs compute what their
@@ -162,7 +175,7 @@ def predictions(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devi
             yield log_probs.float(), target
 
 
-def validate(model: nn.Module, loader, device: torch.device, progress, amp: str | None = None,
+def validate(model: nn.Module, loader, device: torch.device, progress, amp: str = 'off',
              observe: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
     """Meter.read() of a pass in evaluation mode.
 

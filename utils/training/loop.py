@@ -1,4 +1,6 @@
 """Train, validate, record and save, epoch after epoch."""
+import contextlib
+
 import torch
 from torch import nn
 
@@ -14,8 +16,25 @@ from .progress import Progress, TimeLeft
 from .record import Run, SilentRun
 
 
+class Observer:
+    """Who watches a training: a subclass does something at these moments."""
+
+    def before_training(self, model: nn.Module):
+        pass
+
+    def part(self, name: str) -> contextlib.AbstractContextManager:
+        """The context of a part of an epoch: arithmetic, data in it, validation or records."""
+        return contextlib.nullcontext()
+
+    def after_epoch(self):
+        pass
+
+
+NOBODY = Observer()
+
+
 def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device: torch.device,
-          facts: dict, checkpoint: dict | None = None):
+          facts: dict, checkpoint: dict | None = None, observer: Observer = NOBODY):
     """Train `model` in place until flags.epochs epochs are done, counted from the run's start.
 
     loaders: those of training, whose dataset and sampler have set_epoch, and of validation.
@@ -36,27 +55,33 @@ def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device:
     if flags.compile:
         replica = torch.compile(replica)
     time_left = TimeLeft(flags.epochs - first)
+    observer.before_training(model)
     try:
         for epoch in range(first, flags.epochs):
             lr = optim.learning_rate(flags, epoch)
             optim.set_learning_rate(optimizer, lr)
             start_epoch(train_loader, epoch, flags.manualSeed)
             progress = Progress(f'epoch {epoch + 1}/{flags.epochs}', len(train_loader), time_left)
-            metrics = one_epoch.train_epoch(replica, train_loader, optimizer, device, progress,
-                                            flags.printfreq, flags.amp, scaler, flags.accumulate,
-                                            flags.clipGrad, flags.labelSmoothing)
-            run.record_epoch('train', epoch, metrics, lr)
-            parallel.broadcast_buffers(model)
-            metrics, predictions = validated(model, val_loader, device, flags.amp, time_left)
-            run.record_epoch('val', epoch, metrics, lr)
-            run.record_weights(model, epoch)
+            with observer.part('arithmetic'):
+                metrics = one_epoch.train_epoch(
+                    replica, train_loader, optimizer, device, progress, flags.printfreq, flags.amp,
+                    scaler, flags.accumulate, flags.clipGrad, flags.labelSmoothing, observer.part)
+            with observer.part('records'):
+                run.record_epoch('train', epoch, metrics, lr)
+            with observer.part('validation'):
+                parallel.broadcast_buffers(model)
+                metrics, predictions = validated(model, val_loader, device, flags.amp, time_left)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
-            if is_best:
-                run.record_pictures(model, predictions, epoch)
-            run.say(f'best top-1 so far {best:.2f}{time_left.after_epoch()}')
-            with interrupt.deferred():
-                run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, **facts,
-                          **state(model, optimizer, scaler)}, is_best)
+            with observer.part('records'):
+                run.record_epoch('val', epoch, metrics, lr)
+                run.record_weights(model, epoch)
+                if is_best:
+                    run.record_pictures(model, predictions, epoch)
+                run.say(f'best top-1 so far {best:.2f}{time_left.after_epoch()}')
+                with interrupt.deferred():
+                    run.save({'epoch': epoch + 1, 'best': best, 'metrics': metrics, **facts,
+                              **state(model, optimizer, scaler)}, is_best)
+            observer.after_epoch()
     finally:
         finish(run, flags.epochs, best)
 

@@ -1,10 +1,11 @@
-"""The parser of every command, and the types of its flags.
+"""The parser of every command, the facts of a flag, and the types of flags.
 
 A type is a function from the text of a flag to its value, which raises ArgumentTypeError with the
 reason for a refusal.
 """
 import argparse
 import difflib
+import json
 import os
 import re
 import shlex
@@ -24,30 +25,80 @@ SWITCH = argparse.BooleanOptionalAction
 
 
 class Flags(argparse.Namespace):
-    """Flags whose values do not change any more."""
-
-    def __setattr__(self, name, value):
-        raise AttributeError(f'flags are resolved once: {name} cannot be set')
+    """The flags of an experiment, which do not change: replace() makes others."""
 
     def __init__(self, **values):
         vars(self).update(values)
 
+    def __setattr__(self, name, value):
+        raise AttributeError(f'flags do not change: {name} cannot be set')
 
-class Rule(NamedTuple):
-    """What the parser does not know of a flag; see opts.py."""
+    def replace(self, **values) -> 'Flags':
+        return Flags(**vars(self) | values)
 
+
+class Flag(NamedTuple):
+    """What opts.py states of a flag, by the words of add_flag, and its option."""
+
+    action: argparse.Action
+    default: object
     fixed_by: frozenset[str]
     changes_result: bool
     once: bool
+    follows: frozenset[str]
+
+    def read(self, value: object) -> object:
+        """The value of the flag that JSON has as a text, a number, true or false.
+
+        Raises InputError for what no command can give.
+        """
+        name = self.action.option_strings[0]
+        if self.action.nargs == 0:
+            if not isinstance(value, bool):
+                raise InputError(f'{name} must be true or false, not {json.dumps(value)}')
+            return value
+        if isinstance(value, bool | list | dict):
+            raise InputError(f'{name} cannot be {json.dumps(value)}')
+        try:
+            found = self.action.type(str(value)) if self.action.type else str(value)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f'argument {name}: {error}') from None
+        if self.action.choices and found not in self.action.choices:
+            choices = ', '.join(map(str, self.action.choices))
+            raise InputError(f'argument {name}: {value!r} is not one of {choices}')
+        return found
+
+    def is_valid(self, value: object) -> bool:
+        """Whether a resolved experiment can have this value."""
+        name = self.action.dest
+        if value is None:
+            return self.default is None and name not in ('inpsize', 'binEnd')
+        is_switch = self.action.nargs == 0
+        kind = bool if is_switch else getattr(self.action.type, 'kind', str)
+        if type(value) is not kind or (kind is str and '\0' in value):  # which no command can have
+            return False
+        if name in ('model_def', 'name'):       # of experiment.load; not used
+            return True
+        try:
+            return self.read(value) == value
+        except InputError:
+            return False
+
+    def spelled(self, value: object) -> str:
+        """How a command gives the flag this value: 'with --inpsize=97', 'without --signLayers'."""
+        value = self.default if value is None else value
+        name, *negated = self.action.option_strings
+        if value is None or value is False:
+            return f'with {negated[0]}' if negated and value is False else f'without {name}'
+        return f'with {name}' if value is True else f'with {name}={shlex.quote(str(value))}'
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises InputError for a wrong command; add_flag also keeps the Rule of a flag."""
+    """Raises InputError for a wrong command; what add_flag adds is in the result only if given."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
-        self.rules: dict[str, Rule] = {}
-        self.actions: dict[str, argparse.Action] = {}
+        self.flags: dict[str, Flag] = {}
 
     def error(self, message):
         raise InputError(message)
@@ -62,42 +113,26 @@ class Parser(argparse.ArgumentParser):
                            f'{" or ".join(action.option_strings)}')
         return super().parse_known_args(args, namespace)
 
-    def add_flag(self, group, name: str, fixed_by: str = '', changes_result: bool = True,
-                 once: bool = False, **options):
-        action = group.add_argument(name, **options)
-        self.rules[action.dest] = Rule(frozenset(fixed_by.split()), changes_result, once)
-        self.actions[action.dest] = action
-
-    def not_default(self, flags: argparse.Namespace, *names: str) -> list[str]:
-        """Those of these flags, as a command spells them, with another value than by default."""
-        values = {name: getattr(flags, name) for name in names}
-        return [self.actions[name].option_strings[-1 if value is False else 0]
-                for name, value in values.items() if value != self.get_default(name)]
-
-    def spelled(self, name: str, value: object) -> str:
-        """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
-        if name not in self.actions:    # a flag of another version
-            return f'with --{name}={value}'
-        if value is None:
-            value = self.get_default(name)
-        flag, *negated = self.actions[name].option_strings
-        if value is None or value is False:
-            return f'with {negated[0]}' if negated and value is False else f'without {flag}'
-        return f'with {flag}' if value is True else f'with {flag}={shlex.quote(str(value))}'
-
-    def fixed_by(self, what: str) -> list[str]:
-        """The names of the flags that `what` fixes; see opts.py."""
-        return [name for name, rule in self.rules.items() if what in rule.fixed_by]
+    def add_flag(self, group, name: str, help: str, default: object = None, fixed_by: str = '',
+                 changes_result: bool = True, once: bool = False, follows: str = '', **options):
+        """Add a flag with the facts that opts.py describes."""
+        if options.get('action') == 'store_true':
+            default = False
+        action = group.add_argument(name, default=argparse.SUPPRESS,
+                                    help=help.replace('%(default)s', str(default)), **options)
+        self.flags[action.dest] = Flag(action, default, frozenset(fixed_by.split()),
+                                       changes_result, once, frozenset(follows.split()))
 
 
-def one_of(names: Sequence[str]) -> Callable[[str], str]:
-    """The type of a flag that takes one of the names."""
+def one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
+    """The type of a flag that takes one of the names that names() returns by then."""
     def choose(name):
-        if name in names:
+        known = names()
+        if name in known:
             return name
-        near = ' or '.join(difflib.get_close_matches(name, names, 3))
+        near = ' or '.join(difflib.get_close_matches(name, known, 3))
         raise argparse.ArgumentTypeError(f'unknown name {name!r}: ' + (
-            f'did you mean {near}?' if near else f'the names are {", ".join(names)}'))
+            f'did you mean {near}?' if near else f'the names are {", ".join(known)}'))
     return choose
 
 
@@ -106,7 +141,7 @@ def some_of(names: Sequence[str]) -> Callable[[str], str]:
 
     Its value has them once each, in the order of `names`.
     """
-    choose_one = one_of(names)
+    choose_one = one_of(lambda: names)
 
     def choose(text):
         chosen = {choose_one(name) for name in text.split(',') if text}
@@ -173,7 +208,7 @@ def dataset(text: str) -> str:
     if kind == datasets.OWN:
         return kind + colon + (run_name(name) if colon else '')
     try:
-        return one_of([*datasets.names(), datasets.OWN])(text)
+        return one_of(lambda: [*datasets.names(), datasets.OWN])(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
             f'{error} ({datasets.OWN} is for your own images in train/<class>/ and val/<class>/)'
@@ -209,23 +244,3 @@ def check_not_empty(flags: argparse.Namespace, *names: str):
     for name in names:
         if getattr(flags, name) == '':
             raise InputError(f'--{name} must not be empty')
-
-
-def is_valid(action: argparse.Action, value: object) -> bool:
-    """Whether a flag can have this value after complete()."""
-    if value is None:
-        return action.dest == 'amp' or (action.default is None
-                                        and action.dest not in ('inpsize', 'binarizer', 'binEnd'))
-    if action.nargs == 0:
-        return type(value) is bool
-    kind = getattr(action.type, 'kind', str)
-    if type(value) is not kind or (action.choices and value not in action.choices):
-        return False
-    if kind is str and '\0' in value:       # which no command line can have
-        return False
-    if not action.type or action.dest in ('model_def', 'name'):     # of experiment.load; not used
-        return True
-    try:
-        return action.type(str(value)) == value
-    except argparse.ArgumentTypeError:
-        return False

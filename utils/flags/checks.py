@@ -1,5 +1,5 @@
 """Which flags contradict each other, and which have no effect."""
-import argparse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -7,35 +7,37 @@ import torch
 import datasets
 import opts
 from utils import devices
-from utils.arguments import check_not_empty, numbers
 from utils.errors import InputError
+from utils.flags.parser import Flags, check_not_empty, numbers
 from utils.training import optim, parallel
 
 ACTIONS = 'export', 'classify', 'evaluate'      # flags that name another work than training
 EXPORT_ENDINGS = '.dab', '.pt', '.onnx'     # see utils.export
 
 
-def check(flags: argparse.Namespace):
-    """Raise InputError for flags that contradict each other."""
+def check(flags: Flags, typed: Mapping[str, object], chosen: Mapping[str, object]):
+    """Raise InputError for flags that contradict each other.
+
+    typed: those of the command; chosen: those of --config too.
+    """
+    check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export', 'predictions')
     uses_minlr = 'minlr' in optim.SCHEDULES[flags.learningratescheduler].flags
     if uses_minlr and flags.minlr > flags.maxlr:
         raise InputError(f'--minlr={flags.minlr} must not be above --maxlr={flags.maxlr}')
     if flags.binEnd is not None and flags.binStart > flags.binEnd:
         raise InputError(f'--binStart={flags.binStart} must not be above --binEnd={flags.binEnd}')
-    if flags.bnnModel and flags.binarizer not in (None, 'bnn'):
-        raise InputError(f'--bnnModel contradicts --binarizer={flags.binarizer}')
-    if (flags.binarizer or flags.bnnModel) and not (
-            flags.binaryWeight or flags.resume or flags.packed):
-        method = '--bnnModel' if flags.bnnModel else f'--binarizer={flags.binarizer}'
-        raise InputError(f'{method} needs --binaryWeight: without it all weights stay real')
-    check_not_empty(flags, 'logdir', 'resume', 'packed', 'pretrained_file', 'export', 'predictions')
+    # The flags.json of a run has a binarizer where its weights are real too.
+    asks_for_method = 'binarizer' in (chosen if 'binaryWeight' not in chosen else typed)
+    if asks_for_method and not (flags.binaryWeight or flags.resume or flags.packed):
+        raise InputError(f'--binarizer={flags.binarizer} needs --binaryWeight: without it all '
+                         'weights stay real')
     if flags.optimType == 'sgd' and flags.nesterov and flags.momentum == 0:
         raise InputError('--nesterov needs a --momentum above 0')
     check_data(flags)
     check_action(flags)
 
 
-def check_data(flags: argparse.Namespace):
+def check_data(flags: Flags):
     """Raise InputError where the flags contradict the dataset, or do not describe one's own."""
     normalization = [name for name in ('mean', 'std') if getattr(flags, name) is not None]
     if not datasets.is_own(flags.dataset):
@@ -61,7 +63,7 @@ def check_data(flags: argparse.Namespace):
                              f'{flags.channels} says')
 
 
-def check_action(flags: argparse.Namespace):
+def check_action(flags: Flags):
     """Raise InputError where the flags do not name one thing to do, and all that it needs."""
     actions = [name for name in ACTIONS if getattr(flags, name)]
     if len(actions) > 1:
@@ -83,7 +85,7 @@ def check_action(flags: argparse.Namespace):
     if flags.packed and flags.calculateBinarizationLosses:
         raise InputError('--calculateBinarizationLosses needs the checkpoint: '
                          'a packed model has no sign layers')
-    if flags.packed and flags.amp not in (None, 'off'):
+    if flags.packed and flags.amp != 'off':
         raise InputError(f'--amp={flags.amp}: a packed model computes in bits and float32')
     if flags.packed and flags.device not in ('auto', 'cpu'):
         raise InputError(f'--device={flags.device}: a packed model computes on the CPU')
@@ -97,48 +99,49 @@ def check_action(flags: argparse.Namespace):
         raise InputError('--exportHalf needs --export=FILE.dab')
 
 
-def without_effect(flags: argparse.Namespace, channels: int, device: torch.device,
-                   in_folders: bool) -> dict[str, object]:
-    """Sentences about flags with little, no or a bad effect, and whether each is true of these."""
-    own = opts.not_default(flags, 'binStart', 'binSearch', 'centring')
-    return {
-        f'{" and ".join(own)} without --binaryWeight: all weights stay real':
-            own and not flags.binaryWeight,
-        f'--binSearch is ignored: {flags.binarizer} has nothing to search':
-            flags.binaryWeight and flags.binarizer != 'dab' and flags.binSearch != 'fast',
-        '--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only, under torchrun':
-            flags.syncBN and (device.type == 'cpu' or parallel.processes() == 1),
-        '--deterministic changes nothing on a CPU: there a seed always trains to the same weights':
-            flags.deterministic and device.type == 'cpu',
-        f'--amp={flags.amp} is slow on this processor, which lacks instructions for it: training '
-        f'took up to {"18" if flags.amp == "bfloat16" else "84"} times as long as in float32':
-            flags.amp and device.type == 'cpu' and not devices.trains_fast_in(flags.amp),
-        f'--skipBroken is ignored: {flags.dataset} has no image files in folders':
-            flags.skipBroken and not in_folders,
-        f'--minCrop is ignored: the training crops of {flags.dataset} have one size':
-            flags.minCrop != datasets.MIN_CROP and not datasets.crops_a_share(flags.dataset),
-        f'--ink is ignored: the images of {flags.dataset} are photographs ({channels} channels)':
-            flags.ink != 'dark' and channels != 1,
-        f'--ink is ignored: {flags.dataset} are drawn dark on light':
-            flags.ink != 'dark' and channels == 1 and not in_folders,
-    }
+def without_effect(flags: Flags, channels: int, device: torch.device,
+                   in_folders: bool) -> Iterator[str]:
+    """Sentences about flags that have little, no or a bad effect."""
+    weights = opts.not_default(flags, 'binStart', 'binSearch', 'centring')
+    if weights and not flags.binaryWeight:
+        yield f'{" and ".join(weights)} without --binaryWeight: all weights stay real'
+    if flags.binaryWeight and flags.binarizer != 'dab' and flags.binSearch != 'fast':
+        yield f'--binSearch is ignored: {flags.binarizer} has nothing to search'
+    if flags.syncBN and (device.type == 'cpu' or parallel.processes() == 1):
+        yield '--syncBN is ignored: PyTorch synchronizes BatchNorm on GPUs only, under torchrun'
+    if flags.deterministic and device.type == 'cpu':
+        yield ('--deterministic changes nothing on a CPU: there a seed always trains to the same '
+               'weights')
+    if flags.amp != 'off' and device.type == 'cpu' and not devices.trains_fast_in(flags.amp):
+        yield (f'--amp={flags.amp} is slow on this processor, which lacks instructions for it: '
+               f'training took up to {"18" if flags.amp == "bfloat16" else "84"} times as long as '
+               'in float32')
+    if flags.skipBroken and not in_folders:
+        yield f'--skipBroken is ignored: {flags.dataset} has no image files in folders'
+    if flags.minCrop != datasets.MIN_CROP and not datasets.crops_a_share(flags.dataset):
+        yield f'--minCrop is ignored: the training crops of {flags.dataset} have one size'
+    if flags.ink != 'dark' and channels != 1:
+        yield (f'--ink is ignored: the images of {flags.dataset} are photographs ({channels} '
+               'channels)')
+    if flags.ink != 'dark' and channels == 1 and not in_folders:
+        yield f'--ink is ignored: {flags.dataset} are drawn dark on light'
 
 
-def without_effect_on_steps(flags: argparse.Namespace) -> dict[str, object]:
+def without_effect_on_steps(flags: Flags) -> Iterator[str]:
     """without_effect of the flags of optimizer and learning rate."""
     schedule = flags.learningratescheduler
     unused = opts.not_default(flags, *sorted(
         {'minlr', 'decayinterval', 'decaylevel'} - {*optim.SCHEDULES[schedule].flags}))
-    return {
-        f'--momentum is ignored: {flags.optimType} has its own':
-            flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'),
-        '--optimType=adamw without --weightDecay computes what adam does':
-            flags.optimType == 'adamw' and flags.weightDecay == 0,
-        '--noDecay without --weightDecay: nothing decays':
-            flags.noDecay and flags.weightDecay == 0,
-        '--noDecay=latent without --binaryWeight: the network has no latent weights':
-            'latent' in flags.noDecay and not flags.binaryWeight,
-        f'{" and ".join(unused)} without effect on --learningratescheduler={schedule}': unused,
-        f'--warmup={flags.warmup} leaves nothing of --epochs={flags.epochs}: the learning rate '
-        'does not reach --maxlr': 0 < flags.epochs <= flags.warmup,
-    }
+    if flags.optimType != 'sgd' and opts.not_default(flags, 'momentum'):
+        yield f'--momentum is ignored: {flags.optimType} has its own'
+    if flags.optimType == 'adamw' and flags.weightDecay == 0:
+        yield '--optimType=adamw without --weightDecay computes what adam does'
+    if flags.noDecay and flags.weightDecay == 0:
+        yield '--noDecay without --weightDecay: nothing decays'
+    if 'latent' in flags.noDecay and not flags.binaryWeight:
+        yield '--noDecay=latent without --binaryWeight: the network has no latent weights'
+    if unused:
+        yield f'{" and ".join(unused)} without effect on --learningratescheduler={schedule}'
+    if 0 < flags.epochs <= flags.warmup:
+        yield (f'--warmup={flags.warmup} leaves nothing of --epochs={flags.epochs}: the learning '
+               'rate does not reach --maxlr')
