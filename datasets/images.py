@@ -142,9 +142,8 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True,
 
         dark    on a white ground
         light   on a black ground; all is inverted
-        auto    where parts are transparent, light where what is opaque is light; elsewhere, light
-                where most of it is dark
-        None    as auto, but nothing is inverted
+        auto    light where most of it is dark; where parts are transparent, see is_drawn_light
+        None    undecided: as it is, in mode 'LA' where parts are transparent
 
     Of an animation it is the frame that `image` shows, the first one after opening. With `upright`
     the image is turned as its EXIF orientation says, as viewers show it. Gray images of more than 8
@@ -163,30 +162,33 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True,
         image = _in_8_bits(image)
     if image.mode == 'LAB':     # which Pillow converts to RGB only
         image = image.convert('RGB')
-    image = _sketch(image, ink) if channels == 1 else _on_ground(image, 'white').convert('RGB')
+    image = _sketch(image, ink) if channels == 1 else _on_white(image).convert('RGB')
     image.info = {}     # neither an orientation nor a transparent color holds for it any more
     return image
 
 
 def _sketch(image, ink):
-    """The image in mode 'L' with its ground, inverted as `ink` says; see as_channels."""
-    is_light, shows_ground = ink == 'light', False
+    """The image in mode 'L' on its ground, inverted as `ink` says; see as_channels."""
+    is_light = ink == 'light'
     if image.has_transparency_data:
-        image = image.convert('RGBA')
-        shows_ground = image.getextrema()[3][0] < 255
-    if shows_ground and ink in ('auto', None):
-        is_light = is_drawn_light(image)
-    image = _on_ground(image, 'black' if is_light else 'white').convert('L')
-    if ink == 'auto' and not shows_ground:
-        is_light = is_dark(image)
-    return ImageOps.invert(image) if is_light and ink else image
+        image = image.convert('RGBA').convert('LA')     # Pillow loses RGB's transparent color to LA
+    if image.mode != 'LA' or image.getextrema()[1][0] == 255:
+        gray = image.convert('L')
+        is_light = is_light or ink == 'auto' and is_dark(gray)
+    elif ink is None:
+        return image
+    else:
+        is_light = is_light or ink == 'auto' and is_drawn_light(image)
+        gray, alpha = image.split()
+        gray = Image.composite(gray, Image.new('L', gray.size, 0 if is_light else 255), alpha)
+    return ImageOps.invert(gray) if is_light else gray
 
 
-def _on_ground(image, color):
-    """The image with this color behind its transparent parts."""
+def _on_white(image):
+    """The image with white behind its transparent parts."""
     if image.has_transparency_data:
         image = image.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', image.size, color), image)
+        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return image
 
 

@@ -7,9 +7,10 @@
 Sketches are split by chance within each class, with --folds for cross-validation, or as
 --split_list says; --test_fraction makes a third folder, test/. Images are shrunk once, so that
 training does not spend its time on decoding large files. Sketches are turned upright by their EXIF
-orientation; ImageNet, as published, ignores it. The work is done in <out>.part, which is renamed to
-<out> when all images are there. To resume after an interruption, run the same command again; once
-finished, it does nothing.
+orientation and keep their transparent parts, for which --ink of training decides what is behind
+them; ImageNet, as published, ignores the orientation. The work is done in <out>.part, which is
+renamed to <out> when all images are there. To resume after an interruption, run the same command
+again; once finished, it does nothing.
 """
 from utils import interrupt     # before torch
 
