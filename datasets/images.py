@@ -36,6 +36,7 @@ NOT_DATA = frozenset(map(str.casefold, [
     # help.acdsystems.com/de/acdsee-ultimate-16, How_files_are_saved.htm
     '[Originals]', '[Originale]']))
 LONGEST = 2 ** 15   # pixels of a side
+MOST_VALUES = 2 ** 29   # pixels times channels: 179 million pixels of RGB take some 2 GB in all
 PNG, TEXTS = b'\x89PNG\r\n\x1a\n', (b'iCCP', b'iTXt', b'tEXt', b'zTXt')
 
 
@@ -73,7 +74,7 @@ def read_image(path: str | Path, channels: int, upright: bool = True, enough: in
 def decode(file: str | Path | BinaryIO, channels: int, name: str | Path, upright: bool = True,
            enough: int = LONGEST, ink: str | None = 'dark') -> Image.Image:
     """As read_image, from a path or an open binary file; `name` is what an ImageError calls it."""
-    Image.MAX_IMAGE_PIXELS = None       # of Pillow, for crops too; the limit here is LONGEST
+    Image.MAX_IMAGE_PIXELS = None       # of Pillow, for crops too; the limits here are our own
     options = channels, upright, enough, ink
     try:
         try:
@@ -96,6 +97,11 @@ def _decode(file, channels, upright, enough, ink):
             raise ImageError(f'it is {image.width} × {image.height} pixels, and a side can have '
                              f'{LONGEST}')
         image.draft(None, (enough, enough))
+        needs_4 = image.has_transparency_data or image.mode.startswith(('I', 'F'))
+        values = 4 if needs_4 else max(len(image.getbands()), channels)
+        if image.width * image.height * values > MOST_VALUES:
+            raise ImageError(f'it is {image.width} × {image.height} pixels of {values} channels, '
+                             f'and can have {MOST_VALUES // values // 10 ** 6} million')
         image.load()
         return as_channels(image, channels, upright, ink)
 
@@ -203,7 +209,7 @@ def _turned_upright(image):
 
 def _in_8_bits(image):
     """A gray image of a wider mode, scaled as the docstring of as_channels says."""
-    values = np.asarray(image).astype(float)
+    values = np.asarray(image, np.float32)
     low, high = values.min(), values.max()
     if image.mode.startswith('I;') or image.format == 'PPM' and image.mode == 'I':
         scale = 1 / 257
@@ -211,7 +217,7 @@ def _in_8_bits(image):
         scale = 255 if high <= 1 and image.mode == 'F' else 1 if high <= 255 else 1 / 257
     else:       # NaN too
         raise ImageError(f'its values lie in {low:g}..{high:g}, and not in 0..65535')
-    gray = Image.fromarray((scale * values).round().astype(np.uint8))
+    gray = Image.fromarray((values * np.float32(scale)).round().astype(np.uint8))
     if 'transparency' in image.info:
         gray.putalpha(Image.fromarray(values != image.info['transparency']).convert('L'))
     return gray

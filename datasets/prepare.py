@@ -166,10 +166,13 @@ def shrink(data, name, target, channels, size):
 
     Sketches (1 channel) are turned upright; photographs, as published, are not.
     """
-    image = decode(io.BytesIO(data), channels, name, upright=channels == 1, ink=None)
-    scale = size / min(image.size)
-    if scale < 1:
-        image = image.resize([round(scale * side) for side in image.size], Image.LANCZOS)
+    try:
+        image = decode(io.BytesIO(data), channels, name, upright=channels == 1, ink=None)
+        scale = size / min(image.size)
+        if scale < 1:
+            image = image.resize([round(scale * side) for side in image.size], Image.LANCZOS)
+    except MemoryError:
+        raise RunError(f'memory ran out while {name} was shrunk') from None
     encoded = io.BytesIO()
     with naming(f'cannot write {target}', RunError):
         image.save(encoded, 'PNG' if channels == 1 else 'JPEG', quality=95)

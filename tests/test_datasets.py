@@ -665,6 +665,20 @@ def test_a_side_that_is_too_long_is_named_without_a_warning(tmp_path, recwarn):
     assert not recwarn
 
 
+@pytest.mark.parametrize('mode, size, channels, values, most', [
+    ('1', (LONGEST, LONGEST), 1, 1, 536), ('1', (14000, 14000), 3, 3, 178), ('RGB', (14000, 14000), 1, 3, 178),
+    ('RGBA', (20000, 20000), 1, 4, 134), ('I;16', (20000, 20000), 1, 4, 134)])
+def test_an_image_of_too_many_pixels_is_named_and_not_decoded(tmp_path, mode, size, channels, values, most):
+    Image.new(mode, (1, 1)).save(tmp_path / 'x.png')
+    data = (tmp_path / 'x.png').read_bytes()
+    header = b'IHDR' + struct.pack('>II', *size) + data[24:29]
+    (tmp_path / 'x.png').write_bytes(data[:12] + header + struct.pack('>I', zlib.crc32(header)) + data[33:])
+    with pytest.raises(datasets.ImageError) as error:
+        datasets.read_image(tmp_path / 'x.png', channels)
+    assert str(error.value) == (f'cannot read the image {tmp_path}/x.png: it is {size[0]} × {size[1]} pixels of {values} channels, '
+                                f'and can have {most} million')
+
+
 @pytest.mark.parametrize('name, size', [
     ('imagenet12', (2, 32000)), ('imagenet12', (LONGEST, 1)), ('tuberlin', (3, 12000)), ('tuberlin', (12000, 2))])
 def test_a_thin_image_takes_little_memory(name, size, monkeypatch):

@@ -323,6 +323,15 @@ def test_a_corrupt_image_is_named(tmp_path, run, data):
     assert not (tmp_path / 'out').exists()
 
 
+def test_no_memory_for_an_image(tuberlin, run, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+    monkeypatch.setattr(prepare, 'decode', no_memory)
+    result = run('tuberlin', source=tuberlin)
+    check(result, f'error: memory ran out while {tuberlin}/png/', code=1)
+    assert '--batch-size' not in result[2]
+
+
 def test_a_corrupt_member_of_a_zip_is_named(tuberlin, run):
     data = bytearray(tuberlin.read_bytes())
     data[data.index(TUBERLIN['png/bee/85.png']) + 100] ^= 255
