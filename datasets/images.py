@@ -2,6 +2,7 @@
 import errno
 import io
 import os
+import re
 import struct
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +26,8 @@ NOT_DATA = frozenset(map(str.casefold, [
     '$RECYCLE.BIN', 'System Volume Information', 'desktop.ini', 'ehthumbs.db', 'Thumbs.db',
     # ext4: syncthing/syncthing, lib/ignore/nukes_windows.go
     'lost+found',
+    # Synology, reserved for the system: kb.synology.com, DSM help, File Station, Connect
+    '@sharebin', '@tmp',
     # Synology: thumbnails in @eaDir/<image>/SYNOPHOTO_THUMB_*.jpg, deleted files, snapshots:
     # Sonarr/Sonarr, src/NzbDrone.Common/Disk/FileSystemLookupService.cs
     '@eaDir', '#recycle', '#snapshot',
@@ -35,6 +38,14 @@ NOT_DATA = frozenset(map(str.casefold, [
     # ACDSee, images as they were before it changed them, in English and German:
     # help.acdsystems.com/de/acdsee-ultimate-16, How_files_are_saved.htm
     '[Originals]', '[Originale]']))
+# More of them, in the case in which they are written: classes may be called recycler, as they may
+# be called Originals or Thumbs, which are names of photo tools too.
+NOT_DATA_PATTERN = re.compile(
+    'RECYCLER'                      # Windows XP, deleted files
+    r'|(FOUND|found)\.\d{3}'        # Windows, what chkdsk recovers
+    r'|.*\.lrdata'                  # Lightroom: '<catalog> Previews.lrdata' by Adobe's help
+    # Syncthing, the loser of two changes: docs.syncthing.net, Conflicting Changes
+    r'|.*\.sync-conflict-\d{8}-\d{6}-[A-Z0-9]{7}(\..*)?', re.DOTALL)
 LONGEST = 2 ** 15   # pixels of a side
 MOST_VALUES = 2 ** 29   # pixels times channels: 179 million pixels of RGB take some 2 GB in all
 PNG, TEXTS = b'\x89PNG\r\n\x1a\n', (b'iCCP', b'iTXt', b'tEXt', b'zTXt')
@@ -57,8 +68,9 @@ def has_image_name(path: str | Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not data: hidden, or one of NOT_DATA."""
-    return name.casefold() in NOT_DATA or name.startswith('.') and name not in ('.', '..')
+    """Whether a file or folder is not data: hidden, or named like those of systems and tools."""
+    return (name.startswith('.') and name not in ('.', '..') or name.casefold() in NOT_DATA
+            or NOT_DATA_PATTERN.fullmatch(name) is not None)
 
 
 def read_image(path: str | Path, channels: int, upright: bool = True, enough: int = LONGEST,

@@ -753,7 +753,8 @@ def test_what_is_hidden_is_no_data_and_needs_no_mention(tmp_path, recwarn):
         noise().save(tmp_path / 'train' / 'ant' / folder / '0.png')
         (tmp_path / 'val' / folder.split('/')[0]).mkdir(exist_ok=True)
     (tmp_path / 'val' / 'sub').rmdir()
-    for file in '.DS_Store', 'Thumbs.db', 'thumbs.db', 'Desktop.ini', 'Icon\r', '._0.png':
+    for file in '.DS_Store', 'Thumbs.db', 'thumbs.db', 'Desktop.ini', 'Icon\r', '._0.png', \
+            '0.sync-conflict-20260818-173636-D4LGQYW.png', '0.sync-conflict-20260818-173636-D4LGQYW':
         (tmp_path / 'train' / 'ant' / file).touch()
     data = datasets.load('imagenet12', tmp_path, 32)
     assert data.classes == ['ant'] and len(data.train) == 3
@@ -763,11 +764,11 @@ def test_what_is_hidden_is_no_data_and_needs_no_mention(tmp_path, recwarn):
 
 OF_SYSTEMS = ['.ipynb_checkpoints', '__MACOSX', 'sub/.hidden', '@eaDir/0.png', '.@__thumb', '@Recycle', '@Recently-Snapshot', '#recycle', '#snapshot',
               '$RECYCLE.BIN', '$Recycle.Bin', 'System Volume Information', 'lost+found', '~snapshot', 'Network Trash Folder', 'Temporary Items',
-              '.picasaoriginals', '[Originals]']
+              '.picasaoriginals', '[Originals]', 'RECYCLER', 'FOUND.000', 'found.012', '@sharebin', '@tmp', 'Catalog Previews.lrdata']
 
 
 def test_names_that_only_resemble_those_of_systems_are_classes(tmp_path, recwarn):
-    names = ['#1', '$', '@', '@home', '[x]', 'lost', 'originals', 'recycle', 'recycler', 'snapshot', 'thumbs', '~']
+    names = ['#1', '$', '@', '@home', '[x]', 'found', 'found.0', 'lost', 'lrdata', 'originals', 'recycle', 'recycler', 'snapshot', 'sync-conflict', 'thumbs', '~']
     write_folders(tmp_path, classes=names, each=1)
     assert datasets.load('imagenet12', tmp_path, 32).classes == names and not recwarn
 
