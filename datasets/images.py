@@ -1,10 +1,12 @@
 """What counts as an image file, and reading one, whatever its format and mode."""
+import ctypes
 import errno
 import io
 import os
 import re
 import struct
-from contextlib import nullcontext
+import threading
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +51,19 @@ NOT_DATA_PATTERN = re.compile(
 LONGEST = 2 ** 15   # pixels of a side
 MOST_VALUES = 2 ** 29   # pixels times channels: 179 million pixels of RGB take some 2 GB in all
 PNG, TEXTS = b'\x89PNG\r\n\x1a\n', (b'iCCP', b'iTXt', b'tEXt', b'zTXt')
+
+
+LIBTIFF = threading.local()     # has_failed: whether it reported an error in this thread
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+def _note_error(*_):
+    """The TIFFErrorHandler, in place of the one that prints on stderr without the file's name."""
+    LIBTIFF.has_failed = True
+
+
+with suppress(AttributeError, OSError):     # where Pillow does not export libtiff
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(_note_error)
 
 
 class ImageError(RunError):
@@ -114,7 +129,10 @@ def _decode(file, channels, upright, enough, ink):
         if image.width * image.height * values > MOST_VALUES:
             raise ImageError(f'it is {image.width} × {image.height} pixels of {values} channels, '
                              f'and can have {MOST_VALUES // values // 10 ** 6} million')
+        LIBTIFF.has_failed = False
         image.load()
+        if LIBTIFF.has_failed:
+            raise ImageError('it is damaged')
         return as_channels(image, channels, upright, ink)
 
 

@@ -580,6 +580,22 @@ def test_a_damaged_image_is_named(tmp_path, suffix, how):
     assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('compression, at', [('group4', 0.4), ('tiff_lzw', 0.4), ('tiff_deflate', 0.9)])
+def test_what_libtiff_finds_damaged_is_named_once(tmp_path, capfd, compression, at):
+    """libtiff decodes a broken fax to the end, and says so on stderr only."""
+    path = tmp_path / 'x.tif'
+    noise().convert('1' if compression == 'group4' else 'L').save(path, compression=compression)
+    assert datasets.read_image(path, 1).size == (40, 40)
+    with Image.open(path) as image:
+        start, length = image.tag_v2[273][0], image.tag_v2[279][0]
+    data = bytearray(path.read_bytes())
+    data[start + int(at * length):start + int(at * length) + 8] = 8 * b'\xff'
+    path.write_bytes(data)
+    with pytest.raises(datasets.ImageError, match=f'^cannot read the image {path}: '):
+        datasets.read_image(path, 1)
+    assert capfd.readouterr() == ('', '')
+
+
 def test_a_scrambled_or_missing_image_is_named(tmp_path):
     path = tmp_path / 'image.png'
     noise().save(path)
