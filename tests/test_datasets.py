@@ -146,8 +146,11 @@ def test_extreme_proportions(name, size):
 
 def test_only_sketchy_is_not_mirrored():
     def mirrors(name):
-        steps = datasets.transform(name, 32, train=True, plain=True).transforms
-        return any(type(step).__name__ == 'RandomHorizontalFlip' for step in steps)
+        spec = datasets.DATASETS[name]
+        augment = spec.steps(32).augment
+        if name == 'imagenet12':
+            return any(isinstance(step, v2.RandomHorizontalFlip) for step in augment)
+        return augment.draw(0, 0, range(50))[:, 4 if spec.is_sketch else 2].any()
     assert [name for name in datasets.names() if not mirrors(name)] == ['sketchyrecognition']
 
 
@@ -207,9 +210,18 @@ def strokes(side):
     return image.reduce(4)
 
 
-def plain_with(steps, image, drawn):
-    """torchvision's transforms of `steps`, one after the other, with these parameters instead of chance."""
-    *before_crop, crop = steps.one_by_one[:len(steps.before_crop) + 1]
+def plain_steps(name, inpsize):
+    """torchvision's transforms that the augmentation in batches of a dataset stands for: those before the crop, and the others."""
+    before_crop = datasets.DATASETS[name].steps(inpsize).before_crop
+    if name == 'cifar10':
+        return before_crop, [v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()]
+    mirror = [v2.RandomHorizontalFlip()] if name == 'tuberlin' else []
+    return before_crop, [v2.RandomResizedCrop(inpsize), *mirror, v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)]
+
+
+def plain_with(name, inpsize, image, drawn):
+    """plain_steps, one after the other, with these parameters instead of chance."""
+    before_crop, (crop, *_) = plain_steps(name, inpsize)
     for step in before_crop:
         image = step(image)
     if isinstance(crop, v2.RandomCrop):
@@ -235,7 +247,7 @@ def both(name, inpsize, image, indices=range(20)):
     drawn = batched.draw(0, 0, indices)
     squares = torch.stack([batched.square(image)] * len(indices))
     mean, std = (torch.tensor(value)[:, None, None] for value in (spec.mean, spec.std))
-    plain = torch.stack([plain_with(steps, image, numbers(row)) for row in drawn])
+    plain = torch.stack([plain_with(name, inpsize, image, numbers(row)) for row in drawn])
     return plain, batched(squares, drawn) * std + mean
 
 
@@ -243,17 +255,17 @@ def both(name, inpsize, image, indices=range(20)):
 def test_plain_with_parameters_is_the_plain_pipeline(name):
     spec, image = datasets.DATASETS[name], noise(150, 100)
     image = image.convert('L') if spec.is_sketch else image
-    steps = spec.steps(65)
-    crop = steps.one_by_one[len(steps.before_crop)]
+    before_crop, (crop, *others) = plain_steps(name, 65)
+    pipeline = v2.Compose([*before_crop, crop, *others, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(spec.mean, spec.std)])
     for seed in range(4):
         torch.manual_seed(seed)
-        plain = datasets.transform(name, 65, train=True, plain=True)(image)
+        plain = pipeline(image)
         torch.manual_seed(seed)
         box = crop.make_params([Image.new('L', (81, 81) if name == 'cifar10' else (72, 72))])
         drawn = [box[key] for key in ('left', 'top', 'width', 'height')[:4 if spec.is_sketch else 2]]
-        drawn += [any(torch.rand(1) < .5 for step in steps.one_by_one if isinstance(step, v2.RandomHorizontalFlip))]
-        drawn += [math.radians(steps.one_by_one[-1].make_params([])['angle'])] if spec.is_sketch else []
-        expected = v2.Normalize(spec.mean, spec.std)(plain_with(steps, image, drawn))
+        drawn += [any(torch.rand(1) < .5 for step in others if isinstance(step, v2.RandomHorizontalFlip))]
+        drawn += [math.radians(others[-1].make_params([])['angle'])] if spec.is_sketch else []
+        expected = v2.Normalize(spec.mean, spec.std)(plain_with(name, 65, image, drawn))
         torch.testing.assert_close(plain, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -303,6 +315,16 @@ def test_one_pass_leaves_paper_exactly_paper():
             torch.manual_seed(seed)
             tensor = datasets.transform(name, 65, train=True)(Image.new('L', size, 255))
             assert torch.equal(tensor, (torch.zeros(1, 65, 65) - spec.mean[0]) / spec.std[0])
+
+
+@pytest.mark.parametrize('name, kind', [('tuberlin', transforms.SketchAugmentation), ('cifar10', transforms.ThumbnailAugmentation)])
+def test_there_is_one_augmentation(sketches, monkeypatch, name, kind):
+    """Who edits it changes training, one by one and in batches alike."""
+    monkeypatch.setattr(kind, 'augment', lambda self, squares, drawn: squares.new_full((len(squares), squares.shape[1], 32, 32), 9, dtype=torch.float32))
+    for plain in True, False:
+        train = datasets.load(name, sketches, 32, plain=plain).train
+        mean, std = (torch.tensor(value)[:, None, None] for value in datasets.normalization(name))
+        torch.testing.assert_close(train[0][0] * std + mean, torch.full_like(train[0][0], 9 / 255))
 
 
 # Chance

@@ -205,10 +205,11 @@ def test_minCrop_decides_the_crops(dataset, size):
     flags = resolve.complete(opts.parse(['--minCrop=0.7', *dataset]))
     spec = dataset_spec(vars(flags))
     steps = spec.steps(size, spec.minCrop)
-    assert (0.7, 1) in [getattr(step, 'scale', None) for step in steps.one_by_one]
-    if steps.batched:
-        boxes = steps.batched.draw(0, 0, range(500))
-        assert (boxes[:, 2] * boxes[:, 3]).min() >= 0.69 * steps.batched.side ** 2
+    if steps.in_batches:
+        boxes = steps.augment.draw(0, 0, range(500))
+        assert (boxes[:, 2] * boxes[:, 3]).min() >= 0.69 * steps.augment.side ** 2
+    else:
+        assert (0.7, 1) in [getattr(step, 'scale', None) for step in steps.augment]
     assert not [line for line in resolve.resolve(flags, ['a', 'b'], 1, torch.device('cpu'))[1] if '--minCrop' in line]
     flags = resolve.complete(opts.parse(['--minCrop=0.7', '--dataset=cifar10', '--model_def=bincifar']))
     assert [line for line in resolve.resolve(flags, ['a', 'b'], 3, torch.device('cpu'))[1] if '--minCrop is ignored' in line]
