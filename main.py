@@ -64,8 +64,8 @@ def classify(experiment: Experiment):
     """Print the five likeliest classes of every image of --classify, without the data.
 
     The network computes in float32, as its exports do, whatever --amp says. A warning names a
-    sketch that is not dark on white paper, or has no ink. An image that cannot be read is named,
-    and the exit code is that of a RunError at the end.
+    sketch that is not dark on white paper, or has hardly any ink. An image that cannot be read is
+    named, and the exit code is that of a RunError at the end.
     """
     flags, network = experiment.flags, experiment.make_network().eval()
     transform = datasets.transform(experiment.spec, flags.inpsize, tenCrop=flags.tenCrop)

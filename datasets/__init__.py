@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -148,25 +147,16 @@ def normalization(dataset: str | DatasetSpec) -> tuple[list[float], list[float]]
     return list(spec.mean), list(spec.std)
 
 
-def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False, tenCrop: bool = False,
-              plain: bool = False) -> Callable[[Image.Image], Tensor]:
+def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False,
+              tenCrop: bool = False) -> Callable[[Image.Image], Tensor]:
     """The callable from a PIL image, as read_image returns it, to a normalized float32 tensor.
 
     The tensor is (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which training
-    ignores. Training draws from PyTorch's random state; with `plain`, all images go through one
-    torchvision transform after another.
+    ignores. Training draws from PyTorch's random state.
     """
     spec = _measured_spec(dataset)
     steps = spec.steps(inpsize, spec.minCrop)
-    if train and steps.batched and not plain:
-        return partial(_augmented, transforms.SquareTransform(steps, inpsize, spec.mean, spec.std,
-                                                              train))
     return transforms.compose(steps, inpsize, spec.mean, spec.std, train, tenCrop)
-
-
-def _augmented(transform, image):
-    drawn = transform.draw(int(torch.randint(2 ** 63 - 1, ())), 0, [0])
-    return transform(transform.square(image)[None], drawn)[0]
 
 
 def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop: bool = False,
@@ -178,8 +168,8 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
     cannot be read, ImageError where a sketch is damaged; other images raise it when they are read.
     With `skipBroken`, images in folders that cannot be read are left out instead, and a warning
-    names them. With `plain`, the reference of tests and measurements, all images go one by one
-    through torchvision's transforms and no sketches are cached. With another `split`, 'train' or
+    names them. With `plain`, the reference of tests and measurements, all images go one by one from
+    their files through the transforms and no sketches are cached. With another `split`, 'train' or
     'test', its images, transformed as validation's, take the place of validation's. Labels follow
     the sorted names of the folders, or `classes` where these are the same in another order.
     """
@@ -193,7 +183,7 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     if steps.enough and not plain:
         train, val = (replace(images, enough=enough)
                       for images, enough in zip((train, val), steps.enough))
-    if in_batches := steps.batched is not None and not plain:
+    if in_batches := steps.in_batches and not plain:
         to_square = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
         train, val = (cache.squares(images, to_square, skipBroken) if are_cached
                       else Squares(images, to_square) for images in (train, val))

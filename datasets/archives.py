@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from datasets.classes import by_class
 from datasets.folders import files_below, is_image_file
 from datasets.images import has_image_name, is_hidden
 from utils.errors import InputError
@@ -44,6 +45,7 @@ def find_sketches(dataset: str, source: Path) -> list[ArchivedSketch]:
             sketches.append(ArchivedSketch(path, *match.groups(), open_))
     if not sketches:
         raise InputError(f'{source} does not hold the sketches of {dataset}')
+    by_class(sorted({sketch.label for sketch in sketches}), source)
     if len({(sketch.label, sketch.name) for sketch in sketches}) < len(sketches):
         raise InputError(f'{source} holds sketches twice; give the folder of one copy')
     return sketches

@@ -6,7 +6,7 @@ An augmentation is made for one size of the network's input and has
     draw(seed, epoch, indices)              what chance decides of each image: float32 (N, numbers)
     augment(squares, drawn)                 float32 images (N, C, inpsize, inpsize), values 0..255
 
-The distribution is that of torchvision's transforms beside it in transforms.py.
+The distribution is that of torchvision's transforms of these names, to which tests compare it.
 """
 import math
 from collections.abc import Sequence

@@ -89,7 +89,8 @@ def squares(images: Folder, transform: SquareTransform,
 
 def warn_of_ink(images: Folder, kinds: np.ndarray):
     """Warn of sketches without ink, and where more than a tenth are mostly dark."""
-    for kind, fault, most in (BLANK, 'have no ink', 0), (DARK, 'are mostly dark', len(images) / 10):
+    faults = (BLANK, 'have hardly any ink', 0), (DARK, 'are mostly dark', len(images) / 10)
+    for kind, fault, most in faults:
         paths = [images.samples[index][0] for index in np.flatnonzero(kinds == kind)]
         if len(paths) > most:
             warn(f'{images.root}: {len(paths)} of {len(images)} sketches {fault}: '

@@ -3,7 +3,7 @@
 A Mac may store é as e and an accent (NFD) where Linux and Windows store one character (NFC).
 """
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from utils.errors import InputError
@@ -12,6 +12,17 @@ from utils.errors import InputError
 def nfc(name: str) -> str:
     """The name, or path, in the Unicode form NFC, in which names are compared and recorded."""
     return unicodedata.normalize('NFC', name)
+
+
+def by_class(folders: Iterable[str], place: str | Path) -> dict[str, str]:
+    """{class: name of its folder in `place`}. Raises InputError where two are the same class."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        if (other := found.setdefault(nfc(folder), folder)) != folder:
+            raise InputError(f'{place} has the class {nfc(folder)} twice, in the folders '
+                             f'{ascii(other)} and {ascii(folder)}, which are the same letters in '
+                             'two Unicode forms: put their images into one')
+    return found
 
 
 def shown(name: str, others: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.classes import nfc, require_same, summary
+from datasets.classes import by_class, nfc, require_same, summary
 from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
 from utils.errors import InputError, naming, speaks_for_all
 from utils.files import check_file
@@ -187,14 +187,7 @@ def _class_folders(split):
     with os.scandir(split) as entries:
         names = sorted(entry.name for entry in entries if _holds(entry.is_dir))
     hidden = [name for name in names if is_hidden(name)]
-    found: dict[str, str] = {}
-    for folder in names:
-        if folder in hidden:
-            continue
-        if (other := found.setdefault(nfc(folder), folder)) != folder:
-            raise InputError(f'{split} has the class {nfc(folder)} twice, in the folders '
-                             f'{ascii(other)} and {ascii(folder)}, which are the same letters in '
-                             'two Unicode forms: put their images into one')
+    found = by_class([name for name in names if name not in hidden], split)
     if lost := [name for name in hidden if _has_images(os.path.join(split, name))]:
         warn(f'{split}: {len(lost)} folders with images are left out, since systems give such '
              f'names to folders of their own: {", ".join(lost)}' if len(lost) > 1 else

@@ -1,9 +1,12 @@
 """What counts as an image file, and reading one, whatever its format and mode."""
+import ctypes
 import errno
 import io
 import os
+import re
 import struct
-from contextlib import nullcontext
+import threading
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +28,8 @@ NOT_DATA = frozenset(map(str.casefold, [
     '$RECYCLE.BIN', 'System Volume Information', 'desktop.ini', 'ehthumbs.db', 'Thumbs.db',
     # ext4: syncthing/syncthing, lib/ignore/nukes_windows.go
     'lost+found',
+    # Synology, reserved for the system: kb.synology.com, DSM help, File Station, Connect
+    '@sharebin', '@tmp',
     # Synology: thumbnails in @eaDir/<image>/SYNOPHOTO_THUMB_*.jpg, deleted files, snapshots:
     # Sonarr/Sonarr, src/NzbDrone.Common/Disk/FileSystemLookupService.cs
     '@eaDir', '#recycle', '#snapshot',
@@ -35,8 +40,30 @@ NOT_DATA = frozenset(map(str.casefold, [
     # ACDSee, images as they were before it changed them, in English and German:
     # help.acdsystems.com/de/acdsee-ultimate-16, How_files_are_saved.htm
     '[Originals]', '[Originale]']))
+# More of them, in the case in which they are written: classes may be called recycler, as they may
+# be called Originals or Thumbs, which are names of photo tools too.
+NOT_DATA_PATTERN = re.compile(
+    'RECYCLER'                      # Windows XP, deleted files
+    r'|(FOUND|found)\.\d{3}'        # Windows, what chkdsk recovers
+    r'|.*\.lrdata'                  # Lightroom: '<catalog> Previews.lrdata' by Adobe's help
+    # Syncthing, the loser of two changes: docs.syncthing.net, Conflicting Changes
+    r'|.*\.sync-conflict-\d{8}-\d{6}-[A-Z0-9]{7}(\..*)?', re.DOTALL)
 LONGEST = 2 ** 15   # pixels of a side
+MOST_VALUES = 2 ** 29   # pixels times channels: 179 million pixels of RGB take some 2 GB in all
 PNG, TEXTS = b'\x89PNG\r\n\x1a\n', (b'iCCP', b'iTXt', b'tEXt', b'zTXt')
+
+
+LIBTIFF = threading.local()     # has_failed: whether it reported an error in this thread
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+def _note_error(*_):
+    """The TIFFErrorHandler, in place of the one that prints on stderr without the file's name."""
+    LIBTIFF.has_failed = True
+
+
+with suppress(AttributeError, OSError):     # where Pillow does not export libtiff
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(_note_error)
 
 
 class ImageError(RunError):
@@ -56,8 +83,9 @@ def has_image_name(path: str | Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not data: hidden, or one of NOT_DATA."""
-    return name.casefold() in NOT_DATA or name.startswith('.') and name not in ('.', '..')
+    """Whether a file or folder is not data: hidden, or named like those of systems and tools."""
+    return (name.startswith('.') and name not in ('.', '..') or name.casefold() in NOT_DATA
+            or NOT_DATA_PATTERN.fullmatch(name) is not None)
 
 
 def read_image(path: str | Path, channels: int, upright: bool = True, enough: int = LONGEST,
@@ -73,7 +101,7 @@ def read_image(path: str | Path, channels: int, upright: bool = True, enough: in
 def decode(file: str | Path | BinaryIO, channels: int, name: str | Path, upright: bool = True,
            enough: int = LONGEST, ink: str | None = 'dark') -> Image.Image:
     """As read_image, from a path or an open binary file; `name` is what an ImageError calls it."""
-    Image.MAX_IMAGE_PIXELS = None       # of Pillow, for crops too; the limit here is LONGEST
+    Image.MAX_IMAGE_PIXELS = None       # of Pillow, for crops too; the limits here are our own
     options = channels, upright, enough, ink
     try:
         try:
@@ -96,7 +124,15 @@ def _decode(file, channels, upright, enough, ink):
             raise ImageError(f'it is {image.width} × {image.height} pixels, and a side can have '
                              f'{LONGEST}')
         image.draft(None, (enough, enough))
+        needs_4 = image.has_transparency_data or image.mode.startswith(('I', 'F'))
+        values = 4 if needs_4 else max(len(image.getbands()), channels)
+        if image.width * image.height * values > MOST_VALUES:
+            raise ImageError(f'it is {image.width} × {image.height} pixels of {values} channels, '
+                             f'and can have {MOST_VALUES // values // 10 ** 6} million')
+        LIBTIFF.has_failed = False
         image.load()
+        if LIBTIFF.has_failed:
+            raise ImageError('it is damaged')
         return as_channels(image, channels, upright, ink)
 
 
@@ -142,9 +178,8 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True,
 
         dark    on a white ground
         light   on a black ground; all is inverted
-        auto    where parts are transparent, light where what is opaque is light; elsewhere, light
-                where most of it is dark
-        None    as auto, but nothing is inverted
+        auto    light where most of it is dark; where parts are transparent, see is_drawn_light
+        None    undecided: as it is, in mode 'LA' where parts are transparent
 
     Of an animation it is the frame that `image` shows, the first one after opening. With `upright`
     the image is turned as its EXIF orientation says, as viewers show it. Gray images of more than 8
@@ -163,30 +198,33 @@ def as_channels(image: Image.Image, channels: int, upright: bool = True,
         image = _in_8_bits(image)
     if image.mode == 'LAB':     # which Pillow converts to RGB only
         image = image.convert('RGB')
-    image = _sketch(image, ink) if channels == 1 else _on_ground(image, 'white').convert('RGB')
+    image = _sketch(image, ink) if channels == 1 else _on_white(image).convert('RGB')
     image.info = {}     # neither an orientation nor a transparent color holds for it any more
     return image
 
 
 def _sketch(image, ink):
-    """The image in mode 'L' with its ground, inverted as `ink` says; see as_channels."""
-    is_light, shows_ground = ink == 'light', False
+    """The image in mode 'L' on its ground, inverted as `ink` says; see as_channels."""
+    is_light = ink == 'light'
     if image.has_transparency_data:
-        image = image.convert('RGBA')
-        shows_ground = image.getextrema()[3][0] < 255
-    if shows_ground and ink in ('auto', None):
-        is_light = is_drawn_light(image)
-    image = _on_ground(image, 'black' if is_light else 'white').convert('L')
-    if ink == 'auto' and not shows_ground:
-        is_light = is_dark(image)
-    return ImageOps.invert(image) if is_light and ink else image
+        image = image.convert('RGBA').convert('LA')     # Pillow loses RGB's transparent color to LA
+    if image.mode != 'LA' or image.getextrema()[1][0] == 255:
+        gray = image.convert('L')
+        is_light = is_light or ink == 'auto' and is_dark(gray)
+    elif ink is None:
+        return image
+    else:
+        is_light = is_light or ink == 'auto' and is_drawn_light(image)
+        gray, alpha = image.split()
+        gray = Image.composite(gray, Image.new('L', gray.size, 0 if is_light else 255), alpha)
+    return ImageOps.invert(gray) if is_light else gray
 
 
-def _on_ground(image, color):
-    """The image with this color behind its transparent parts."""
+def _on_white(image):
+    """The image with white behind its transparent parts."""
     if image.has_transparency_data:
         image = image.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', image.size, color), image)
+        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     return image
 
 
@@ -201,7 +239,7 @@ def _turned_upright(image):
 
 def _in_8_bits(image):
     """A gray image of a wider mode, scaled as the docstring of as_channels says."""
-    values = np.asarray(image).astype(float)
+    values = np.asarray(image, np.float32)
     low, high = values.min(), values.max()
     if image.mode.startswith('I;') or image.format == 'PPM' and image.mode == 'I':
         scale = 1 / 257
@@ -209,7 +247,7 @@ def _in_8_bits(image):
         scale = 255 if high <= 1 and image.mode == 'F' else 1 if high <= 255 else 1 / 257
     else:       # NaN too
         raise ImageError(f'its values lie in {low:g}..{high:g}, and not in 0..65535')
-    gray = Image.fromarray((scale * values).round().astype(np.uint8))
+    gray = Image.fromarray((values * np.float32(scale)).round().astype(np.uint8))
     if 'transparency' in image.info:
         gray.putalpha(Image.fromarray(values != image.info['transparency']).convert('L'))
     return gray

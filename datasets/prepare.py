@@ -7,9 +7,10 @@
 Sketches are split by chance within each class, with --folds for cross-validation, or as
 --split_list says; --test_fraction makes a third folder, test/. Images are shrunk once, so that
 training does not spend its time on decoding large files. Sketches are turned upright by their EXIF
-orientation; ImageNet, as published, ignores it. The work is done in <out>.part, which is renamed to
-<out> when all images are there. To resume after an interruption, run the same command again; once
-finished, it does nothing.
+orientation and keep their transparent parts, for which --ink of training decides what is behind
+them; ImageNet, as published, ignores the orientation. The work is done in <out>.part, which is
+renamed to <out> when all images are there. To resume after an interruption, run the same command
+again; once finished, it does nothing.
 """
 from utils import interrupt     # before torch
 
@@ -165,10 +166,13 @@ def shrink(data, name, target, channels, size):
 
     Sketches (1 channel) are turned upright; photographs, as published, are not.
     """
-    image = decode(io.BytesIO(data), channels, name, upright=channels == 1, ink=None)
-    scale = size / min(image.size)
-    if scale < 1:
-        image = image.resize([round(scale * side) for side in image.size], Image.LANCZOS)
+    try:
+        image = decode(io.BytesIO(data), channels, name, upright=channels == 1, ink=None)
+        scale = size / min(image.size)
+        if scale < 1:
+            image = image.resize([round(scale * side) for side in image.size], Image.LANCZOS)
+    except MemoryError:
+        raise RunError(f'memory ran out while {name} was shrunk') from None
     encoded = io.BytesIO()
     with naming(f'cannot write {target}', RunError):
         image.save(encoded, 'PNG' if channels == 1 else 'JPEG', quality=95)

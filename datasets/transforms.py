@@ -25,12 +25,14 @@ STRIP = 1024    # rows that are padded at a time
 
 
 class Steps(NamedTuple):
-    # Transforms of a PIL image that end in a random inpsize x inpsize crop. Training runs `batched`
-    # where there is one: there, these are its reference, in tests and with plain=True only.
-    one_by_one: list
-    before_crop: list   # transforms of a PIL image to one that is at least as large
-    batched: SketchAugmentation | ThumbnailAugmentation | None  # after before_crop
+    before_crop: list   # transforms of a PIL image to one that is at least inpsize x inpsize
+    # Training: of a batch that before_crop has made, or transforms of a PIL image as it is read.
+    augment: SketchAugmentation | ThumbnailAugmentation | list
     enough: tuple[int, int] | None = None   # see read_image: for training and for validation
+
+    @property
+    def in_batches(self) -> bool:
+        return not isinstance(self.augment, list)
 
 
 def sketches(inpsize, minCrop=MIN_CROP, flip=True):
@@ -38,11 +40,7 @@ def sketches(inpsize, minCrop=MIN_CROP, flip=True):
     from torchvision.transforms import v2
     side = side_before_crop(inpsize)
     before_crop = [partial(fit_in_square, side=side), ImageOps.invert, v2.Resize(side)]
-    mirror = [v2.RandomHorizontalFlip()] if flip else []
-    rotate = v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)
-    crop = v2.RandomResizedCrop(inpsize, (minCrop, 1))
-    reference = [*before_crop, crop, *mirror, rotate]       # training runs SketchAugmentation
-    return Steps(reference, before_crop, SketchAugmentation(inpsize, side, flip, minCrop))
+    return Steps(before_crop, SketchAugmentation(inpsize, side, flip, minCrop))
 
 
 def photographs(inpsize, minCrop=MIN_CROP):
@@ -51,16 +49,14 @@ def photographs(inpsize, minCrop=MIN_CROP):
     side = side_before_crop(inpsize)
     augment = [v2.RandomResizedCrop(inpsize, (minCrop, 1)), v2.RandomHorizontalFlip()]
     enough = math.ceil(inpsize / math.sqrt(minCrop * RATIO[0])), 2 * side
-    return Steps(augment, [middle_of_long, v2.Resize(side)], None, enough)
+    return Steps([middle_of_long, v2.Resize(side)], augment, enough)
 
 
 def thumbnails(inpsize, minCrop=MIN_CROP):
     """CIFAR: 32x32, padded by 4 with black; both numbers grow with inpsize. minCrop is ignored."""
     from torchvision.transforms import v2
     padding = inpsize // 8
-    padded = [v2.Resize((inpsize, inpsize)), v2.Pad(padding)]
-    reference = [*padded, v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()]
-    return Steps(reference, padded,     # training runs ThumbnailAugmentation
+    return Steps([v2.Resize((inpsize, inpsize)), v2.Pad(padding)],
                  ThumbnailAugmentation(inpsize, inpsize + 2 * padding))
 
 
@@ -104,16 +100,23 @@ def compose(steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[flo
             train: bool = False, tenCrop: bool = False) -> Callable[[Image.Image], Tensor]:
     """The callable from a PIL image to a normalized float32 tensor (C, inpsize, inpsize).
 
-    For validation with tenCrop it is (10, C, inpsize, inpsize): four corners, center, and the
-    mirror image of each.
+    Training draws from PyTorch's random state. For validation with tenCrop the tensor is
+    (10, C, inpsize, inpsize): four corners, center, and the mirror image of each.
     """
+    if train and steps.in_batches:
+        return partial(_augmented, SquareTransform(steps, inpsize, mean, std, train))
     from torchvision.transforms import v2
     tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     if train:
-        return v2.Compose([*steps.one_by_one, *tensor])
+        return v2.Compose([*steps.augment, *tensor])
     if tenCrop:
         return v2.Compose([*steps.before_crop, *tensor, v2.TenCrop(inpsize), torch.stack])
     return v2.Compose([*steps.before_crop, v2.CenterCrop(inpsize), *tensor])
+
+
+def _augmented(transform, image):
+    drawn = transform.draw(int(torch.randint(2 ** 63 - 1, ())), 0, [0])
+    return transform(transform.square(image)[None], drawn)[0]
 
 
 def before_crop(steps: Steps) -> Callable[[Image.Image], Tensor]:
@@ -138,17 +141,14 @@ def pixels(image: Tensor, spec) -> Tensor:
 
 
 class SquareTransform:
-    """What compose does, of a batch and on any device; training is augmented by steps.batched.
-
-    Of sketches, training differs from compose's by its single sampling; the rest is equal.
-    """
+    """What compose does, of a batch and on any device; for Steps that augment in batches."""
 
     def __init__(self, steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[float],
                  train: bool = False, tenCrop: bool = False):
         self.square = before_crop(steps)
-        self.shape = len(mean), steps.batched.side, steps.batched.side      # of a square
+        self.shape = len(mean), steps.augment.side, steps.augment.side      # of a square
         self.inpsize, self.mean, self.std, self.tenCrop = inpsize, mean, std, tenCrop
-        self.augmentation = steps.batched if train else None
+        self.augmentation = steps.augment if train else None
 
     def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> Tensor:
         """What chance decides of the images of these indices: (len(indices), numbers)."""

@@ -146,8 +146,11 @@ def test_extreme_proportions(name, size):
 
 def test_only_sketchy_is_not_mirrored():
     def mirrors(name):
-        steps = datasets.transform(name, 32, train=True, plain=True).transforms
-        return any(type(step).__name__ == 'RandomHorizontalFlip' for step in steps)
+        spec = datasets.DATASETS[name]
+        augment = spec.steps(32).augment
+        if name == 'imagenet12':
+            return any(isinstance(step, v2.RandomHorizontalFlip) for step in augment)
+        return augment.draw(0, 0, range(50))[:, 4 if spec.is_sketch else 2].any()
     assert [name for name in datasets.names() if not mirrors(name)] == ['sketchyrecognition']
 
 
@@ -207,9 +210,18 @@ def strokes(side):
     return image.reduce(4)
 
 
-def plain_with(steps, image, drawn):
-    """torchvision's transforms of `steps`, one after the other, with these parameters instead of chance."""
-    *before_crop, crop = steps.one_by_one[:len(steps.before_crop) + 1]
+def plain_steps(name, inpsize):
+    """torchvision's transforms that the augmentation in batches of a dataset stands for: those before the crop, and the others."""
+    before_crop = datasets.DATASETS[name].steps(inpsize).before_crop
+    if name == 'cifar10':
+        return before_crop, [v2.RandomCrop(inpsize), v2.RandomHorizontalFlip()]
+    mirror = [v2.RandomHorizontalFlip()] if name == 'tuberlin' else []
+    return before_crop, [v2.RandomResizedCrop(inpsize), *mirror, v2.RandomRotation(10, v2.InterpolationMode.BILINEAR)]
+
+
+def plain_with(name, inpsize, image, drawn):
+    """plain_steps, one after the other, with these parameters instead of chance."""
+    before_crop, (crop, *_) = plain_steps(name, inpsize)
     for step in before_crop:
         image = step(image)
     if isinstance(crop, v2.RandomCrop):
@@ -235,7 +247,7 @@ def both(name, inpsize, image, indices=range(20)):
     drawn = batched.draw(0, 0, indices)
     squares = torch.stack([batched.square(image)] * len(indices))
     mean, std = (torch.tensor(value)[:, None, None] for value in (spec.mean, spec.std))
-    plain = torch.stack([plain_with(steps, image, numbers(row)) for row in drawn])
+    plain = torch.stack([plain_with(name, inpsize, image, numbers(row)) for row in drawn])
     return plain, batched(squares, drawn) * std + mean
 
 
@@ -243,17 +255,17 @@ def both(name, inpsize, image, indices=range(20)):
 def test_plain_with_parameters_is_the_plain_pipeline(name):
     spec, image = datasets.DATASETS[name], noise(150, 100)
     image = image.convert('L') if spec.is_sketch else image
-    steps = spec.steps(65)
-    crop = steps.one_by_one[len(steps.before_crop)]
+    before_crop, (crop, *others) = plain_steps(name, 65)
+    pipeline = v2.Compose([*before_crop, crop, *others, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(spec.mean, spec.std)])
     for seed in range(4):
         torch.manual_seed(seed)
-        plain = datasets.transform(name, 65, train=True, plain=True)(image)
+        plain = pipeline(image)
         torch.manual_seed(seed)
         box = crop.make_params([Image.new('L', (81, 81) if name == 'cifar10' else (72, 72))])
         drawn = [box[key] for key in ('left', 'top', 'width', 'height')[:4 if spec.is_sketch else 2]]
-        drawn += [any(torch.rand(1) < .5 for step in steps.one_by_one if isinstance(step, v2.RandomHorizontalFlip))]
-        drawn += [math.radians(steps.one_by_one[-1].make_params([])['angle'])] if spec.is_sketch else []
-        expected = v2.Normalize(spec.mean, spec.std)(plain_with(steps, image, drawn))
+        drawn += [any(torch.rand(1) < .5 for step in others if isinstance(step, v2.RandomHorizontalFlip))]
+        drawn += [math.radians(others[-1].make_params([])['angle'])] if spec.is_sketch else []
+        expected = v2.Normalize(spec.mean, spec.std)(plain_with(name, 65, image, drawn))
         torch.testing.assert_close(plain, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -303,6 +315,16 @@ def test_one_pass_leaves_paper_exactly_paper():
             torch.manual_seed(seed)
             tensor = datasets.transform(name, 65, train=True)(Image.new('L', size, 255))
             assert torch.equal(tensor, (torch.zeros(1, 65, 65) - spec.mean[0]) / spec.std[0])
+
+
+@pytest.mark.parametrize('name, kind', [('tuberlin', transforms.SketchAugmentation), ('cifar10', transforms.ThumbnailAugmentation)])
+def test_there_is_one_augmentation(sketches, monkeypatch, name, kind):
+    """Who edits it changes training, one by one and in batches alike."""
+    monkeypatch.setattr(kind, 'augment', lambda self, squares, drawn: squares.new_full((len(squares), squares.shape[1], 32, 32), 9, dtype=torch.float32))
+    for plain in True, False:
+        train = datasets.load(name, sketches, 32, plain=plain).train
+        mean, std = (torch.tensor(value)[:, None, None] for value in datasets.normalization(name))
+        torch.testing.assert_close(train[0][0] * std + mean, torch.full_like(train[0][0], 9 / 255))
 
 
 # Chance
@@ -580,6 +602,22 @@ def test_a_damaged_image_is_named(tmp_path, suffix, how):
     assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('compression, at', [('group4', 0.4), ('tiff_lzw', 0.4), ('tiff_deflate', 0.9)])
+def test_what_libtiff_finds_damaged_is_named_once(tmp_path, capfd, compression, at):
+    """libtiff decodes a broken fax to the end, and says so on stderr only."""
+    path = tmp_path / 'x.tif'
+    noise().convert('1' if compression == 'group4' else 'L').save(path, compression=compression)
+    assert datasets.read_image(path, 1).size == (40, 40)
+    with Image.open(path) as image:
+        start, length = image.tag_v2[273][0], image.tag_v2[279][0]
+    data = bytearray(path.read_bytes())
+    data[start + int(at * length):start + int(at * length) + 8] = 8 * b'\xff'
+    path.write_bytes(data)
+    with pytest.raises(datasets.ImageError, match=f'^cannot read the image {path}: '):
+        datasets.read_image(path, 1)
+    assert capfd.readouterr() == ('', '')
+
+
 def test_a_scrambled_or_missing_image_is_named(tmp_path):
     path = tmp_path / 'image.png'
     noise().save(path)
@@ -665,6 +703,20 @@ def test_a_side_that_is_too_long_is_named_without_a_warning(tmp_path, recwarn):
     assert not recwarn
 
 
+@pytest.mark.parametrize('mode, size, channels, values, most', [
+    ('1', (LONGEST, LONGEST), 1, 1, 536), ('1', (14000, 14000), 3, 3, 178), ('RGB', (14000, 14000), 1, 3, 178),
+    ('RGBA', (20000, 20000), 1, 4, 134), ('I;16', (20000, 20000), 1, 4, 134)])
+def test_an_image_of_too_many_pixels_is_named_and_not_decoded(tmp_path, mode, size, channels, values, most):
+    Image.new(mode, (1, 1)).save(tmp_path / 'x.png')
+    data = (tmp_path / 'x.png').read_bytes()
+    header = b'IHDR' + struct.pack('>II', *size) + data[24:29]
+    (tmp_path / 'x.png').write_bytes(data[:12] + header + struct.pack('>I', zlib.crc32(header)) + data[33:])
+    with pytest.raises(datasets.ImageError) as error:
+        datasets.read_image(tmp_path / 'x.png', channels)
+    assert str(error.value) == (f'cannot read the image {tmp_path}/x.png: it is {size[0]} × {size[1]} pixels of {values} channels, '
+                                f'and can have {most} million')
+
+
 @pytest.mark.parametrize('name, size', [
     ('imagenet12', (2, 32000)), ('imagenet12', (LONGEST, 1)), ('tuberlin', (3, 12000)), ('tuberlin', (12000, 2))])
 def test_a_thin_image_takes_little_memory(name, size, monkeypatch):
@@ -739,7 +791,8 @@ def test_what_is_hidden_is_no_data_and_needs_no_mention(tmp_path, recwarn):
         noise().save(tmp_path / 'train' / 'ant' / folder / '0.png')
         (tmp_path / 'val' / folder.split('/')[0]).mkdir(exist_ok=True)
     (tmp_path / 'val' / 'sub').rmdir()
-    for file in '.DS_Store', 'Thumbs.db', 'thumbs.db', 'Desktop.ini', 'Icon\r', '._0.png':
+    for file in '.DS_Store', 'Thumbs.db', 'thumbs.db', 'Desktop.ini', 'Icon\r', '._0.png', \
+            '0.sync-conflict-20260818-173636-D4LGQYW.png', '0.sync-conflict-20260818-173636-D4LGQYW':
         (tmp_path / 'train' / 'ant' / file).touch()
     data = datasets.load('imagenet12', tmp_path, 32)
     assert data.classes == ['ant'] and len(data.train) == 3
@@ -749,11 +802,11 @@ def test_what_is_hidden_is_no_data_and_needs_no_mention(tmp_path, recwarn):
 
 OF_SYSTEMS = ['.ipynb_checkpoints', '__MACOSX', 'sub/.hidden', '@eaDir/0.png', '.@__thumb', '@Recycle', '@Recently-Snapshot', '#recycle', '#snapshot',
               '$RECYCLE.BIN', '$Recycle.Bin', 'System Volume Information', 'lost+found', '~snapshot', 'Network Trash Folder', 'Temporary Items',
-              '.picasaoriginals', '[Originals]']
+              '.picasaoriginals', '[Originals]', 'RECYCLER', 'FOUND.000', 'found.012', '@sharebin', '@tmp', 'Catalog Previews.lrdata']
 
 
 def test_names_that_only_resemble_those_of_systems_are_classes(tmp_path, recwarn):
-    names = ['#1', '$', '@', '@home', '[x]', 'lost', 'originals', 'recycle', 'recycler', 'snapshot', 'thumbs', '~']
+    names = ['#1', '$', '@', '@home', '[x]', 'found', 'found.0', 'lost', 'lrdata', 'originals', 'recycle', 'recycler', 'snapshot', 'sync-conflict', 'thumbs', '~']
     write_folders(tmp_path, classes=names, each=1)
     assert datasets.load('imagenet12', tmp_path, 32).classes == names and not recwarn
 

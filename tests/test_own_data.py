@@ -169,7 +169,7 @@ def test_broken_images_are_not_measured(tmp_path):
 def test_transforms_are_those_of_the_kind(channels, like):
     image = noise(0, mode='L' if channels == 1 else 'RGB')
     spec = datasets.spec('folder:x', channels, *datasets.normalization(like))
-    for options in {}, {'tenCrop': True}, {'train': True, 'plain': True}:
+    for options in {}, {'tenCrop': True}, {'train': True}:
         torch.manual_seed(0)
         expected = datasets.transform(like, 48, **options)(image)
         torch.manual_seed(0)

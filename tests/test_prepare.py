@@ -323,6 +323,23 @@ def test_a_corrupt_image_is_named(tmp_path, run, data):
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize('write', [write_zip, write_folder])
+def test_one_class_in_two_unicode_forms_is_refused(tmp_path, run, write):
+    source = write(tmp_path / 'png', {f'{label}/{number}.png': picture(number) for label in ('caf\xe9', 'cafe\u0301') for number in range(3)})
+    check(run('tuberlin', source=source), f"--source: {source} has the class caf\xe9 twice, in the folders 'cafe\\u0301' and 'caf\\xe9', which are the "
+                                          'same letters in two Unicode forms: put their images into one')
+    assert not (tmp_path / 'out.part').exists()
+
+
+def test_no_memory_for_an_image(tuberlin, run, monkeypatch):
+    def no_memory(*_, **__):
+        raise MemoryError
+    monkeypatch.setattr(prepare, 'decode', no_memory)
+    result = run('tuberlin', source=tuberlin)
+    check(result, f'error: memory ran out while {tuberlin}/png/', code=1)
+    assert '--batch-size' not in result[2]
+
+
 def test_a_corrupt_member_of_a_zip_is_named(tuberlin, run):
     data = bytearray(tuberlin.read_bytes())
     data[data.index(TUBERLIN['png/bee/85.png']) + 100] ^= 255

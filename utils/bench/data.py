@@ -1,5 +1,6 @@
 """The benchmark `data`: --images training sketches, in batches against one by one."""
 import argparse
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -7,6 +8,7 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets.resident import DeviceLoader
+from datasets.transforms import Transformed, sketches
 from utils.devices import choose, moved
 from utils.errors import naming
 
@@ -18,8 +20,9 @@ BATCH = 32
 def bench(options: argparse.Namespace) -> list[dict]:
     """torchvision's transforms in one process against --dataOn=device, and against two workers."""
     with naming('--data_dir'):
-        plain, ours = (datasets.load('tuberlin', options.data_dir, options.inpsize,
-                                     plain=plain).train for plain in (True, False))
+        images, ours = (datasets.load('tuberlin', options.data_dir, options.inpsize,
+                                      plain=plain).train for plain in (True, False))
+    plain = Transformed(images.images, of_torchvision(options.inpsize), seed=0)
     generator = torch.Generator().manual_seed(0)
     indices = torch.randperm(len(plain), generator=generator)[:options.images].tolist()
     device = choose(options.device)
@@ -35,6 +38,15 @@ def bench(options: argparse.Namespace) -> list[dict]:
         rows.append(row)
     print(f'peak memory of this process, the mapped file included: {peak_megabytes():.0f} MB')
     return rows
+
+
+def of_torchvision(inpsize: int) -> Callable:
+    """The training transforms of TU-Berlin, one after the other."""
+    from torchvision.transforms import v2
+    return v2.Compose([
+        *sketches(inpsize).before_crop, v2.RandomResizedCrop(inpsize), v2.RandomHorizontalFlip(),
+        v2.RandomRotation(10, v2.InterpolationMode.BILINEAR), v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True), v2.Normalize(*datasets.normalization('tuberlin'))])
 
 
 def read(loader, device: torch.device):
