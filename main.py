@@ -14,7 +14,7 @@ epochs, utils/binarize.py is the binarization.
 import sys
 from collections.abc import Sequence
 
-from utils import interrupt     # before torch
+from utils.system import interrupt  # before torch
 
 if __name__ == '__main__':
     interrupt.end_silently()
@@ -23,15 +23,12 @@ import torch
 from torch.nn.utils import parametrize
 
 import datasets
-from utils import console
-from utils.activations import binarization_losses, loss_table
-from utils.errors import reported
-from utils.evaluate import evaluate
 from utils.experiment import Experiment, from_command
-from utils.export import export
+from utils.record.progress import Progress
+from utils.system import console
+from utils.system.errors import reported
 from utils.training import epoch, parallel
 from utils.training.predictions import likeliest
-from utils.training.progress import Progress
 
 PROGRAM = 'main.py'
 
@@ -42,18 +39,24 @@ def main(arguments: Sequence[str] | None = None):
         experiment = from_command(arguments)
         flags = experiment.flags
         if flags.export:
+            from utils.export import export
             if parallel.rank() == 0:
                 export(experiment)
         elif flags.classify:
             classify(experiment)
         else:
-            network = evaluate(experiment) if flags.evaluate else experiment.train()
+            if flags.evaluate:
+                from utils.evaluate import evaluate
+                network = evaluate(experiment)
+            else:
+                network = experiment.train()
             if flags.calculateBinarizationLosses:
                 print_binarization_losses(experiment, network)
         parallel.stop()
 
 
 def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):
+    from utils.activations import binarization_losses, loss_table
     _, loader = experiment.make_loaders()
     progress = Progress('binarization losses', len(loader))
     parallel.say(loss_table(binarization_losses(network, loader, experiment.device, progress)))

@@ -32,7 +32,7 @@ from datasets.ink import INK, paper_fault
 from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
 from datasets.transforms import center, pixels
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 __all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
            'ImageError', 'as_channels', 'center', 'crops_a_share', 'data_name', 'fingerprint',

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 from datasets.classes import by_class
 from datasets.folders import files_below, is_image_file
 from datasets.images import has_image_name, is_hidden
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 SKETCH_PATH = {  # where an archive keeps its sketches: class, name (and not '..')
     'tuberlin': re.compile(r'(?:.*/)?([^/.][^/]*)/([^/.][^/]*)', re.DOTALL),

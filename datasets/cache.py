@@ -22,8 +22,8 @@ from datasets.ink import HINTS, is_blank, is_dark
 from datasets.made_once import made_once, make_room, open_in_use
 from datasets.squares import Squares, in_threads
 from datasets.transforms import SquareTransform
-from utils.errors import explained
-from utils.files import cache_folder
+from utils.system.errors import explained
+from utils.system.files import cache_folder
 
 BROKEN, WHOLE, BLANK, DARK = range(4)   # an image: see ink.py about the last two
 

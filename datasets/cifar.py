@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100: the official python batches, or folders of images."""
 from datasets import folders
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 
 def find(data_dir, channels, name, official, split='val'):
@@ -10,7 +10,7 @@ def find(data_dir, channels, name, official, split='val'):
     InputError where it is none of them, a batch is not the official file, or the split does not
     exist.
     """
-    import torchvision      # here, since it takes as long as PyTorch
+    import torchvision  # here, since it takes as long as PyTorch
     official = getattr(torchvision.datasets, official)
     names = (official.base_folder, name, f'{name}/{official.base_folder}')
     for folder in folders.candidates(data_dir, names):

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 
 def nfc(name: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from datasets.classes import by_class, nfc, require_same, summary
 from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
-from utils.errors import InputError, naming, speaks_for_all
-from utils.files import check_file
+from utils.system.errors import InputError, naming, speaks_for_all
+from utils.system.files import check_file
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from datasets.archives import ArchivedImage
 from datasets.folders import files_below, is_image_file
 from datasets.images import is_hidden, reason
-from utils.errors import InputError, RunError, naming
-from utils.files import check_file
+from utils.system.errors import InputError, RunError, naming
+from utils.system.files import check_file
 
 TRAIN_TAR, VAL_TAR = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
 IMAGES_IN_TARS = 1_281_167 + 50_000

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from datasets.ink import is_dark, is_drawn_light
-from utils.errors import RunError
+from utils.system.errors import RunError
 
 # Not PIL.Image.registered_extensions(), which also has videos, documents and scientific arrays.
 SUFFIXES = tuple('.apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx '

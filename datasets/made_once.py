@@ -5,8 +5,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from utils import locks
-from utils.files import write_atomically
+from utils.system import locks
+from utils.system.files import write_atomically
 
 Content = TypeVar('Content')
 LIMIT = 20 * 10 ** 9    # bytes in the folder, where no more are in use

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datasets.squares import in_threads
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 OWN = 'folder'
 MAX_NAME = 50       # characters, which leaves room in the name of a run's folder

@@ -12,7 +12,7 @@ them; ImageNet, as published, ignores the orientation. The work is done in <out>
 renamed to <out> when all images are there. To resume after an interruption, run the same command
 again; once finished, it does nothing.
 """
-from utils import interrupt     # before torch
+from utils.system import interrupt  # before torch
 
 if __name__ == '__main__':
     interrupt.end_silently()
@@ -35,10 +35,10 @@ from tqdm import tqdm
 from datasets import archives, imagenet
 from datasets.images import ImageError, decode, reason
 from datasets.splits import NAMES, VAL_FRACTION, Split, split_sketches, targets_digest
-from utils import console
-from utils.errors import InputError, RunError, explained, naming, reported
-from utils.files import check_file, write_atomically
 from utils.flags.parser import Parser, at_least, check_not_empty
+from utils.system import console
+from utils.system.errors import InputError, RunError, explained, naming, reported
+from utils.system.files import check_file, write_atomically
 
 PROGRAM = 'datasets.prepare'
 MARKER = 'prepared.json'

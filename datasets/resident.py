@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from datasets.transforms import Transformed, TransformedSquares
-from utils import devices
-from utils.errors import InputError
+from utils.system import devices
+from utils.system.errors import InputError
 
 
 class DeviceLoader:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from datasets.archives import ArchivedImage, ArchivedSketch
 from datasets.classes import nfc
-from utils.errors import InputError, naming
-from utils.files import check_file
+from utils.system.errors import InputError, naming
+from utils.system.files import check_file
 
 NAMES = 'train', 'val', 'test'
 VAL_FRACTION = 0.2

@@ -35,10 +35,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 from .blocks import initialize, layer_set
-
 
 MAX_INPSIZE = 2 ** 12   # pixels: side of the largest image that a network is built for
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from utils import devices
-from utils.errors import InputError
+from utils.system import devices
+from utils.system.errors import InputError
 
 
 class SignFunction(torch.autograd.Function):

@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import utils  # noqa: E402, F401  (before torch)
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+
+import utils  # noqa: E402, F401  (before torch)
 
 if 'PYTEST_XDIST_WORKER' not in os.environ and not multiprocessing.parent_process():   # else there is one for all
     CACHE = tempfile.TemporaryDirectory()

@@ -5,23 +5,25 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 # From the lowest up; the modules of one layer do not know each other.
 LAYERS = [
-    ['utils', 'utils.console', 'utils.interrupt', 'utils.memory_format', 'utils.pages',
-     'utils.flags'],
-    ['utils.errors'],
-    ['utils.locks', 'utils.devices', 'utils.provenance'],
-    ['utils.files', 'utils.processes'],
+    ['utils', 'utils.system', 'utils.record', 'utils.flags', 'utils.pages'],    # docstrings
+    ['utils.system.console', 'utils.system.interrupt', 'utils.training.memory_format'],
+    ['utils.system.errors'],
+    ['utils.system.locks', 'utils.system.devices', 'utils.record.provenance'],
+    ['utils.system.files', 'utils.system.processes'],
     ['models', 'datasets', 'utils.native'],
-    ['utils.binarize', 'utils.hooks', 'utils.flags.parser'],
-    ['utils.describe', 'utils.layer_errors', 'utils.style', 'utils.packed'],
+    ['utils.binarize', 'utils.flags.parser', 'utils.record.logs', 'utils.record.events'],
+    ['utils.describe', 'utils.style', 'utils.packed', 'utils.training.parallel'],
+    ['utils.record.progress'],
     ['utils.training'],
-    ['utils.activations', 'utils.state_dicts', 'opts'],
-    ['utils.source', 'utils.flags.config', 'utils.flags.checks', 'utils.pretrained'],
-    ['utils.flags.resolve', 'utils.data'],
+    ['utils.activations', 'utils.state_dicts', 'opts', 'utils.record.folder',
+     'utils.record.layers', 'utils.record.pictures'],
+    ['utils.source', 'utils.flags.config', 'utils.flags.checks', 'utils.pretrained',
+     'utils.record.board'],
+    ['utils.flags.resolve', 'utils.record.run'],
     ['utils.experiment'],
     ['utils.evaluate', 'utils.export'],
     ['main', 'utils.compare', 'utils.report', 'utils.draw', 'utils.bench', 'datasets.prepare'],

@@ -6,14 +6,14 @@ import tempfile
 
 import numpy as np
 import pytest
-import torch
-
 import test_native
 import test_packed_ops
+import torch
 from conftest import ROOT
-from utils.files import cache_folder
+
 from utils.native import compiler, cpu
 from utils.packed import ops
+from utils.system.files import cache_folder
 
 CROSS, EMULATOR = 'aarch64-linux-gnu-g++', 'qemu-aarch64-static'
 pytestmark = pytest.mark.skipif(None in (shutil.which(CROSS), shutil.which(EMULATOR)),

@@ -11,8 +11,8 @@ import torch
 from utils.bench import __main__ as bench
 from utils.bench import epoch, timeline
 from utils.experiment import from_command
+from utils.record.logs import read_log
 from utils.training.checkpoint import read_checkpoint
-from utils.training.logs import read_log
 
 FLAGS = {
     'step': {'--against', '--rounds'},

@@ -16,13 +16,23 @@ from tensorboardX.proto import event_pb2
 
 import datasets
 import main
-from utils import interrupt
-from utils.errors import InputError, reported
-from utils.training import loaders, parallel, record
-from utils.training.board import Board
-from utils.training.events import Events
-from utils.training.folder import make_room
-from utils.training.pictures import GAP, TEXT, TILE, Pictures, filters, surest_mistakes, to_pil, with_text
+from utils.record import run as record
+from utils.record.board import Board
+from utils.record.events import Events
+from utils.record.folder import make_room
+from utils.record.pictures import (
+    GAP,
+    TEXT,
+    TILE,
+    Pictures,
+    filters,
+    surest_mistakes,
+    to_pil,
+    with_text,
+)
+from utils.system import interrupt
+from utils.system.errors import InputError, reported
+from utils.training import loaders, parallel
 from utils.training.predictions import Predictions
 
 TINY = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=sketchanetwbin', '--inpsize=81', '--binaryWeight', '--dataOn=device']

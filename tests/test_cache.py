@@ -1,7 +1,7 @@
 """The cache of decoded sketches: made once, shared, made anew when stale, or done without."""
 
-import fcntl
 import errno
+import fcntl
 import os
 import pickle
 import pwd
@@ -21,8 +21,8 @@ import datasets
 from datasets import cache, folders, made_once, prepare
 from datasets.squares import Squares
 from datasets.transforms import side_before_crop
-from utils import files
-from utils.errors import InputError, RunError
+from utils.system import files
+from utils.system.errors import InputError, RunError
 
 
 def drawing(width, height, seed):

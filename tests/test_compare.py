@@ -17,12 +17,13 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utils import binarize, experiment, files, processes
+from utils import binarize, experiment
 from utils.compare import __main__ as compare
 from utils.compare import cells, output, rates, statistics
 from utils.compare.cells import train_cell
-from utils.processes import call_in_new_process
-from utils.provenance import provenance
+from utils.record.provenance import provenance
+from utils.system import files, processes
+from utils.system.processes import call_in_new_process
 from utils.training import epoch
 from utils.training.checkpoint import read_checkpoint
 

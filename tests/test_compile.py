@@ -3,12 +3,12 @@ import warnings
 
 import pytest
 import torch
+from test_methods import Learned
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from models.blocks import Sign, SignConv2d
-from test_methods import Learned
 from utils import binarize
 from utils.native import cpu  # noqa: F401
 

@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 import datasets
 from datasets import images, transforms
 from datasets.images import LONGEST
-from utils.errors import InputError, naming
+from utils.system.errors import InputError, naming
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 SKETCHES = ['tuberlin', 'sketchyrecognition', 'doodles']

@@ -20,7 +20,15 @@ from datasets.doodles.pen import Hand, line
 from utils import experiment
 from utils.draw import __main__ as draw
 from utils.draw import server as serving
-from utils.draw.drawing import FRAMES, MAX_BYTES, MAX_POINTS, BadDrawing, frame_of, sketch, strokes_of
+from utils.draw.drawing import (
+    FRAMES,
+    MAX_BYTES,
+    MAX_POINTS,
+    BadDrawing,
+    frame_of,
+    sketch,
+    strokes_of,
+)
 from utils.draw.recognizer import Recognizer
 from utils.draw.server import Server
 
@@ -199,6 +207,7 @@ def test_the_picture_is_what_the_network_saw(served, recognizer):
 
 def test_weights_are_binarized_once(runs, monkeypatch):
     from torch.nn.utils import parametrize
+
     from utils import binarize
     recognizer, calls = Recognizer(draw.sketch_source(f'{runs}/wbin.pth.tar')), []
     parametrization, = {type(conv.parametrizations.weight[0]) for _, conv in binarize.binarized(recognizer.network)}

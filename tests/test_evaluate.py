@@ -8,8 +8,8 @@ import datasets
 import main
 from utils import evaluate, experiment
 from utils.evaluate import class_table, pair_table
-from utils.training.predictions import confusion, interleaved
 from utils.training.checkpoint import read_checkpoint
+from utils.training.predictions import confusion, interleaved
 
 
 @pytest.fixture(scope='module')

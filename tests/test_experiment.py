@@ -8,16 +8,16 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torch import nn
 
 import datasets
 import main
 import models
-from conftest import ROOT
 from utils import binarize, experiment
-from utils.errors import InputError
-from utils.provenance import git_commit
+from utils.record.provenance import git_commit
+from utils.system.errors import InputError
 
 SMALL = ['--workers=0', '--batch-size=12', '--inpsize=81', '--epochs=1', '--dataset=tuberlin', '--binaryWeight']
 

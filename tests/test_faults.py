@@ -14,18 +14,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT, run_script
 from PIL import Image
+from test_architecture import tracked
+from test_main import SMALL, rows
 from torch.utils.data import get_worker_info
 
 import main
-from conftest import ROOT, run_script
 from datasets import prepare, transforms
-from test_architecture import tracked
-from test_main import SMALL, rows
-from utils import experiment, files
-from utils.errors import InputError
+from utils import experiment
+from utils.record import board, folder
+from utils.record import run as record
 from utils.source import checkpoint_source
-from utils.training import board, epoch, folder, record
+from utils.system import files
+from utils.system.errors import InputError
+from utils.training import epoch
 from utils.training.checkpoint import read_checkpoint
 
 
@@ -522,7 +525,7 @@ def test_no_name_of_a_file_or_a_class_reaches_the_terminal_as_a_command(sketch_f
 
 def test_everything_is_printed_by_the_console():
     """So that no print is forgotten; utils.bench prints its own measurements."""
-    elsewhere = [f'{name}:{node.lineno}' for name in tracked() if name != 'utils/console.py' and not name.startswith('utils/bench/')
+    elsewhere = [f'{name}:{node.lineno}' for name in tracked() if name != 'utils/system/console.py' and not name.startswith('utils/bench/')
                  for node in ast.walk(ast.parse((ROOT / name).read_text(encoding='utf-8')))
                  if isinstance(node, ast.Call) and ast.unparse(node.func) in ('print', 'sys.stdout.write', 'sys.stderr.write')
                  and 'file' not in {keyword.arg for keyword in node.keywords}]

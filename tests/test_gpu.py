@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch._subclasses import FakeTensorMode
-
 from conftest import ROOT
 from test_binarize import KINDS, best_objective, filters, objective
 from test_native import adversarial_rows
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
 from utils import binarize, native
 from utils.native import gpu
 

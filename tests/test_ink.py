@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import flags_of
 from PIL import Image, ImageDraw, ImageOps
 
 import datasets
 import main
-from datasets.doodles import Doodles
 from datasets import cache, prepare
-from conftest import flags_of
+from datasets.doodles import Doodles
 from utils import experiment
 from utils.flags import resolve
 from utils.report.__main__ import choose_sketch

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import ROOT
 from PIL import ExifTags, Image
 
 import main
-from conftest import ROOT
 from utils import experiment
 from utils.training.checkpoint import read_checkpoint
 

@@ -386,7 +386,7 @@ def test_a_run_from_training_to_the_packed_file(sketch_folder, tmp_path, capsys,
 
 
 def test_the_report_measures_the_layers_own_values():
-    from utils.layer_errors import measure_layers
+    from utils.report.layer_errors import measure_layers
     conv = layer(torch.float32)
     with torch.no_grad():
         binarize.binarization(conv).method.scale.fill_(5)

@@ -2,12 +2,12 @@
 import numpy as np
 import pytest
 import torch
+from test_binarize import KINDS, best_objective, filters, objective
 from torch import nn
 from torch.nn.utils import parametrize
 
 import datasets
 import models
-from test_binarize import KINDS, best_objective, filters, objective
 from utils import binarize
 from utils.native import WRITTEN_FOR, digest
 from utils.native import cpu as native

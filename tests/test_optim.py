@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import flags_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,17 +15,17 @@ import main
 import models
 import opts
 from models.blocks import Units, network
-from conftest import flags_of
-from utils import binarize, processes
-from utils.flags import resolve
+from utils import binarize
 from utils.compare import __main__ as compare
 from utils.compare import cells
-from utils.errors import InputError
+from utils.flags import resolve
+from utils.record.progress import Progress
 from utils.report.network import training
+from utils.system import processes
+from utils.system.errors import InputError
 from utils.training import epoch as one_epoch
 from utils.training import optim
 from utils.training.checkpoint import read_checkpoint
-from utils.training.progress import Progress
 
 CPU = torch.device('cpu')
 

@@ -1,10 +1,10 @@
 """What flags refuse, in which words (opts.py)."""
 import pytest
+from conftest import flags_of
 
 import models
 import opts
-from conftest import flags_of
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 NUMBERS = ['nClasses', 'workers', 'inpsize', 'binStart', 'binEnd', 'epochs', 'batch-size', 'testbatchsize', 'momentum', 'weightDecay',
            'maxlr', 'minlr', 'decayinterval', 'decaylevel', 'warmup', 'clipGrad', 'accumulate', 'labelSmoothing', 'manualSeed', 'minCrop', 'printfreq']

@@ -15,13 +15,14 @@ import datasets
 import main
 import opts
 from datasets import own
-from utils.flags import parser
-from utils import experiment, packed, processes
+from utils import experiment, packed
 from utils.compare import __main__ as compare
 from utils.compare import output
-from utils.errors import InputError
+from utils.flags import parser
 from utils.report.network import facts
 from utils.source import checkpoint_source
+from utils.system import processes
+from utils.system.errors import InputError
 from utils.training.checkpoint import read_checkpoint
 
 FLAGS = ['--dataset=folder', '--channels=1', '--workers=0', '--batch-size=6', '--model_def=sketchanetwbin',

@@ -14,8 +14,8 @@ from torch import nn
 
 import models
 from utils import binarize
-from utils.errors import InputError
 from utils.packed import encoding, export, format, ops
+from utils.system.errors import InputError
 
 DESCRIPTION = dict(model_def='tiny', signLayers='2', classes=['ja', 'nein', 'où'], inpsize=8, mean=[0.5, 0.25],
                    std=[0.5, 2], dataset='doodles', tenCrop=True)
@@ -253,7 +253,7 @@ def test_an_existing_file_is_kept(tmp_path, monkeypatch):
     arguments = path, format.Description(**DESCRIPTION), tiny()[1]
     with pytest.raises(InputError, match='exists already: .* overwrite it'):
         format.write(*arguments)
-    monkeypatch.setattr('utils.files.os.replace', lambda *_: (_ for _ in ()).throw(OSError('no space left')))
+    monkeypatch.setattr('utils.system.files.os.replace', lambda *_: (_ for _ in ()).throw(OSError('no space left')))
     with pytest.raises(InputError, match='no space'):
         format.write(*arguments, overwrite=True)
     assert path.read_bytes() == b'precious' and list(tmp_path.iterdir()) == [path]

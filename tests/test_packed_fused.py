@@ -1,13 +1,13 @@
 """What packed networks compute in one step equals the layers one after another, to the last bit (utils/packed)."""
 import pytest
 import torch
-from torch import nn
-
 from test_packed_network import batchnorm, repack, simulated, units
 from test_packed_ops import bits_of, case, implementations
-from utils.memory_format import channels_last
+from torch import nn
+
 from utils.packed import modules, ops
 from utils.packed.threshold import sign_threshold
+from utils.training.memory_format import channels_last
 
 
 @pytest.fixture(autouse=True)

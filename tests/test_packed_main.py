@@ -1,8 +1,8 @@
 """Export and use of a packed model as its user runs it."""
 import pytest
+from conftest import ROOT
 
 import main
-from conftest import ROOT
 from utils.training.checkpoint import read_checkpoint
 
 ANY = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--binaryWeight', '--epochs=1']

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from conftest import run_script
 from utils.packed import ops
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,15 +8,16 @@ import time
 
 import pytest
 import torch
+from conftest import ROOT
+from test_main import SMALL, rows
 from torch import nn
 from torch.nn import functional as F
 
 import main
 import models
-from conftest import ROOT
-from test_main import SMALL, rows
-from utils import binarize, interrupt
-from utils.errors import reported
+from utils import binarize
+from utils.system import interrupt
+from utils.system.errors import reported
 from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint
 

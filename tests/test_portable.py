@@ -15,22 +15,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import without_posix
+from conftest import ROOT, flags_of
 from PIL import Image
+from test_architecture import tracked
 from torch import nn
 
 import datasets
 import opts
-import without_posix
-from conftest import ROOT
 from datasets import made_once, resident
-from test_architecture import tracked
-from conftest import flags_of
-from utils import console, devices, experiment, files, locks, provenance
-from utils.flags import checks, config, parser
+from utils import experiment
 from utils.bench import timing
-from utils.errors import InputError, explained
 from utils.describe import arithmetic
-from utils.processes import out_of_reach
+from utils.flags import checks, config, parser
+from utils.record import provenance
+from utils.system import console, devices, files, locks
+from utils.system.errors import InputError, explained
+from utils.system.processes import out_of_reach
 from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint, restore_random_state
 from utils.training.epoch import Meter

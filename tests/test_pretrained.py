@@ -12,9 +12,9 @@ import main
 import models
 from models.blocks import Units, network
 from utils import binarize
-from utils.errors import InputError
 from utils.pretrained import load_pretrained
 from utils.state_dicts import plain
+from utils.system.errors import InputError
 
 TV = torchvision.models
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from datasets.made_once import made_once
-from utils import interrupt, locks, processes
-from utils.errors import InputError, RunError, explained, reported
-from utils.files import write_atomically
-from utils.interrupt import Stopped, listen
-from utils.processes import call_in_new_process, side_by_side
+from utils.system import interrupt, locks, processes
+from utils.system.errors import InputError, RunError, explained, reported
+from utils.system.files import write_atomically
+from utils.system.interrupt import Stopped, listen
+from utils.system.processes import call_in_new_process, side_by_side
 
 
 class Awkward(Exception):

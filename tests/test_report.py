@@ -12,12 +12,12 @@ import main
 import models
 from models.blocks import layer_set, layer_string
 from utils import binarize
-from utils import layer_errors as measuring
 from utils.activations import binarization_losses
-from utils.source import checkpoint_source
+from utils.record.progress import Progress
 from utils.report import __main__ as report
 from utils.report import figures, responses
-from utils.training.progress import Progress
+from utils.report import layer_errors as measuring
+from utils.source import checkpoint_source
 
 CPU = torch.device('cpu')
 

@@ -17,13 +17,13 @@ import datasets
 import models
 from models.blocks import Sign, layer_set
 from utils import binarize, style
+from utils.record import pictures as board_pictures
+from utils.record.pictures import with_text
 from utils.report import mistake_figures, mistakes, validation
 from utils.report.activations import add_activations, numbered_signs
 from utils.report.hybrids import BINARY, Costs, errors_per_cost, multiply_adds, upper_group
 from utils.report.page import Page
-from utils.training import pictures as board_pictures
 from utils.training import predictions
-from utils.training.pictures import with_text
 
 DOODLE = torch.zeros(1, 20, 20)
 

@@ -12,8 +12,17 @@ from torch import nn
 import datasets
 import models
 from utils import binarize, packed, style
-from utils.report import curves, figures, mistake_figures, pictures, responses, summary, weights, words
-from utils.layer_errors import measure_layers
+from utils.report import (
+    curves,
+    figures,
+    mistake_figures,
+    pictures,
+    responses,
+    summary,
+    weights,
+    words,
+)
+from utils.report.layer_errors import measure_layers
 from utils.report.page import Page
 from utils.source import Source
 

@@ -5,20 +5,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from test_datasets import noise, sketch, write_folders
+from test_main import SMALL
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import datasets
 import main
 from datasets import augmentation, chance, resident
 from datasets.resident import DeviceLoader
-from test_datasets import noise, sketch, write_folders
-from test_main import SMALL
 from utils.bench import __main__ as bench
-from utils.errors import InputError
 from utils.experiment import from_command
+from utils.system.errors import InputError
 from utils.training.checkpoint import read_checkpoint
 from utils.training.loaders import WorkersLoader
 

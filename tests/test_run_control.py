@@ -1,23 +1,23 @@
 """Starting a run, going on with it, and what it says of the time left: --config, --resume=auto, progress."""
 import json
-import types
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
+from conftest import ROOT, flags_of
 
 import main
 import opts
-from conftest import ROOT
-from conftest import flags_of
 from utils import experiment
-from utils.flags import resolve
 from utils.compare.__main__ import parse as parse_comparison
+from utils.flags import resolve
 from utils.flags.config import config_flags
-from utils.errors import InputError
-from utils.training import parallel, progress
+from utils.record import progress
+from utils.system.errors import InputError
+from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint
 
 TINY = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=sketchanetwbin', '--inpsize=81', '--binaryWeight', '--dataOn=device']
@@ -316,7 +316,7 @@ def test_a_signal_in_a_callback_is_not_reported_but_kept(monkeypatch):
     code = '''
 import os, signal, sys
 sys.path.insert(0, '.')
-from utils import interrupt
+from utils.system import interrupt
 interrupt.listen()
 class Thing:
     def __init__(self, error): self.error = error
@@ -339,9 +339,9 @@ def test_a_signal_skips_destructors_that_wait():
     code = '''
 import ctypes, os, signal, sys
 sys.path.insert(0, '.')
-from utils import interrupt
+from utils.system import interrupt
 interrupt.end_silently()
-from utils.errors import reported
+from utils.system.errors import reported
 class Group:
     def __del__(self, lock=ctypes.CDLL(None).pthread_mutex_lock, mutex=ctypes.create_string_buffer(64)):
         lock(mutex), lock(mutex)
@@ -359,7 +359,7 @@ def test_a_pipe_that_nobody_reads_any_more_ends_a_command_in_silence():
     code = '''
 import sys, time
 sys.path.insert(0, '.')
-from utils.errors import reported
+from utils.system.errors import reported
 with reported('main.py'):
     while True:
         print('line', flush=True)

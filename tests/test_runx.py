@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT
 
 # Logs what it is asked to do; its packages are the folders of metadata in SITE.

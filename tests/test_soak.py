@@ -17,17 +17,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 import main
 import models
-from conftest import ROOT
 from models.blocks import Sign
 from utils import binarize, experiment, packed
 from utils.bench.timing import peak_megabytes
-from utils.errors import InputError
 from utils.packed import format
 from utils.source import checkpoint_source, packed_source, stored_network
+from utils.system.errors import InputError
 
 SECONDS = 10        # that no file may take
 MEGABYTES = 500     # nor all together

@@ -14,7 +14,7 @@ from PIL import Image
 from datasets import prepare
 from datasets.archives import ArchivedSketch
 from datasets.splits import Split, split_sketches
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 SOURCE = Path('archive.zip')
 

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 import torch
-
 from conftest import ROOT
+
 from utils.native import compiler, cpu
 
 pytestmark = pytest.mark.skipif(shutil.which('g++') is None or sys.platform != 'linux', reason='no g++, or not Linux')

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import flags_of
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -16,15 +17,15 @@ from torch.utils.data import DataLoader, DistributedSampler
 import datasets
 import models
 from models.blocks import Sign, Units, network
-from conftest import flags_of
 from utils import activations, binarize, experiment
-from utils.flags import resolve
 from utils.compare import cells, statistics
 from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
-from utils.errors import RunError, explained
-from utils.training import checkpoint, loaders, loop, optim, parallel, predictions, record
+from utils.flags import resolve
+from utils.record import run as record
+from utils.record.progress import Progress
+from utils.system.errors import RunError, explained
+from utils.training import checkpoint, loaders, loop, optim, parallel, predictions
 from utils.training import epoch as train
-from utils.training.progress import Progress
 
 CPU = torch.device('cpu')
 

@@ -64,7 +64,7 @@ class Dispatch(TorchDispatchMode):
 def main_there(*commands):
     """main.main of each command, on this device under --device=mps."""
     import main
-    from utils import devices
+    from utils.system import devices
     devices.choose = lambda name='auto': DEVICE if name == 'mps' else torch.device('cpu')
     devices.has_float64 = lambda device: False      # nor the CPU, whose results are the same then
     for command in commands:

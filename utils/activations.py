@@ -4,8 +4,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.blocks import Sign
+from utils.describe import watching_inputs
 
-from .hooks import watching_inputs
 from .training.epoch import batches_on, predict
 from .training.sums import Sums
 

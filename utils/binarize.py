@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from . import devices, native
-from .errors import InputError
+from utils import native
+from utils.system import devices
+from utils.system.errors import InputError
 
 
 class Method(nn.Module):

@@ -1,12 +1,18 @@
 """What a network is made of, measured rather than declared, and what it is trained on."""
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from utils.record.provenance import device_name
+from utils.system.devices import float32_in
+
 from .binarize import binarization, convolutions, weight_bits
-from .devices import float32_in
-from .hooks import watching_inputs
-from .provenance import device_name
+
+Key = TypeVar('Key')
 
 
 def describe_data(train: DataLoader, val_images: int, classes: int, processes: int) -> str:
@@ -39,6 +45,23 @@ def arithmetic(device: torch.device, amp: str, validation_amp: str,
             parts.append('deterministic algorithms')
     parts.append(f'{"channels-last" if channels_last else "channels-first"} activations')
     return f'arithmetic: {", ".join(parts)}'
+
+
+@contextlib.contextmanager
+def watching_inputs(layers: Mapping[Key, nn.Module],
+                    watch: Callable[[Key, Tensor], object]) -> Iterator[None]:
+    """While the block runs, each call of a layer first calls watch(its key in `layers`, input)."""
+    def make_hook(key):
+        def hook(layer, inputs):
+            watch(key, inputs[0])       # its result must not replace the input
+        return hook
+
+    handles = [layer.register_forward_pre_hook(make_hook(key)) for key, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

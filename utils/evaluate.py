@@ -6,15 +6,20 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import datasets
-from utils import console
-from utils.errors import InputError, RunError, naming
 from utils.experiment import Experiment
-from utils.files import check_file, write_text
-from utils.provenance import device_name
+from utils.record.progress import Progress
+from utils.record.provenance import device_name
+from utils.system import console
+from utils.system.errors import InputError, RunError, naming
+from utils.system.files import check_file, write_text
 from utils.training import epoch, parallel
-from utils.training.predictions import (Predictions, confused_pairs, confusion, lowest_first,
-                                        taken_for)
-from utils.training.progress import Progress
+from utils.training.predictions import (
+    Predictions,
+    confused_pairs,
+    confusion,
+    lowest_first,
+    taken_for,
+)
 
 SHOWN = 10          # classes and pairs, without --verbose; all classes where there are few
 FEW = 20

@@ -19,21 +19,29 @@ import datasets
 import models
 import opts
 from models.blocks import has_signs
-from utils import binarize, packed
-from utils.data import about_training, describe_own, load_data
+from utils import binarize
 from utils.describe import arithmetic, describe, describe_data
-from utils.errors import InputError, naming
 from utils.flags import resolve
 from utils.flags.parser import Flags
-from utils.memory_format import train_channels_last
-from utils.pretrained import load_pretrained
-from utils.provenance import provenance
-from utils.source import (Source, checkpoint_source, dataset_spec, own_data_flags, packed_source,
-                          stored_network, wrap_arguments)
+from utils.record.pictures import Pictures
+from utils.record.provenance import provenance
+from utils.record.run import Run, SilentRun
+from utils.source import (
+    Source,
+    about_training,
+    checkpoint_source,
+    dataset_spec,
+    describe_own,
+    load_data,
+    own_data_flags,
+    packed_source,
+    stored_network,
+    wrap_arguments,
+)
+from utils.system.errors import InputError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, loaders, loop, parallel
-from utils.training.pictures import Pictures
-from utils.training.record import Run, SilentRun
+from utils.training.memory_format import train_channels_last
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Experiment:
     def _load_pretrained(self, model, say):
         path = self.flags.pretrained_file
         if path:
+            from utils.pretrained import load_pretrained
             with naming('--pretrained_file'):
                 for sentence in load_pretrained(model, path):
                     say(sentence)
@@ -201,6 +210,7 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     inpsize, signLayers) -> nn.Module. Sketches are read with the checkpoint's --ink; a packed
     model does not record it and takes dark ones. Raises InputError for any other file.
     """
+    from utils import packed
     is_packed = packed.is_packed(path)
     source = packed_source(path, build) if is_packed else checkpoint_source(path)
     transform = partial(prepared, channels=source.channels, ink=source.flags['ink'],

@@ -27,10 +27,18 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.errors import InputError
-from utils.files import check_numbers
-from utils.state_dicts import (COUNTER, Layer, Layers, convolutions_and_linears,
-                               is_numbered_in_order, layers_of, plain, read_layers)
+from utils.state_dicts import (
+    COUNTER,
+    Layer,
+    Layers,
+    convolutions_and_linears,
+    is_numbered_in_order,
+    layers_of,
+    plain,
+    read_layers,
+)
+from utils.system.errors import InputError
+from utils.system.files import check_numbers
 
 MOST_NAMES = 4      # that the log lists one by one
 

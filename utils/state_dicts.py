@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 import models
-from utils.errors import InputError
 from utils.packed import is_packed
+from utils.system.errors import InputError
 from utils.training.checkpoint import is_dict_of, read_file
 
 PREFIXES = 'module.', '_orig_mod.'      # of nn.DataParallel and torch.compile

@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from utils import console
 from utils.binarize import METHODS
+from utils.system import console
 
 matplotlib.rcParams.update({
     'font.size': 9, 'axes.titlesize': 9, 'axes.grid': True, 'axes.axisbelow': True,

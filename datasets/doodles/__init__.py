@@ -1,7 +1,7 @@
 """Doodles: sketches that the program draws itself, so that a fresh machine can train at once."""
 from PIL import Image
 
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 from .drawings import DOODLES
 from .pen import Hand, draw

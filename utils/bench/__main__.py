@@ -5,7 +5,7 @@ last line under --json is a list of objects: of `step` and `data` {case, baselin
 of `packed` {case, batch, threads, float_s, packed_s, speedup}, of `epoch` one per epoch, {epoch,
 wall, images} and the seconds of each part.
 """
-from utils import interrupt     # before torch
+from utils.system import interrupt  # before torch
 
 if __name__ == '__main__':
     interrupt.end_silently()
@@ -19,7 +19,7 @@ import torch
 
 import models
 from utils.flags.parser import Parser, at_least, device, one_of
-from utils.errors import reported
+from utils.system.errors import reported
 
 from . import data, epoch, packed, step
 from .timing import machine

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 import datasets
 from datasets.resident import DeviceLoader
 from datasets.transforms import Transformed, sketches
-from utils.devices import choose, moved
-from utils.errors import naming
+from utils.system.devices import choose, moved
+from utils.system.errors import naming
 
 from .timing import compare, peak_megabytes, print_header
 

@@ -11,9 +11,9 @@ from torch import nn
 
 import opts
 from utils import binarize
-from utils.errors import InputError, processes_of_torchrun
 from utils.experiment import Experiment, from_flags
-from utils.training.logs import read_log
+from utils.record.logs import read_log
+from utils.system.errors import InputError, processes_of_torchrun
 from utils.training.loop import Observer
 
 from .timeline import Timeline, seconds_per_mark

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 import models
 from utils import binarize, packed
-from utils.hooks import watching_inputs
-from utils.memory_format import channels_last
+from utils.describe import watching_inputs
 from utils.packed import ops
-from utils.processes import call_in_new_process
+from utils.system.processes import call_in_new_process
+from utils.training.memory_format import channels_last
 
 from .timing import interleave, peak_megabytes
 

@@ -8,15 +8,15 @@ import torch
 
 import opts
 from utils import binarize
-from utils.devices import choose
-from utils.errors import naming
 from utils.experiment import Experiment
 from utils.flags import resolve
-from utils.processes import call_in_new_process
+from utils.record.progress import Progress
 from utils.source import dataset_spec
+from utils.system.devices import choose
+from utils.system.errors import naming
+from utils.system.processes import call_in_new_process
 from utils.training import optim
 from utils.training.epoch import train_epoch
-from utils.training.progress import Progress
 
 from .timing import compare, peak_megabytes, print_header
 

@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import torch
 
-from utils.devices import float32_in
-from utils.provenance import git_commit, processor_name
+from utils.record.provenance import git_commit, processor_name
+from utils.system.devices import float32_in
+
 
 def synchronize():
     """Wait until the GPU, where there is one, has done what it was given."""

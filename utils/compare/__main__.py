@@ -20,7 +20,7 @@ or, where --rates has several learning rates to choose from,
 Accuracies are counted image by image with the checkpoint of the last epoch. --tenCrop counts with
 ten crops; as it does not change what is trained, cells trained without it may be counted with it.
 """
-from utils import interrupt     # before torch
+from utils.system import interrupt  # before torch
 
 if __name__ == '__main__':
     interrupt.end_silently()
@@ -35,11 +35,11 @@ from pathlib import Path
 
 import datasets
 import models
-from utils import console, devices, processes
-from utils.errors import InputError, RunError, naming, reported
-from utils.files import claimed, write_text
 from utils.flags.parser import Flags
-from utils.provenance import provenance
+from utils.record.provenance import provenance
+from utils.system import console, devices, processes
+from utils.system.errors import InputError, RunError, naming, reported
+from utils.system.files import claimed, write_text
 from utils.training.checkpoint import read_checkpoint
 
 from . import PROGRAM, cells, output, rates, statistics

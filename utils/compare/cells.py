@@ -10,17 +10,18 @@ import torch
 import models
 import opts
 from models.blocks import has_signs
-from utils import data, devices, experiment
+from utils import experiment
 from utils.binarize import weight_bits
-from utils.errors import InputError, RunError, begin
-from utils.files import write_text
 from utils.flags import resolve
 from utils.flags.parser import Flags
-from utils.source import checkpoint_source
+from utils.record.logs import read_log
+from utils.record.progress import Progress
+from utils.source import checkpoint_source, is_of_other_images
+from utils.system import devices
+from utils.system.errors import InputError, RunError, begin
+from utils.system.files import write_text
 from utils.training import epoch
-from utils.training.logs import read_log
 from utils.training.predictions import true_class_ranks
-from utils.training.progress import Progress
 
 from . import PROGRAM
 from .rates import Rates
@@ -105,7 +106,7 @@ def stored_checkpoint(cell: Cell, flags: Flags,
         source = checkpoint_source(cell.last)
     except InputError as error:
         raise RunError(str(error)) from error
-    if training_images and data.is_of_other_images(source.checkpoint, training_images):
+    if training_images and is_of_other_images(source.checkpoint, training_images):
         raise InputError(f'{cell.last.parent} was trained on other images than those of '
                          '--data_dir: give this comparison another --name')
     asked = resolve.complete(flags, source.classes, source.channels, devices.choose(flags.device))

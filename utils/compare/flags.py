@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import models
 import opts
-from utils import console
 from utils.binarize import METHODS
-from utils.errors import InputError
 from utils.flags.config import config_flags
 from utils.flags.parser import Parser, at_least, check_not_empty, one_of, run_name
+from utils.system import console
+from utils.system.errors import InputError
 
 from . import PROGRAM
 from .rates import Rates, rates

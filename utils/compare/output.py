@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from utils.files import write_atomically, write_text
-from utils.provenance import describe_provenance
+from utils.record.provenance import describe_provenance
 from utils.style import drawable_text, legend_outside, method_style
+from utils.system.files import write_atomically, write_text
 
 from .shared import UNCENTRED
 from .statistics import POWER, WIDTH, Kind, Spread, accuracy, hits

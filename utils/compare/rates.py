@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from utils.flags.parser import at_least
-from utils.provenance import describe_provenance
+from utils.record.provenance import describe_provenance
 
 from .output import markdown_table
 from .statistics import accuracy, deviation, hits

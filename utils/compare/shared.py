@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 import datasets
-from utils import console, devices, processes
 from utils.binarize import METHODS
-from utils.data import describe_own, load_data
-from utils.errors import InputError, RunError, explained
-from utils.files import InUse
 from utils.flags import resolve
 from utils.flags.parser import Flags
-from utils.source import dataset_spec, own_data_flags
+from utils.source import dataset_spec, describe_own, load_data, own_data_flags
+from utils.system import console, devices, processes
+from utils.system.errors import InputError, RunError, explained
+from utils.system.files import InUse
 
 from . import PROGRAM
 

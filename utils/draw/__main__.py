@@ -3,7 +3,7 @@
 Serves a page, on this machine only, on which one draws with mouse, pen or finger and sees the
 likeliest classes while drawing. For networks of sketches. Ctrl-C ends it.
 """
-from utils import interrupt     # before torch
+from utils.system import interrupt  # before torch
 
 if __name__ == '__main__':
     interrupt.end_silently()
@@ -21,11 +21,12 @@ from pathlib import Path
 from torch.nn.utils import parametrize
 
 import datasets
-from utils import console, packed
+from utils import packed
 from utils.flags.parser import Parser, at_least
-from utils.errors import InputError, reported
 from utils.pages import render
 from utils.source import Source, checkpoint_source, packed_source
+from utils.system import console
+from utils.system.errors import InputError, reported
 from utils.training.predictions import LIKELIEST
 
 from .recognizer import Recognizer

@@ -19,8 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from utils import console
-from utils.errors import naming
+from utils.system import console
+from utils.system.errors import naming
 
 from .drawing import MAX_BYTES, BadDrawing, strokes_of
 

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 import datasets
 from utils import binarize, packed
-from utils.errors import InputError, RunError, naming
 from utils.experiment import Experiment
+from utils.system.errors import InputError, RunError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, parallel
 

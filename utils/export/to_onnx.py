@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from models.blocks import SignConv2d
 from utils import binarize
-from utils.errors import InputError, RunError
-from utils.files import write_atomically
 from utils.packed import Description
+from utils.system.errors import InputError, RunError
+from utils.system.files import write_atomically
 
 INPUT, OUTPUT = 'images', 'log_probs'
 METADATA = 'classes', 'mean', 'std', 'inpsize', 'dataset', 'model_def'

@@ -6,9 +6,9 @@ import torch
 
 import datasets
 import opts
-from utils import devices
-from utils.errors import InputError
 from utils.flags.parser import Flags, check_not_empty, numbers
+from utils.system import devices
+from utils.system.errors import InputError
 from utils.training import optim, parallel
 
 ACTIONS = 'export', 'classify', 'evaluate'      # flags that name another work than training

@@ -4,8 +4,8 @@ import json
 from collections.abc import Collection, Mapping
 
 import opts
-from utils.errors import InputError, naming
-from utils.files import check_file
+from utils.system.errors import InputError, naming
+from utils.system.files import check_file
 
 
 def config_flags(path: str, given: Mapping[str, object],

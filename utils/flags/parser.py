@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import datasets
 from models.blocks import layer_set, layer_string
-from utils.devices import GPUS, NUMBERED
-from utils.errors import InputError
+from utils.system.devices import GPUS, NUMBERED
+from utils.system.errors import InputError
 
 MOST = {int: 2 ** 32 - 1, float: 1e37}  # a step of Adam, up to 10 × --maxlr, must fit in float32
 NAME_BYTES = 255    # of a folder's name, on every common file system

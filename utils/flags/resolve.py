@@ -15,11 +15,11 @@ import datasets
 import models
 import opts
 from utils import binarize
-from utils.errors import InputError, naming
 from utils.flags.checks import ACTIONS, check, without_effect, without_effect_on_steps
 from utils.flags.config import config_flags
 from utils.flags.parser import Flags
 from utils.source import Source, checkpoint_source, packed_source
+from utils.system.errors import InputError, naming
 from utils.training import optim, parallel
 
 

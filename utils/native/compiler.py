@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..files import cache_folder
+from utils.system.files import cache_folder
 
 Loaded = TypeVar('Loaded')
 # -fopenmp would fail with Apple's clang: threads are those of threads.h.

@@ -46,9 +46,9 @@ import torch
 from torch import Tensor, nn
 
 import models
+from utils.system.errors import InputError, naming
+from utils.system.files import check_file, check_numbers, write_atomically
 
-from ..errors import InputError, naming
-from ..files import check_file, check_numbers, write_atomically
 from .encoding import Bits, choose_encoding, decode, encode, encoded_size
 
 MAGIC = b'\x89DAB\r\n\x1a\n'

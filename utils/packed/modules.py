@@ -5,7 +5,8 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from ..memory_format import channels_first, channels_last
+from utils.training.memory_format import channels_first, channels_last
+
 from . import ops
 from .encoding import Bits
 from .threshold import sign_threshold

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 import models
 from models.blocks import Sign, SignConv2d, SignFunction
 from models.resnet import BasicBlock
+from utils.training.memory_format import channels_first, channels_last
 
 from .. import binarize
-from ..memory_format import channels_first, channels_last
 from ..native import digest, functions_of
 from . import format, ops
 from .encoding import Bits

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..memory_format import channels_first
+from utils.training.memory_format import channels_first
+
 from ..native import compiler
 
 SOURCES = [*sorted(Path(__file__).with_name('kernel').glob('*.[ch]*')), compiler.THREADS]

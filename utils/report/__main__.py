@@ -5,7 +5,7 @@ fast the network is, what it gets right and wrong, the weights of every binarize
 two values, their error under each method, the responses of the first layers to an image, what sign
 layers lose and which inputs that suggests keeping real, and the curves of the training.
 """
-from utils import interrupt     # before torch
+from utils.system import interrupt  # before torch
 
 if __name__ == '__main__':
     interrupt.end_silently()
@@ -21,13 +21,12 @@ from torch import Tensor, nn
 import datasets
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
-from utils import console
 from utils.flags.parser import Parser, at_least
-from utils.errors import InputError, RunError, naming, reported
-from utils.data import load_data
-from utils.files import check_file
-from utils.layer_errors import measure_layers
-from utils.source import Source, checkpoint_source, stored_network
+from utils.report.layer_errors import measure_layers
+from utils.source import Source, checkpoint_source, load_data, stored_network
+from utils.system import console
+from utils.system.errors import InputError, RunError, naming, reported
+from utils.system.files import check_file
 
 from .activations import add_activations
 from .curves import add_curves

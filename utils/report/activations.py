@@ -9,7 +9,7 @@ import models
 from models.blocks import Sign, layer_string
 from utils.activations import MEASURES, binarization_losses
 from utils.binarize import convolutions
-from utils.training.progress import Progress
+from utils.record.progress import Progress
 
 from . import figures
 from .hybrids import BINARY, Costs, errors_per_cost, upper_group, worst_first, worst_third

@@ -1,8 +1,8 @@
-"""The section on training: curves from the logs of the run (utils/training/record.py)."""
+"""The section on training: curves from the logs of the run (utils/record/run.py)."""
 from pathlib import Path
 
-from utils.layer_errors import Layer
-from utils.training.logs import read_log
+from utils.record.logs import read_log
+from utils.report.layer_errors import Layer
 
 from . import charts
 from .charts import Curve

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from utils import binarize
 from utils.activations import MEASURES
-from utils.hooks import watching_inputs
+from utils.describe import watching_inputs
 
 BINARY = 58             # binary multiply-adds that cost as much as a real one, see above
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace as Part
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from utils import interrupt
-from utils.errors import InputError
-from utils.files import replace
 from utils.pages import render
+from utils.system import interrupt
+from utils.system.errors import InputError
+from utils.system.files import replace
 
 TEMPLATE = Path(__file__).with_name('page.html')
 GENERATOR = 'utils.report'      # marks a page as ours

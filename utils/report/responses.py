@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.hooks import watching_inputs
-from utils.layer_errors import Layer
+from utils.describe import watching_inputs
+from utils.report.layer_errors import Layer
 
 from . import pictures
 from .page import Page

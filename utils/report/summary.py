@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import datasets
 from utils import binarize, packed
-from utils.provenance import processor_name
+from utils.record.logs import read_log
+from utils.record.provenance import processor_name
 from utils.source import Source
-from utils.training.logs import read_log
 from utils.training.predictions import wilson_interval
 
 from .page import Page

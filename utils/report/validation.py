@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import datasets
-from utils import devices, packed
-from utils.provenance import device_name
+from utils import packed
+from utils.record.progress import Progress
+from utils.record.provenance import device_name
+from utils.system import devices
 from utils.training import epoch
 from utils.training.predictions import Predictions
-from utils.training.progress import Progress
 
 
 class Measured(NamedTuple):

@@ -2,7 +2,7 @@
 import torch
 
 from utils import binarize
-from utils.layer_errors import ROUNDING, Layer
+from utils.report.layer_errors import ROUNDING, Layer
 
 from . import figures
 from .page import Page

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils import devices
-from utils.errors import InputError, RunError, explained, naming
-from utils.files import check_file, check_numbers, write_atomically
+from utils.system import devices
+from utils.system.errors import InputError, RunError, explained, naming
+from utils.system.files import check_file, check_numbers, write_atomically
 
 
 def on_cpu(value):

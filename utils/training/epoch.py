@@ -14,14 +14,13 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from models.blocks import has_signs
-from utils import devices, interrupt, packed
-from utils.errors import RunError
-from utils.processes import out_of_reach
+from utils.system import devices, interrupt
+from utils.system.errors import RunError
+from utils.system.processes import out_of_reach
 
 from .predictions import true_class_ranks
 from .sums import Sums
 from .updates import Updates
-
 
 Part = Callable[[str], contextlib.AbstractContextManager]
 
@@ -166,7 +165,8 @@ def predictions(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devi
     sums of SignConv2d. The arguments are those of validate.
     """
     network, amp = model.eval(), validation_amp(model, amp)
-    if device.type == 'cpu':
+    if device.type == 'cpu' and has_signs(model):
+        from utils import packed
         network = packed.on_bits(model)
     with parametrize.cached():
         for images, target in batches:

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from datasets import Data
 from datasets.resident import DeviceLoader, choose
-from utils.errors import InputError, RunError
-from utils.processes import allow_open_files
+from utils.system.errors import InputError, RunError
+from utils.system.processes import allow_open_files
 
 from . import parallel
 

@@ -4,16 +4,15 @@ import contextlib
 import torch
 from torch import nn
 
-from utils import interrupt
-from utils.errors import naming
+from utils.record.progress import Progress, TimeLeft
+from utils.system import interrupt
+from utils.system.errors import naming
 
 from . import checkpoint as checkpoints
 from . import epoch as one_epoch
 from . import optim, parallel
 from .loaders import mixed
 from .predictions import Predictions
-from .progress import Progress, TimeLeft
-from .record import Run, SilentRun
 
 
 class Observer:
@@ -33,11 +32,12 @@ class Observer:
 NOBODY = Observer()
 
 
-def train(flags, model: nn.Module, loaders: tuple, run: Run | SilentRun, device: torch.device,
+def train(flags, model: nn.Module, loaders: tuple, run, device: torch.device,
           facts: dict, checkpoint: dict | None = None, observer: Observer = NOBODY):
     """Train `model` in place until flags.epochs epochs are done, counted from the run's start.
 
     loaders: those of training, whose dataset and sampler have set_epoch, and of validation.
+    run: the Run or SilentRun of utils.record.run.
     facts: what every checkpoint has beside the state of training, such as flags and classes.
     checkpoint: where to continue. Raises RunError where training diverges, an image cannot be
     read or the record cannot be written.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from utils.binarize import Method, binarized
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 OPTIMIZERS = {
     'sgd': optim.SGD,

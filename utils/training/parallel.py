@@ -9,10 +9,9 @@ from torch import distributed, nn
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from utils import console, devices
 from utils.binarize import Method
-from utils.errors import InputError, RunError, processes_of_torchrun
-
+from utils.system import console, devices
+from utils.system.errors import InputError, RunError, processes_of_torchrun
 
 BACKENDS = {'cpu': 'gloo', 'cuda': 'nccl', 'xpu': 'xccl'}
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from utils.devices import has_float64
+from utils.system.devices import has_float64
 
 from . import parallel
 

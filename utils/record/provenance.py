@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from utils.errors import processes_of_torchrun
+from utils.system.errors import processes_of_torchrun
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance(device: torch.device, command: str | None = None) -> dict[str, str]:

@@ -6,8 +6,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-from utils import console, interrupt
-from utils.interrupt import Stopped
+from utils.system import console, interrupt
+from utils.system.interrupt import Stopped
 
 
 class InputError(ValueError):

@@ -20,21 +20,20 @@ from pathlib import Path
 
 from torch import nn
 
-from utils import console, interrupt
 from utils.binarize import binarization, convolutions, layer_weights
-from utils.errors import InputError, RunError, explained, naming
-from utils.files import claim, release, write_text
-from utils.provenance import describe_provenance
-
-from .board import Board
-from .checkpoint import on_cpu, read_checkpoint, write_checkpoint
-from .epoch import metrics_line
-from .folder import copy_atomically, make_room
-from .layers import Layers
-from .logs import keep_epochs_before
-from .pictures import Pictures
-from .pictures import filters as draw_filters
-from .predictions import Predictions
+from utils.record.board import Board
+from utils.record.folder import copy_atomically, make_room
+from utils.record.layers import Layers
+from utils.record.logs import keep_epochs_before
+from utils.record.pictures import Pictures
+from utils.record.pictures import filters as draw_filters
+from utils.record.provenance import describe_provenance
+from utils.system import console, interrupt
+from utils.system.errors import InputError, RunError, explained, naming
+from utils.system.files import claim, release, write_text
+from utils.training.checkpoint import on_cpu, read_checkpoint, write_checkpoint
+from utils.training.epoch import metrics_line
+from utils.training.predictions import Predictions
 
 
 class Run:

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from utils.errors import InputError
+from utils.system.errors import InputError
 
 GPUS = {'cuda': 'NVIDIA or AMD GPU', 'xpu': 'Intel GPU', 'mps': 'Apple GPU'}
 NUMBERED = 'cuda', 'xpu'    # of which a machine can have several

@@ -4,9 +4,8 @@ import time
 
 from tqdm import tqdm
 
-from utils import console
-
-from . import parallel
+from utils.system import console
+from utils.training import parallel
 
 INTERVAL = 300      # seconds between two lines
 

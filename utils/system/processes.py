@@ -11,8 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolE
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
-from utils import interrupt
-from utils.errors import RunError
+from utils.system import interrupt
+from utils.system.errors import RunError
 
 Key = TypeVar('Key')
 PATIENCE = 10   # seconds that a process gets to end by itself when it is asked to

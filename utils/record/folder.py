@@ -2,11 +2,10 @@
 import shutil
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.files import LOCK, TEMPORARY, write_atomically
-
-from .checkpoint import CHECKPOINTS, read_checkpoint
-from .events import SPLITS
+from utils.record.events import SPLITS
+from utils.system.errors import InputError
+from utils.system.files import LOCK, TEMPORARY, write_atomically
+from utils.training.checkpoint import CHECKPOINTS, read_checkpoint
 
 STARTS = 'log.txt', 'history.jsonl'             # kept of a start that finished no epoch
 EVENTS = 'events.out.tfevents.*'                # beside the others where an older version wrote it

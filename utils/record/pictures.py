@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import datasets
-
-from . import parallel
-from .predictions import Predictions, mistakes
+from utils.training import parallel
+from utils.training.predictions import Predictions, mistakes
 
 MISTAKES, MOST_FILTERS = 6, 256
 TILE, GAP, TEXT, FONT = 200, 12, 220, 20    # pixels; TensorBoard's cards are wide and 200 high

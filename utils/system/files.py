@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from utils import interrupt, locks
-from utils.errors import InputError
+from utils.system import interrupt, locks
+from utils.system.errors import InputError
 
 LOCK = '.lock'
 TEMPORARY = '.dab-*.tmp'    # files that are being written, or were when the process was killed

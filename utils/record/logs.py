@@ -3,8 +3,8 @@ import contextlib
 import json
 from pathlib import Path
 
-from utils.errors import RunError, naming
-from utils.files import check_file, write_text
+from utils.system.errors import RunError, naming
+from utils.system.files import check_file, write_text
 
 
 def read_log(path: Path, keys: set[str]) -> list[dict]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from .events import Events
+from utils.record.events import Events
 
 CURVES = {'accuracy': 'top1', 'loss': 'loss', 'top-5 accuracy': 'top5'}
 OF_LAYER = {'alpha': 'alpha', 'beta': 'beta', 'K_over_n': 'K/n', 'relative_error': 'relative error',

@@ -2,8 +2,7 @@
 from torch import Tensor, nn
 
 from utils.binarize import binarization, convolutions, layer_weights
-
-from .checkpoint import on_cpu
+from utils.training.checkpoint import on_cpu
 
 
 def masks(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""What differs between systems, and what they may do to a process and its files."""
