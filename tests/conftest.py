@@ -14,8 +14,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 import utils  # noqa: E402, F401  (before torch)
+
+import models  # noqa: E402
+from models.blocks import Units, network  # noqa: E402
+
+
+@models.register(inpsize=32, smallest=16, variants={
+    'tinywbin': dict(signLayers=''),
+    'tinyfbin': dict(signLayers='2-3'),
+})
+def tinywbin(nClasses, channels, inpsize, signLayers):
+    """A network that trains in a moment, wherever the network is not the point."""
+    unit = Units(signLayers, biasLayers='1,4')
+    return network(**unit(channels, 8, 3, stride=2), **unit(8, 12, 3, dropout=0.1),
+                   **unit(12, 12, 3, groups=4), pool=nn.AdaptiveAvgPool2d(1),
+                   **unit.conv(12, nClasses, 1))
+
 
 if 'PYTEST_XDIST_WORKER' not in os.environ and not multiprocessing.parent_process():   # else there is one for all
     CACHE = tempfile.TemporaryDirectory()

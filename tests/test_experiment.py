@@ -19,14 +19,14 @@ from utils import binarize, experiment
 from utils.record.provenance import git_commit
 from utils.system.errors import InputError
 
-SMALL = ['--workers=0', '--batch-size=12', '--inpsize=81', '--epochs=1', '--dataset=tuberlin', '--binaryWeight']
+SMALL = ['--workers=0', '--batch-size=12', '--inpsize=32', '--epochs=1', '--dataset=tuberlin', '--binaryWeight']
 
 
 @pytest.fixture(scope='module')
 def files(sketch_folder, tmp_path_factory):
     """{'checkpoint': path, 'packed': path} of a network with binarized weights and inputs."""
     logs = tmp_path_factory.mktemp('trained')
-    main.main([*SMALL, '--model_def=sketchanetfbin', f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run'])
+    main.main([*SMALL, '--model_def=tinyfbin', f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run'])
     paths = {'checkpoint': logs / 'run/last.pth.tar', 'packed': logs / 'model.dab'}
     main.main([f'--resume={paths["checkpoint"]}', f'--export={paths["packed"]}'])
     return paths
@@ -57,8 +57,8 @@ def test_load_of_a_network_that_is_not_registered(files, tmp_path):
 
     def build(name, *arguments):
         asked.append(name)
-        return models.build('sketchanetfbin', *arguments)
-    images = torch.randn(2, 1, 81, 81)
+        return models.build('tinyfbin', *arguments)
+    images = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         assert torch.equal(experiment.load(tmp_path / 'mine.pth.tar', build).network(images),
                            experiment.load(files['checkpoint']).network(images))
@@ -182,7 +182,7 @@ class Median(binarize.Method):
 
 def test_a_method_of_ones_own_is_one_class(sketch_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(binarize.METHODS, 'median', Median)
-    main.main([*SMALL, '--binarizer=median', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--name=run'])
+    main.main([*SMALL, '--model_def=tinywbin', '--binarizer=median', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--name=run'])
     main.main([f'--resume={tmp_path}/run/last.pth.tar', f'--export={tmp_path}/model.dab'])
     capsys.readouterr()
     for source in f'--resume={tmp_path}/run/last.pth.tar', f'--packed={tmp_path}/model.dab':
@@ -196,7 +196,7 @@ def test_flags_are_the_same_everywhere_and_do_not_change(files):
     stored = torch.load(files['checkpoint'], weights_only=True)['flags']
     resumed = vars(experiment.from_command([f'--resume={files["checkpoint"]}']).flags)
     assert written == stored == resumed | {'resume': None}
-    assert written['nClasses'] == 3 and written['binEnd'] == 7 and written['binarizer'] == 'dab'
+    assert written['nClasses'] == 3 and written['binEnd'] == 3 and written['binarizer'] == 'dab'
     flags = experiment.from_command([f'--resume={files["checkpoint"]}']).flags
     with pytest.raises(AttributeError, match='flags do not change'):
         flags.epochs = 3
@@ -215,7 +215,7 @@ def test_a_run_can_be_traced(files):
 
 def test_the_transform_is_that_of_validation(files, sketch_folder):
     trained = experiment.load(files['packed'])
-    image, _ = datasets.load('tuberlin', str(sketch_folder), 81).val[0]
+    image, _ = datasets.load('tuberlin', str(sketch_folder), 32).val[0]
     path = sketch_folder / 'val/bar/0.png'
     assert torch.equal(trained.transform(Image.open(path)), image)
     copy = pickle.loads(pickle.dumps(trained.transform))    # for the workers of a loader of one's own
