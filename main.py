@@ -8,8 +8,8 @@
     python3 main.py --resume=logs/NAME/best.pth.tar --export model.dab       or .pt, or .onnx
     python3 main.py --packed model.dab --classify drawing.png     from one bit per binarized weight
 
-utils/experiment.py makes data, network and loaders of a command, utils/training/loop.py runs the
-epochs, utils/binarize.py is the binarization.
+opts.py has the flags, utils/experiment.py makes network and data from them, utils/training/loop.py
+runs the epochs, utils/binarize.py is the binarization.
 """
 import sys
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ PROGRAM = 'main.py'
 
 
 def main(arguments: Sequence[str] | None = None):
-    """Do what the arguments say, by default those of this process."""
+    """Run the command; arguments defaults to those of this process."""
     with reported(PROGRAM):
         experiment = from_command(arguments)
         flags = experiment.flags

@@ -1,18 +1,17 @@
-"""Every flag once: its default, its unit, its check, what fixes it, and what it changes.
+"""Every flag once: default, unit, check, and what else decides its value.
 
 Beside the options of argparse a flag has
 
-    fixed_by            'checkpoint', 'packed' (a packed model), 'compare' (utils.compare): another
-                        value than theirs is refused
-    changes_result      whether another value can train to another result (default: yes)
-    once                whether it concerns one command only, so that a resumed run does not take
-                        it over from its checkpoint (default: no)
-    follows             flags from which its resolved value can follow: where one of them is given,
-                        that of --config does not count
+    fixed_by            'checkpoint', 'packed' (a packed model), 'compare' (utils.compare): what
+                        refuses another value than its own
+    changes_result      False if its value cannot change what is trained
+    once                True if it belongs to one command, so that a resumed run does not inherit it
+    follows             flags that its recorded value depends on: if one of them is typed, the value
+                        in the flags.json of --config is ignored
 
-A flag's way: parse, then utils/flags/resolve.py (contradictions, and defaults that depend on other
-flags, data and device). From there Experiment.make_network hands what concerns the network to
-models.build and binarize.wrap; utils.training.loop takes the rest.
+To follow a flag: parse here; utils/flags/resolve.py merges typed flags, --config, checkpoint and
+defaults; Experiment.make_network passes what concerns the network to models.build and
+binarize.wrap; utils/training/loop.py uses the rest.
 """
 import argparse
 import os
@@ -41,7 +40,7 @@ MAX_WORKERS = 256
 
 
 def parser() -> Parser:
-    """The parser of main.py, with the rules of all its flags."""
+    """Return the parser of main.py."""
     parser = Parser(
         prog='main.py',
         description='Train a convolutional network with distribution-aware binarized weights.',
@@ -243,12 +242,12 @@ FLAGS = PARSER.flags        # {name: its Flag}
 
 
 def default(name: str) -> object:
-    """The default of a flag; None where it depends on other flags, on the data or the device."""
+    """Return the default of a flag, None if it depends on other flags, the data or the device."""
     return FLAGS[name].default
 
 
 def parse(arguments: Sequence[str] | None = None) -> dict[str, object]:
-    """{name: value} of the flags that a command gives, by default that of this process.
+    """Return {name: value} of the typed flags; arguments defaults to those of this process.
 
     Raises InputError for a wrong command.
     """
@@ -256,7 +255,7 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, object]:
 
 
 def without_aliases(values: Mapping[str, object]) -> dict[str, object]:
-    """The flags with --bnnModel as what it stands for. Raises InputError for a contradiction."""
+    """Replace --bnnModel by --binarizer=bnn. Raises InputError for a contradiction."""
     values = dict(values)
     if values.pop('bnnModel', False) and values.setdefault('binarizer', 'bnn') != 'bnn':
         raise InputError(f'--bnnModel contradicts --binarizer={values["binarizer"]}')
@@ -264,9 +263,9 @@ def without_aliases(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def recorded(flags: Mapping[str, object]) -> dict[str, object]:
-    """The flags that a checkpoint recorded; those that are younger than it have their defaults.
+    """Return the flags of a checkpoint; flags that are newer than it have their defaults.
 
-    Raises InputError where one has a value that no command gives it.
+    Raises InputError for a value that no command can have given.
     """
     known = {name: flag.default for name, flag in FLAGS.items()} | without_aliases(flags)
     if known['amp'] is None:    # what older versions recorded for off
@@ -278,19 +277,19 @@ def recorded(flags: Mapping[str, object]) -> dict[str, object]:
 
 
 def fixed_by(what: str) -> list[str]:
-    """The names of the flags that `what` fixes."""
+    """Return the names of the flags that `what` fixes."""
     return [name for name, flag in FLAGS.items() if what in flag.fixed_by]
 
 
 def spelled(name: str, value: object) -> str:
-    """How a command gives a flag this value: 'with --inpsize=97', 'without --signLayers', …"""
+    """Describe the value as typed: 'with --inpsize=97', 'without --signLayers', …"""
     if name not in FLAGS:       # a flag of another version
         return f'with --{name}={value}'
     return FLAGS[name].spelled(value)
 
 
 def not_default(flags: argparse.Namespace, *names: str) -> list[str]:
-    """Those of these flags that differ from their defaults, as typed."""
+    """Return which of these flags differ from their defaults, as typed."""
     values = {name: getattr(flags, name) for name in names}
     return [FLAGS[name].action.option_strings[-1 if value is False else 0]
             for name, value in values.items() if value != default(name)]

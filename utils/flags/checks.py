@@ -38,7 +38,7 @@ def check(flags: Flags, typed: Mapping[str, object], chosen: Mapping[str, object
 
 
 def check_data(flags: Flags):
-    """Raise InputError where the flags contradict the dataset, or do not describe one's own."""
+    """Raise InputError for flags that contradict the dataset, or do not describe a folder."""
     normalization = [name for name in ('mean', 'std') if getattr(flags, name) is not None]
     if not datasets.is_own(flags.dataset):
         if normalization:
@@ -64,7 +64,7 @@ def check_data(flags: Flags):
 
 
 def check_action(flags: Flags):
-    """Raise InputError where the flags do not name one thing to do, and all that it needs."""
+    """Raise InputError unless the flags name one action and all that it needs."""
     actions = [name for name in ACTIONS if getattr(flags, name)]
     if len(actions) > 1:
         raise InputError(f'--{actions[0]} and --{actions[1]} are two things to do: '
@@ -101,7 +101,7 @@ def check_action(flags: Flags):
 
 def without_effect(flags: Flags, channels: int, device: torch.device,
                    in_folders: bool) -> Iterator[str]:
-    """Sentences about flags that have little, no or a bad effect."""
+    """Yield notes about flags that have little effect, none, or a bad one."""
     weights = opts.not_default(flags, 'binStart', 'binSearch', 'centring')
     if weights and not flags.binaryWeight:
         yield f'{" and ".join(weights)} without --binaryWeight: all weights stay real'
@@ -128,7 +128,7 @@ def without_effect(flags: Flags, channels: int, device: torch.device,
 
 
 def without_effect_on_steps(flags: Flags) -> Iterator[str]:
-    """without_effect of the flags of optimizer and learning rate."""
+    """The same for the flags of optimizer and learning rate."""
     schedule = flags.learningratescheduler
     unused = opts.not_default(flags, *sorted(
         {'minlr', 'decayinterval', 'decaylevel'} - {*optim.SCHEDULES[schedule].flags}))

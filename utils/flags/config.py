@@ -10,11 +10,11 @@ from utils.system.files import check_file
 
 def config_flags(path: str, given: Mapping[str, object],
                  without: Collection[str] = ()) -> tuple[dict[str, object], list[str]]:
-    """{name: value} of the flags in the file, and sentences about those that are left out.
+    """Return {name: value} of the flags in the file, and notes about those that are ignored.
 
-    given: the flags of the command, which win. Left out is what concerns one command only
-    (Flag.once), what `without` names, and of the flags.json of a run, which has all flags, those
-    that follow from given ones (Flag.follows). Raises InputError, which names file and flag.
+    given: the flags of the command line. Ignored are flags of a single command (Flag.once), those
+    in `without`, and, in the flags.json of a run, which has all flags, values that follow from
+    given flags (Flag.follows). Raises InputError, which names file and flag.
     """
     with naming('--config'):
         if not path:
@@ -39,7 +39,7 @@ def config_flags(path: str, given: Mapping[str, object],
 
 
 def read_config(path: str) -> dict[str, object]:
-    """The values in the file, by the names of opts.FLAGS. Raises InputError."""
+    """Read the JSON object in the file. Raises InputError, also for unknown flags."""
     try:
         with open(path, encoding='utf-8-sig') as file:
             values = json.load(file)

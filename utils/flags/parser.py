@@ -1,7 +1,7 @@
-"""The parser of every command, the facts of a flag, and the types of flags.
+"""The argument parser of all commands, and the types of their flags.
 
-A type is a function from the text of a flag to its value, which raises ArgumentTypeError with the
-reason for a refusal.
+A type converts the text of a flag to its value. It raises ArgumentTypeError with the reason where
+it cannot.
 """
 import argparse
 import difflib
@@ -25,7 +25,7 @@ SWITCH = argparse.BooleanOptionalAction
 
 
 class Flags(argparse.Namespace):
-    """The flags of an experiment, which do not change: replace() makes others."""
+    """Immutable flags of an experiment; replace() returns a changed copy."""
 
     def __init__(self, **values):
         vars(self).update(values)
@@ -38,7 +38,7 @@ class Flags(argparse.Namespace):
 
 
 class Flag(NamedTuple):
-    """What opts.py states of a flag, by the words of add_flag, and its option."""
+    """A flag with the facts that opts.py describes."""
 
     action: argparse.Action
     default: object
@@ -48,10 +48,7 @@ class Flag(NamedTuple):
     follows: frozenset[str]
 
     def read(self, value: object) -> object:
-        """The value of the flag that JSON has as a text, a number, true or false.
-
-        Raises InputError for what no command can give.
-        """
+        """Convert a value from JSON: a string, a number, true or false. Raises InputError."""
         name = self.action.option_strings[0]
         if self.action.nargs == 0:
             if not isinstance(value, bool):
@@ -69,7 +66,7 @@ class Flag(NamedTuple):
         return found
 
     def is_valid(self, value: object) -> bool:
-        """Whether a resolved experiment can have this value."""
+        """Whether a checkpoint can have recorded this value."""
         name = self.action.dest
         if value is None:
             return self.default is None and name not in ('inpsize', 'binEnd')
@@ -85,7 +82,7 @@ class Flag(NamedTuple):
             return False
 
     def spelled(self, value: object) -> str:
-        """How a command gives the flag this value: 'with --inpsize=97', 'without --signLayers'."""
+        """Describe the value as typed: 'with --inpsize=97', 'without --signLayers'."""
         value = self.default if value is None else value
         name, *negated = self.action.option_strings
         if value is None or value is False:
@@ -94,7 +91,7 @@ class Flag(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises InputError for a wrong command; what add_flag adds is in the result only if given."""
+    """Raises InputError for a wrong command; flags that are not typed have no value."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
@@ -115,7 +112,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_flag(self, group, name: str, help: str, default: object = None, fixed_by: str = '',
                  changes_result: bool = True, once: bool = False, follows: str = '', **options):
-        """Add a flag with the facts that opts.py describes."""
+        """Add a flag; opts.py describes the options that argparse does not have."""
         if options.get('action') == 'store_true':
             default = False
         action = group.add_argument(name, default=argparse.SUPPRESS,
@@ -125,7 +122,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
-    """The type of a flag that takes one of the names that names() returns by then."""
+    """Return the type of a flag that takes one of names(), looked up when it is parsed."""
     def choose(name):
         known = names()
         if name in known:
@@ -137,9 +134,9 @@ def one_of(names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
 
 
 def some_of(names: Sequence[str]) -> Callable[[str], str]:
-    """The type of a flag that takes some of the names, or none, separated by commas.
+    """Return the type of a flag that takes any of the names, separated by commas.
 
-    Its value has them once each, in the order of `names`.
+    Its value has each of them once, in the order of `names`.
     """
     choose_one = one_of(lambda: names)
 
@@ -151,10 +148,10 @@ def some_of(names: Sequence[str]) -> Callable[[str], str]:
 
 def at_least(smallest: float, kind: type = int, above: bool = False, most: float | None = None,
              why: str = '', below: float | None = None) -> Callable[[str], float]:
-    """The type of a flag that takes a finite number from `smallest` on (above: more than it).
+    """Return the type of a flag that takes a finite number, at least `smallest`.
 
-    most: the largest, by default that of MOST; why: the reason for it, which the refusal gives;
-    below: what the number must be less than.
+    above: more than `smallest`. most: the largest (default: MOST); why: the reason, for the error
+    message. below: exclusive upper bound.
     """
     largest = MOST[kind] if most is None else most
 
@@ -178,7 +175,7 @@ def at_least(smallest: float, kind: type = int, above: bool = False, most: float
 
 
 def run_name(text: str) -> str:
-    """The type of --name: a folder inside --logdir, of one name or several, like group/run."""
+    """Type of --name: a folder inside --logdir, like run or group/run."""
     if not text:
         raise argparse.ArgumentTypeError('must not be empty')
     if not text.isprintable():
@@ -195,7 +192,7 @@ def run_name(text: str) -> str:
 
 
 def layers(text: str) -> str:
-    """The type of a flag that takes convolutions like '2-5,7', in their shortest spelling."""
+    """Type of flags that list convolutions, like '2-5,7'; the value is the shortest spelling."""
     try:
         return layer_string(layer_set(text))
     except ValueError as error:
@@ -203,7 +200,7 @@ def layers(text: str) -> str:
 
 
 def dataset(text: str) -> str:
-    """The type of --dataset: a name of datasets.names(), or 'folder' or 'folder:NAME'."""
+    """Type of --dataset: a name of datasets.names(), 'folder' or 'folder:NAME'."""
     kind, colon, name = text.partition(':')
     if kind == datasets.OWN:
         return kind + colon + (run_name(name) if colon else '')
@@ -216,16 +213,16 @@ def dataset(text: str) -> str:
 
 
 def device(text: str) -> str:
-    """The type of --device: auto, cpu or a kind of devices.GPUS, like cuda, with its number."""
+    """Type of --device: auto, cpu or one of devices.GPUS, also with a number, like cuda:1."""
     if re.fullmatch(rf'auto|cpu|mps|({"|".join(NUMBERED)})(:\d{{1,3}})?', text):
         return text
     raise argparse.ArgumentTypeError(f'{text!r} is not one of auto, cpu, {", ".join(GPUS)}, cuda:1')
 
 
 def per_channel(smallest: float) -> Callable[[str], str]:
-    """The type of a flag that takes a number from `smallest` to 1 for each channel: '0.5,0.4,0.5'.
+    """Return the type of a flag with a number of `smallest` to 1 per channel, like '0.5,0.4,0.5'.
 
-    Its value is the text that numbers() reads, each number in its shortest spelling.
+    Its value is text, each number in its shortest spelling; numbers() reads it.
     """
     number = at_least(smallest, float, most=1, why='pixels lie in 0..1')
 
@@ -235,12 +232,12 @@ def per_channel(smallest: float) -> Callable[[str], str]:
 
 
 def numbers(text: str | None) -> list[float] | None:
-    """The numbers of a flag of type per_channel. Raises ValueError."""
+    """Parse the value of a per_channel flag. Raises ValueError."""
     return None if text is None else [float(part) for part in text.split(',')]
 
 
 def check_not_empty(flags: argparse.Namespace, *names: str):
-    """Raise InputError for the first of these flags that was given without a text."""
+    """Raise InputError if one of these flags is an empty string."""
     for name in names:
         if getattr(flags, name) == '':
             raise InputError(f'--{name} must not be empty')

@@ -1,8 +1,8 @@
-"""From the flags of a command to those that everything is built from.
+"""From the typed flags to all flags of an experiment.
 
-A value is that of the command or, in this order, of --config, of the checkpoint or packed model
-that the command names, or the default. Defaults that depend on other flags are filled in by
-resolve, those that depend on the data or on the device by complete.
+A flag has the first of these values: typed, from --config, from the checkpoint or packed model that
+the command names, its default. resolve fills in defaults that depend on other flags, complete those
+that depend on the data or the device.
 """
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from utils.training import optim, parallel
 
 
 def resolve(typed: Mapping[str, object]) -> tuple[Flags, Source | None, list[str]]:
-    """All flags of a command, the network that they name, and sentences for the log.
+    """Return all flags, the source of the network if they name one, and notes for the log.
 
     typed: {name: value} as opts.parse returns it. Raises InputError.
     """
@@ -49,7 +49,7 @@ def resolve(typed: Mapping[str, object]) -> tuple[Flags, Source | None, list[str
 
 
 def find_source(chosen: dict[str, object]) -> tuple[dict[str, object], Source | None]:
-    """The network that these flags name, and the flags with the place where its run goes on."""
+    """Read what --resume or --packed names; return the flags with its run's folder, and it."""
     resume, source = chosen.get('resume'), None
     if resume == 'auto':
         found = {name: opts.default(name) for name in opts.FLAGS} | chosen
@@ -67,7 +67,7 @@ def find_source(chosen: dict[str, object]) -> tuple[dict[str, object], Source | 
 
 
 def with_defaults(flags: Flags) -> Flags:
-    """The flags with the defaults that depend on other flags."""
+    """Fill in the defaults that depend on other flags."""
     own = models.default_inpsize(flags.model_def)
     inpsize = flags.inpsize or (min(own, 97) if flags.dataset == 'doodles' else own)
     dataset, channels = flags.dataset, flags.channels
@@ -81,7 +81,7 @@ def with_defaults(flags: Flags) -> Flags:
 
 
 def last_checkpoint(flags: Flags) -> str | None:
-    """What --resume=auto resumes: the last.pth.tar of --logdir and --name, or None.
+    """Return the last.pth.tar that --resume=auto continues, None to start a new run.
 
     Raises InputError where it is missing and the flags need it.
     """
@@ -99,10 +99,10 @@ def last_checkpoint(flags: Flags) -> str | None:
 
 
 def where_it_lies(checkpoint: str) -> dict[str, str]:
-    """--logdir and --name of the run whose folder a checkpoint lies in; {} outside of one.
+    """Return --logdir and --name of the run folder that holds the checkpoint, {} if none does.
 
-    Those that the checkpoint recorded do not count: its folder may have been moved, and a file from
-    elsewhere must not say where this program writes.
+    What the checkpoint recorded does not count: its folder may have been moved, and a downloaded
+    file must not decide where this program writes.
     """
     folder = Path(checkpoint).parent
     if not (folder / 'flags.json').is_file():
@@ -113,10 +113,9 @@ def where_it_lies(checkpoint: str) -> dict[str, str]:
 
 
 def keep_own_data(flags: Flags, source: Source) -> Flags:
-    """The flags with the name of --dataset=folder that the source recorded, wherever it lies now.
+    """Give --dataset=folder the name that the source recorded; --data_dir may have moved.
 
-    Raises InputError where one of the two is one's own data and the other is not, and where the
-    flags describe the data in another way.
+    Raises InputError if only one of the two is a folder, or if the data is described differently.
     """
     recorded = source.flags['dataset']
     if datasets.is_own(recorded) != datasets.is_own(flags.dataset):
@@ -129,7 +128,7 @@ def keep_own_data(flags: Flags, source: Source) -> Flags:
 
 
 def refuse_other(flags: Flags, source: Source, names: Iterable[str]):
-    """Raise InputError where one of these flags has another value than its source had."""
+    """Raise InputError if one of these flags differs from the source."""
     for name in names:      # a checkpoint older than a flag has its default
         fixed, value = source.flags.get(name, opts.default(name)), getattr(flags, name)
         if fixed != value:
@@ -138,17 +137,14 @@ def refuse_other(flags: Flags, source: Source, names: Iterable[str]):
 
 
 def check_source(flags: Flags, source: Source):
-    """Raise InputError where the flags differ in what their source fixes."""
+    """Raise InputError if the flags contradict what the source fixes."""
     refuse_other(flags, source, source.fixes)
     if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
         raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
 
 
 def check_same_start(source: Source | None, device: torch.device):
-    """Raise InputError where the processes of torchrun found checkpoints of different epochs.
-
-    Each looks before the first of them can write, since they wait for each other in between.
-    """
+    """Raise InputError if the processes of torchrun found checkpoints of different epochs."""
     done = source.checkpoint['epoch'] + 1 if source and source.checkpoint else 0
     everywhere = parallel.sum_(torch.tensor(done, device=device)).item()
     if everywhere != done * parallel.processes():
@@ -157,7 +153,7 @@ def check_same_start(source: Source | None, device: torch.device):
 
 
 def complete(flags: Flags, classes: Sequence[str], channels: int, device: torch.device) -> Flags:
-    """The flags with the defaults that depend on the data, on the network and on the device."""
+    """Fill in the defaults that depend on the data, the network or the device."""
     values: dict = {'nClasses': flags.nClasses or len(classes)}
     if flags.binEnd is None and not flags.packed:
         arguments = flags.model_def, len(classes), channels, flags.inpsize, flags.signLayers
@@ -176,19 +172,19 @@ def complete(flags: Flags, classes: Sequence[str], channels: int, device: torch.
 
 def ignored(flags: Flags, channels: int, device: torch.device,
             in_folders: bool = True) -> list[str]:
-    """Sentences about flags without effect on images of so many channels; see datasets.Data."""
+    """Return notes about flags that have no effect; channels and in_folders: see datasets.Data."""
     return [*without_effect(flags, channels, device, in_folders), *without_effect_on_steps(flags)]
 
 
 def changes_result(name: str, flags: Flags) -> bool:
-    """Whether another value of a flag can make these flags train to another result."""
+    """Whether changing this flag can change what is trained."""
     if name == 'epochs':    # a run of fewer can be continued, unless its schedule ends with them
         return name in optim.SCHEDULES[flags.learningratescheduler].flags
     return name not in opts.FLAGS or opts.FLAGS[name].changes_result
 
 
 def changed_schedule(flags: Flags, source: Source | None) -> list[str]:
-    """A sentence where a resumed run follows another schedule, or the same to another end."""
+    """Note that a resumed run follows another schedule, or the same one to another end."""
     if not source or not source.checkpoint:
         return []
     before, done = Flags(**source.flags), source.checkpoint['epoch']
