@@ -217,6 +217,16 @@ def test_damaged_results_are_counted_again(finished, run, tmp_path):
     assert table(folder) == table(finished)
 
 
+def test_a_result_that_is_a_pipe_is_named(finished, run, tmp_path, at_once, capsys):
+    folder = shutil.copytree(finished, tmp_path / 'small')
+    (folder / CELLS[0] / 'result.json').unlink()
+    os.mkfifo(folder / CELLS[0] / 'result.json')
+    with pytest.raises(SystemExit):
+        run(tmp_path, '--collect')
+    assert f'{CELLS[0]}/result.json is a pipe, not a file\n' in capsys.readouterr().err
+    assert '| dab | real |' in (folder / 'compare.md').read_text()     # the other cells
+
+
 def test_results_of_the_old_counting_are_counted_again(finished, run, tmp_path):
     """In which ties were right: its ranks were too low."""
     folder = shutil.copytree(finished, tmp_path / 'small')

@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 
 import main
 from conftest import ROOT, run_script
-from datasets import prepare, transforms
+from datasets import imagenet, prepare, transforms
 from test_architecture import tracked
 from test_main import SMALL, rows
 from utils import experiment, files
@@ -360,18 +360,6 @@ def test_another_file_than_a_checkpoint(trained, tmp_path, capsys, flag, name, p
     assert all(part in error for part in parts) and error.count('\n') == 1
 
 
-@pytest.fixture
-def at_once():
-    """Ends the test where something waits for ever."""
-    def give_up(*_):
-        pytest.fail('it waits')
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
 @pytest.mark.parametrize('command', [
     'main --config=PIPE', 'main --resume=PIPE', 'main --resume=PIPE --evaluate', 'main --packed=PIPE --evaluate',
     'main --pretrained_file=PIPE --model_def=bincifar --inpsize=32', 'main --resume=RUN/last.pth.tar --classify PIPE',
@@ -411,6 +399,41 @@ def test_what_else_is_no_file(tmp_path, monkeypatch):
 
 
 # Numbers that no network can compute with
+
+@pytest.mark.parametrize('name', ['log.txt', 'history.jsonl', 'flags.json', 'metrics.jsonl', 'weights.jsonl', '.lock'])
+def test_a_run_refuses_what_would_lead_its_texts_elsewhere(trained, tmp_path, at_once, capsys, name):
+    folder, victim = shutil.copytree(trained, tmp_path / 'big/run'), tmp_path / 'victim'
+    victim.write_text('mine')
+    (tmp_path / 'logs').symlink_to('big')       # of the folders a link is as good as any
+    for target, sentence in (victim, 'is a symbolic link'), (tmp_path / 'new', 'is a symbolic link'), (None, 'is a pipe, not a file'):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target) if target else os.mkfifo(folder / name)
+        if (name, target) == ('flags.json', tmp_path / 'new'):      # without flags.json it is not the folder of a run
+            continue
+        for start in [f'--resume={tmp_path}/logs/run/last.pth.tar'], ['--overwrite', f'--logdir={tmp_path}/logs', '--name=run', *SMALL]:
+            with pytest.raises(SystemExit) as ended:
+                main.main([*start, f'--data_dir={torch.load(trained / "last.pth.tar")["flags"]["data_dir"]}', '--epochs=2'])
+            error = capsys.readouterr().err
+            assert ended.value.code == 2 and f'logs/run/{name} {sentence}' in error and error.count('\n') == 1
+    assert victim.read_text() == 'mine' and not (tmp_path / 'new').exists()
+    (folder / name).unlink()
+    shutil.copy(trained / 'flags.json', folder)
+    main.main([f'--resume={tmp_path}/logs/run/last.pth.tar', '--epochs=2'])
+    assert read_checkpoint(folder / 'last.pth.tar')['epoch'] == 2
+
+
+def test_a_tar_of_imagenet_that_is_a_pipe(tmp_path):
+    for name in imagenet.TRAIN_TAR, imagenet.VAL_TAR:
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f'{imagenet.TRAIN_TAR} is a pipe, not a file'):
+        imagenet.find_images(tmp_path, None)
+
+
+def test_what_is_left_of_a_name_that_a_killed_process_wrote_to_is_replaced(tmp_path, at_once):
+    os.mkfifo(tmp_path / 'temporary')
+    files.write_atomically(tmp_path / 'x', lambda path: path.write_text('new'), temporary=tmp_path / 'temporary')
+    assert (tmp_path / 'x').read_text() == 'new'
+
 
 def spoil(checkpoint, name, value):
     checkpoint['model'][name].view(-1)[0] = value

@@ -62,6 +62,22 @@ def check_file(path: str | Path, kind: str = 'file'):
         raise InputError(f'{path} is a {found}, not a {kind if found == "folder" else "file"}')
 
 
+def has_file(path: str | Path) -> bool:
+    """Whether a file lies at `path`, where the program looks by itself; see check_file."""
+    if not os.path.exists(path):
+        return False
+    check_file(path)
+    return True
+
+
+def check_writable_in_place(path: Path):
+    """Raise InputError where what is written to `path` would not go to a file of this folder."""
+    if path.is_symlink():
+        raise InputError(f'{path} is a symbolic link, through which the program does not write: '
+                         'move it away')
+    has_file(path)
+
+
 def check_numbers(tensors: Mapping[str, Any], path: str | Path):
     """Raise InputError where a tensor read from `path` has numbers that no training leaves."""
     for name, tensor in tensors.items():
@@ -79,8 +95,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
     folder where only this program writes, so that a next call replaces what a killed process left;
     elsewhere it is one that no file of the user has.
     """
-    if os.path.exists(path):
-        check_file(path)
+    has_file(path)
     temporary = temporary or path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
     try:
         with interrupt.must_finish():
@@ -90,6 +105,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
                     os.fsync(file.fileno())
             replace(temporary, path)
     finally:
+            temporary.unlink(missing_ok=True)
         temporary.unlink(missing_ok=True)
 
 
@@ -128,6 +144,7 @@ def claim(folder: Path) -> TextIO:
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or 'another process'
+        check_writable_in_place(folder / LOCK)
             raise InUse(f'{folder} is in use by {owner}') from None
         except OSError:
             return file     # a file system without locks

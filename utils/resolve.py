@@ -19,6 +19,7 @@ from utils import binarize
 from utils.arguments import Flags
 from utils.checks import ACTIONS, check, without_effect, without_effect_on_steps
 from utils.errors import InputError, naming
+from utils.files import has_file
 from utils.source import Source, checkpoint_source, packed_source
 from utils.training import optim, parallel
 
@@ -94,7 +95,7 @@ def where_it_lies(checkpoint: str) -> dict[str, str]:
     elsewhere must not say where this program writes.
     """
     folder = Path(checkpoint).parent
-    if not (folder / 'flags.json').is_file():
+    if not has_file(folder / 'flags.json'):
         return {}
     if folder.name in ('', '..'):
         folder = folder.resolve()

@@ -14,7 +14,7 @@ from models.blocks import has_signs
 from utils import data, devices, experiment, resolve
 from utils.binarize import weight_bits
 from utils.errors import InputError, RunError, begin
-from utils.files import write_text
+from utils.files import has_file, write_text
 from utils.source import checkpoint_source
 from utils.training import epoch
 from utils.training.logs import read_log
@@ -150,6 +150,7 @@ def evaluate_cell(cell: Cell, stored: dict, flags: argparse.Namespace,
     if images:
         made_of['images'] = images
     path = cell.last.with_name('result.json')
+    has_file(path)
     with contextlib.suppress(OSError, ValueError, AttributeError):      # absent or damaged
         result = json.loads(path.read_text(encoding='utf-8'))
         if made_of.items() <= result.items() and result.keys() >= RESULT:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
+from utils.files import has_file
 from utils.provenance import describe_provenance
 
 from .output import markdown_table
@@ -25,6 +26,7 @@ LARGEST = 10    # layers in the second table
 
 def read_rows(path: Path) -> list[dict]:
     """The rows of a gain.csv; [] where the file is missing or is not one."""
+    has_file(path)
     try:
         with open(path, encoding='utf-8', newline='') as file:
             return [{name: kind(row[name]) for name, kind in COLUMNS.items()}

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from utils.errors import RunError, naming
-from utils.files import check_file, write_text
+from utils.files import has_file, write_text
 
 
 def read_log(path: Path, keys: set[str]) -> list[dict]:
@@ -13,9 +13,8 @@ def read_log(path: Path, keys: set[str]) -> list[dict]:
     All values are numbers, but for the names of splits and layers. A last line without its end,
     which a full disk can leave, is none. Raises RunError for a damaged row.
     """
-    if not path.exists():
+    if not has_file(path):
         return []
-    check_file(path)
     with naming(str(path), RunError):
         *lines, _ = path.read_bytes().split(b'\n')
     rows = []
