@@ -1,5 +1,6 @@
 """What a run survives: kills, full disks, closed terminals, damaged files, two at once. See the README."""
 import ast
+import contextlib
 import importlib
 import json
 import os
@@ -25,7 +26,7 @@ from test_main import SMALL, rows
 from utils import experiment, files
 from utils.errors import InputError
 from utils.source import checkpoint_source
-from utils.training import board, epoch, folder, record
+from utils.training import board, epoch, folder, optim, record
 from utils.training.checkpoint import read_checkpoint
 
 
@@ -297,7 +298,8 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(trained, tmp_path):
     ('flags', 5, 'no valid flags'), ('epoch', -1, 'no valid epoch'), ('classes', ['a', 3], 'no valid classes'),
     ('model', {'a': 1}, 'no valid model'), ('metrics', {}, 'no valid metrics'), ('best', float('nan'), 'best'),
     ('rng', {'cpu': None, 'cuda': []}, 'no valid rng'), ('scaler', {'scale': 1.0}, 'no valid scaler'),
-    ('scaler', torch.zeros(2), 'no valid scaler'),
+    ('scaler', torch.zeros(2), 'no valid scaler'), ('classes', ['a', 'b', 'a'], 'no valid classes'), ('metrics', {'top1': 1.0}, 'metrics'),
+    ('metrics', {'top1': 1.0, 'top5': 1.0, 'images': 3, 'loss': float('nan')}, 'no valid metrics'),
     ('optimizer', {'state': {0: {'step': 'x'}}}, 'state of the optimizer'),
     ('rng', {'cpu': torch.zeros(5, dtype=torch.uint8), 'cuda': []}, 'random state'),
 ])
@@ -398,8 +400,6 @@ def test_what_else_is_no_file(tmp_path, monkeypatch):
         files.check_file('a\0b')
 
 
-# Numbers that no network can compute with
-
 @pytest.mark.parametrize('name', ['log.txt', 'history.jsonl', 'flags.json', 'metrics.jsonl', 'weights.jsonl', '.lock'])
 def test_a_run_refuses_what_would_lead_its_texts_elsewhere(trained, tmp_path, at_once, capsys, name):
     folder, victim = shutil.copytree(trained, tmp_path / 'big/run'), tmp_path / 'victim'
@@ -435,6 +435,8 @@ def test_what_is_left_of_a_name_that_a_killed_process_wrote_to_is_replaced(tmp_p
     assert (tmp_path / 'x').read_text() == 'new'
 
 
+# Numbers that no network can compute with
+
 def spoil(checkpoint, name, value):
     checkpoint['model'][name].view(-1)[0] = value
 
@@ -463,6 +465,24 @@ def test_a_checkpoint_with_impossible_numbers_is_refused_everywhere(trained, ske
         with pytest.raises(InputError, match=part):
             read(file)
     assert not (tmp_path / 'model.dab').exists()
+
+
+@pytest.mark.parametrize('optimType', ['sgd', 'adam', 'adamw', 'adagrad', 'adamax', 'adadelta'])
+def test_an_optimizer_is_not_restored_with_impossible_numbers(optimType):
+    model = torch.nn.Linear(2, 1)
+    optimizer = optim.build_optimizer(optimType, model, 0.1, 0, 0.9, False)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = optim.optimizer_state(optimizer, model)['state']
+    optim.restore_optimizer(optimizer, model, state)
+    for key in state[1]:
+        may_be_negative = key in ('momentum_buffer', 'exp_avg')
+        for value in [float('nan'), -1.0]:
+            spoilt = {**state, 1: state[1] | {key: torch.full_like(state[1][key], value)}}
+            expected = (contextlib.nullcontext() if value < 0 and may_be_negative else
+                        pytest.raises(InputError, match=f'impossible {key} of bias in the state of the optimizer'))
+            with expected:
+                optim.restore_optimizer(optimizer, model, spoilt)
 
 
 # Two at once

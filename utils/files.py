@@ -87,6 +87,12 @@ def check_numbers(tensors: Mapping[str, Any], path: str | Path):
             raise InputError(f'{path} has a variance below 0, in {name}')
 
 
+def are_class_names(value: object) -> bool:
+    """Whether `value`, read from a file, is a list of one or more different texts."""
+    return (isinstance(value, list) and len(value) > 0
+            and all(isinstance(name, str) for name in value) and len(set(value)) == len(value))
+
+
 def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True,
                      temporary: Path | None = None):
     """Call write(temporary) and rename that file to `path`, which is never half written.
@@ -99,13 +105,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
     temporary = temporary or path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
     try:
         with interrupt.must_finish():
+            temporary.unlink(missing_ok=True)
             write(temporary)
             if sync:
                 with open(temporary, 'r+b') as file:    # writable, for Windows
                     os.fsync(file.fileno())
             replace(temporary, path)
     finally:
-            temporary.unlink(missing_ok=True)
         temporary.unlink(missing_ok=True)
 
 
@@ -138,13 +144,13 @@ def claim(folder: Path) -> TextIO:
     processes that are forked later do not hold it.
     """
     while True:
+        check_writable_in_place(folder / LOCK)
         file = open(folder / LOCK, 'a+', encoding='utf-8')
         try:
             locks.take(file)
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or 'another process'
-        check_writable_in_place(folder / LOCK)
             raise InUse(f'{folder} is in use by {owner}') from None
         except OSError:
             return file     # a file system without locks

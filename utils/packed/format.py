@@ -48,7 +48,7 @@ from torch import Tensor, nn
 import models
 
 from ..errors import InputError, naming
-from ..files import check_file, check_numbers, write_atomically
+from ..files import are_class_names, check_file, check_numbers, write_atomically
 from .encoding import Bits, choose_encoding, decode, encode, encoded_size
 
 MAGIC = b'\x89DAB\r\n\x1a\n'
@@ -79,8 +79,7 @@ class Description:
             'model_def': isinstance(self.model_def, str),
             'signLayers': self.signLayers is None or (
                 isinstance(self.signLayers, str) and SIGN_LAYERS.fullmatch(self.signLayers)),
-            'classes': isinstance(self.classes, list) and self.classes and all(
-                isinstance(name, str) for name in self.classes),
+            'classes': are_class_names(self.classes),
             'inpsize': type(self.inpsize) is int and 1 <= self.inpsize <= models.MAX_INPSIZE,
             'mean': are_numbers(self.mean),
             'std': (are_numbers(self.std) and min(self.std) > 0
