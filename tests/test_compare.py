@@ -338,6 +338,22 @@ def test_mcnemar(only_a, only_b):
     assert statistics.mcnemar(only_a, only_b) == statistics.mcnemar(only_b, only_a) == pytest.approx(min(1, 2 * tail))
 
 
+def test_a_command_and_names_are_printable_in_tables_for_people():
+    origin = provenance(torch.device('cpu'), "compare '--data_dir=a\033[2J\n# forged\udcff'")
+    assert origin['command'] == r"compare '--data_dir=a\x1b[2J\n# forged\udcff'"
+    assert output.markdown_table(['a'], [['b\033\n']]).split('\n')[2] == r'| b\x1b\n |'
+
+
+def test_a_folder_with_dollars_in_its_name_is_no_formula(tmp_path):
+    rows = [{'weights': 'dab'}]
+    figure = output.plot_curves({('dab', 'real'): {0: {'curve': [1., 2.]}}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, 'plot_curves', lambda _: figure)
+        patch.setattr(output, 'plot_accuracy', lambda *_: output.Figure())
+        output.write(tmp_path, '', rows, {}, r'net on $\frac$')
+    assert (tmp_path / 'curves.svg').exists()
+
+
 def test_pairs_and_rows_by_hand():
     def result(*ranks):
         return {'ranks': list(ranks), 'epoch': 9, 'seconds': 60, 'bits_per_weight': 1, 'bytes': 1}
