@@ -26,7 +26,7 @@ from test_main import SMALL, rows
 from utils import experiment, files
 from utils.errors import InputError
 from utils.source import checkpoint_source
-from utils.training import board, epoch, folder, optim, record
+from utils.training import board, epoch, folder, logs, optim, record
 from utils.training.checkpoint import read_checkpoint
 
 
@@ -853,6 +853,14 @@ def test_a_damaged_best_names_the_remedy(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
     assert 'move it away' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('value', [-1, True, 10 ** 400, 0.5])
+def test_a_log_with_an_impossible_number(tmp_path, value):
+    for key in {'epoch', 'top1'} if value != 0.5 else {'epoch'}:
+        (tmp_path / 'x.jsonl').write_text(json.dumps({'epoch': 0, 'top1': 50.0} | {key: value}) + '\n')
+        with pytest.raises(InputError, match='damaged in line 1'):      # utils.report would draw it
+            logs.read_log(tmp_path / 'x.jsonl', {'epoch', 'top1'})
 
 
 def test_a_log_with_a_value_of_another_type(trained, tmp_path, capsys):

@@ -6,6 +6,8 @@ from pathlib import Path
 from utils.errors import RunError, naming
 from utils.files import has_file, write_text
 
+from .checkpoint import is_count
+
 
 def read_log(path: Path, keys: set[str]) -> list[dict]:
     """The rows of a .jsonl file of a run, each with at least these keys; [] if there is none.
@@ -30,8 +32,9 @@ def read_log(path: Path, keys: set[str]) -> list[dict]:
 
 def is_entry(key: str, value: object) -> bool:
     """Whether a log can have this value under this key."""
-    kinds = {'epoch': int, 'split': str, 'layer': str}
-    return isinstance(value, kinds.get(key, (int, float)))
+    if key in ('split', 'layer'):
+        return isinstance(value, str)
+    return is_count(value) if key == 'epoch' else type(value) is float or is_count(value)
 
 
 def keep_epochs_before(epoch: int, path: Path):
