@@ -294,11 +294,16 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(trained, tmp_path):
     assert refused > 6
 
 
+SCALER = {'scale': 1.0, 'growth_factor': 2.0, 'backoff_factor': 0.5, 'growth_interval': 2000, '_growth_tracker': 0}
+
+
 @pytest.mark.parametrize('key, value, part', [
     ('flags', 5, 'no valid flags'), ('epoch', -1, 'no valid epoch'), ('classes', ['a', 3], 'no valid classes'),
     ('model', {'a': 1}, 'no valid model'), ('metrics', {}, 'no valid metrics'), ('best', float('nan'), 'best'),
     ('rng', {'cpu': None, 'cuda': []}, 'no valid rng'), ('scaler', {'scale': 1.0}, 'no valid scaler'),
-    ('scaler', torch.zeros(2), 'no valid scaler'), ('classes', ['a', 'b', 'a'], 'no valid classes'), ('metrics', {'top1': 1.0}, 'metrics'),
+    ('scaler', torch.zeros(2), 'no valid scaler'), ('scaler', SCALER | {'scale': float('nan')}, 'no valid scaler'),
+    ('scaler', SCALER | {'growth_factor': float('nan')}, 'no valid scaler'), ('scaler', SCALER | {'backoff_factor': -1.0}, 'no valid scaler'),
+    ('classes', ['a', 'b', 'a'], 'no valid classes'), ('metrics', {'top1': 1.0}, 'metrics'),
     ('metrics', {'top1': 1.0, 'top5': 1.0, 'images': 3, 'loss': float('nan')}, 'no valid metrics'),
     ('optimizer', {'state': {0: {'step': 'x'}}}, 'state of the optimizer'),
     ('rng', {'cpu': torch.zeros(5, dtype=torch.uint8), 'cuda': []}, 'random state'),
@@ -855,7 +860,7 @@ def test_a_damaged_best_names_the_remedy(trained, tmp_path, capsys):
     assert 'move it away' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('value', [-1, True, 10 ** 400, 0.5])
+@pytest.mark.parametrize('value', [-1, True, 10 ** 400, 0.5], ids=['negative', 'truth', 'huge', 'half'])
 def test_a_log_with_an_impossible_number(tmp_path, value):
     for key in {'epoch', 'top1'} if value != 0.5 else {'epoch'}:
         (tmp_path / 'x.jsonl').write_text(json.dumps({'epoch': 0, 'top1': 50.0} | {key: value}) + '\n')

@@ -134,7 +134,9 @@ SCHEMA = {      # what a checkpoint must have
                               and all(is_percentage(value.get(top)) for top in ('top1', 'top5'))
                               and all(number == number for number in value.values())),   # no NaN
     'scaler': lambda value: value is None or (      # empty but for float16
-        is_dict_of(value, (int, float)) and (not value or value.keys() >= SCALER_KEYS)),
+        is_dict_of(value, (int, float)) and (not value or (
+            value.keys() >= SCALER_KEYS and value['scale'] > 0
+            and all(number >= 0 for number in value.values())))),
 }
 
 
