@@ -11,7 +11,7 @@ from datasets.archives import ArchivedImage
 from datasets.folders import files_below, is_image_file
 from datasets.images import is_hidden, reason
 from utils.system.errors import InputError, RunError, naming
-from utils.system.files import check_file
+from utils.system.files import check_file, has_file
 
 TRAIN_TAR, VAL_TAR = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
 IMAGES_IN_TARS = 1_281_167 + 50_000
@@ -29,7 +29,7 @@ def find_images(source: Path, val_labels: str | None
     """
     tars = source / TRAIN_TAR, source / VAL_TAR
     with naming('--source'):
-        missing = [tar for tar in tars if not tar.is_file()]
+        missing = [tar for tar in tars if not has_file(tar)]
         folders = [source.joinpath(*KAGGLE[start:]) for start in reversed(range(len(KAGGLE) + 1))]
         folder = next((folder for folder in folders if all(
             (folder / split).is_dir() for split in ('train', 'val'))), None)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from utils.system import locks
-from utils.system.files import write_atomically
+from utils.system.files import has_file, write_atomically
 
 Content = TypeVar('Content')
 LIMIT = 20 * 10 ** 9    # bytes in the folder, where no more are in use
@@ -18,12 +18,15 @@ def made_once(path: Path, read: Callable[[Path], Content],
     """read(path); where that raises OSError or ValueError, one process makes the file first.
 
     write(temporary) makes it under another name: a file is never changed once it has its own.
-    Raises what write does, OSError where there can be no such file.
+    Raises what write does, OSError where there can be no such file, InputError where a pipe or
+    the like has its name.
     """
+    part, temporary = Path(f'{path}.part'), Path(f'{path}.tmp')
+    for each in path, part:
+        has_file(each)
     with suppress(OSError, ValueError):
         return read(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, temporary = Path(f'{path}.part'), Path(f'{path}.tmp')
     with _locked(part):
         with suppress(OSError, ValueError):
             return read(path)       # another process has made it

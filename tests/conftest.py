@@ -154,3 +154,15 @@ def start(tmp_path):
     for command in started:
         if command.process.is_alive():
             command.kill()
+
+
+@pytest.fixture
+def at_once():
+    """Ends the test where something waits for ever."""
+    def give_up(*_):
+        pytest.fail('it waits')
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

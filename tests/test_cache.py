@@ -483,6 +483,23 @@ def test_an_error_while_the_file_is_made_leaves_nothing(home):
     assert not list(home.iterdir())
 
 
+@pytest.mark.parametrize('kind', ['sketches', 'content', 'broken'])
+def test_a_pipe_in_the_folder_is_named(root, home, at_once, kind):
+    def read():
+        return cache.readable(folders.find(root, 1, ())[0]) if kind == 'broken' else load(root)
+    read()
+    for path in home.glob(f'*.{kind}'):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(InputError, match=f'{kind} is a pipe, not a file'):
+        read()
+    for path in home.glob(f'*.{kind}'):
+        path.unlink()
+        os.mkfifo(f'{path}.part')
+    with pytest.raises(InputError, match=f'{kind}.part is a pipe, not a file'):
+        read()
+
+
 def die_writing(function, *arguments):
     """In a process of its own: be killed before the temporary file gets its name."""
     os.replace = lambda *_: os._exit(9)

@@ -218,6 +218,16 @@ def test_damaged_results_are_counted_again(finished, run, tmp_path):
     assert table(folder) == table(finished)
 
 
+def test_a_result_that_is_a_pipe_is_named(finished, run, tmp_path, at_once, capsys):
+    folder = shutil.copytree(finished, tmp_path / 'small')
+    (folder / CELLS[0] / 'result.json').unlink()
+    os.mkfifo(folder / CELLS[0] / 'result.json')
+    with pytest.raises(SystemExit):
+        run(tmp_path, '--collect')
+    assert f'{CELLS[0]}/result.json is a pipe, not a file\n' in capsys.readouterr().err
+    assert '| dab | real |' in (folder / 'compare.md').read_text()     # the other cells
+
+
 def test_results_of_the_old_counting_are_counted_again(finished, run, tmp_path):
     """In which ties were right: its ranks were too low."""
     folder = shutil.copytree(finished, tmp_path / 'small')
@@ -327,6 +337,22 @@ def test_mcnemar(only_a, only_b):
     n = only_a + only_b
     tail = sum(Fraction(math.comb(n, k), 2 ** n) for k in range(min(only_a, only_b) + 1))
     assert statistics.mcnemar(only_a, only_b) == statistics.mcnemar(only_b, only_a) == pytest.approx(min(1, 2 * tail))
+
+
+def test_a_command_and_names_are_printable_in_tables_for_people():
+    origin = provenance(torch.device('cpu'), "compare '--data_dir=a\033[2J\n# forged\udcff'")
+    assert origin['command'] == r"compare '--data_dir=a\x1b[2J\n# forged\udcff'"
+    assert output.markdown_table(['a'], [['b\033\n']]).split('\n')[2] == r'| b\x1b\n |'
+
+
+def test_a_folder_with_dollars_in_its_name_is_no_formula(tmp_path):
+    rows = [{'weights': 'dab'}]
+    figure = output.plot_curves({('dab', 'real'): {0: {'curve': [1., 2.]}}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, 'plot_curves', lambda _: figure)
+        patch.setattr(output, 'plot_accuracy', lambda *_: output.Figure())
+        output.write(tmp_path, '', rows, {}, r'net on $\frac$')
+    figure.draw_without_rendering()
 
 
 def test_pairs_and_rows_by_hand():

@@ -50,7 +50,7 @@ def untrained(path, folder, *flags):
     with torch.no_grad():
         for images, _ in loader:
             network.train()(images)
-    torch.save({'epoch': 1, 'best': 50., 'metrics': {'top1': 50., 'images': 12}, 'flags': vars(one.flags), 'classes': one.classes,
+    torch.save({'epoch': 1, 'best': 50., 'metrics': {'top1': 50., 'top5': 100., 'images': 12}, 'flags': vars(one.flags), 'classes': one.classes,
                 'channels': one.channels, 'training_images': None, 'model': network.state_dict(), 'optimizer': {'state': {}},
                 'scaler': None, 'rng': {'cpu': torch.get_rng_state(), 'cuda': []}}, path)
 
@@ -203,6 +203,18 @@ def test_the_picture_is_what_the_network_saw(served, recognizer):
     mean, std = (values[0] for values in datasets.normalization('tuberlin'))
     np.testing.assert_allclose(255 * (1 - (recognizer.seen(STROKES)[0].numpy() * std + mean)), shown, atol=0.51)
     assert 0 < answer['network_ms'] < answer['total_ms'] and len(answer['likeliest']) == 3
+
+
+def test_names_reach_the_page_as_printable_text(runs, tmp_path):
+    name, path = '\033]0;title\07a\u202e', tmp_path / 'a\033b.pth.tar'
+    torch.save(torch.load(runs / 'fbin.pth.tar') | {'classes': [name, 'b', 'c']}, path)
+    source = draw.sketch_source(str(path))
+    recognizer = Recognizer(source)
+    page = draw.render(draw.TEMPLATE, **draw.facts(source, recognizer))
+    assert all(line.isprintable() for line in page.split('\n')) and r'a\x1bb.pth.tar' in page
+    assert 'a\\\\x1bb.pth.tar' in page and '\\u001b' not in page      # in its script: what to type to start it again
+    named = [guess for guess, _ in recognizer.answer([np.zeros(1, complex)])['likeliest']]
+    assert sorted(named) == [r'\x1b]0;title\x07a\u202e', 'b', 'c']
 
 
 def test_weights_are_binarized_once(runs, monkeypatch):

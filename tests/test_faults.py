@@ -1,5 +1,6 @@
 """What a run survives: kills, full disks, closed terminals, damaged files, two at once. See the README."""
 import ast
+import contextlib
 import importlib
 import json
 import os
@@ -21,14 +22,13 @@ from test_main import SMALL, rows
 from torch.utils.data import get_worker_info
 
 import main
-from datasets import prepare, transforms
+from datasets import imagenet, prepare, transforms
 from utils import experiment
-from utils.record import board, folder
-from utils.record import run as record
+from utils.record import board, folder, logs, run as record
 from utils.source import checkpoint_source
 from utils.system import files
 from utils.system.errors import InputError
-from utils.training import epoch
+from utils.training import epoch, optim
 from utils.training.checkpoint import read_checkpoint
 
 
@@ -296,11 +296,17 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(trained, tmp_path):
     assert refused > 6
 
 
+SCALER = {'scale': 1.0, 'growth_factor': 2.0, 'backoff_factor': 0.5, 'growth_interval': 2000, '_growth_tracker': 0}
+
+
 @pytest.mark.parametrize('key, value, part', [
     ('flags', 5, 'no valid flags'), ('epoch', -1, 'no valid epoch'), ('classes', ['a', 3], 'no valid classes'),
     ('model', {'a': 1}, 'no valid model'), ('metrics', {}, 'no valid metrics'), ('best', float('nan'), 'best'),
     ('rng', {'cpu': None, 'cuda': []}, 'no valid rng'), ('scaler', {'scale': 1.0}, 'no valid scaler'),
-    ('scaler', torch.zeros(2), 'no valid scaler'),
+    ('scaler', torch.zeros(2), 'no valid scaler'), ('scaler', SCALER | {'scale': float('nan')}, 'no valid scaler'),
+    ('scaler', SCALER | {'growth_factor': float('nan')}, 'no valid scaler'), ('scaler', SCALER | {'backoff_factor': -1.0}, 'no valid scaler'),
+    ('classes', ['a', 'b', 'a'], 'no valid classes'), ('metrics', {'top1': 1.0}, 'metrics'),
+    ('metrics', {'top1': 1.0, 'top5': 1.0, 'images': 3, 'loss': float('nan')}, 'no valid metrics'),
     ('optimizer', {'state': {0: {'step': 'x'}}}, 'state of the optimizer'),
     ('rng', {'cpu': torch.zeros(5, dtype=torch.uint8), 'cuda': []}, 'random state'),
 ])
@@ -363,18 +369,6 @@ def test_another_file_than_a_checkpoint(trained, tmp_path, capsys, flag, name, p
     assert all(part in error for part in parts) and error.count('\n') == 1
 
 
-@pytest.fixture
-def at_once():
-    """Ends the test where something waits for ever."""
-    def give_up(*_):
-        pytest.fail('it waits')
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
 @pytest.mark.parametrize('command', [
     'main --config=PIPE', 'main --resume=PIPE', 'main --resume=PIPE --evaluate', 'main --packed=PIPE --evaluate',
     'main --pretrained_file=PIPE --model_def=bincifar --inpsize=32', 'main --resume=RUN/last.pth.tar --classify PIPE',
@@ -413,6 +407,41 @@ def test_what_else_is_no_file(tmp_path, monkeypatch):
         files.check_file('a\0b')
 
 
+@pytest.mark.parametrize('name', ['log.txt', 'history.jsonl', 'flags.json', 'metrics.jsonl', 'weights.jsonl', '.lock'])
+def test_a_run_refuses_what_would_lead_its_texts_elsewhere(trained, tmp_path, at_once, capsys, name):
+    folder, victim = shutil.copytree(trained, tmp_path / 'big/run'), tmp_path / 'victim'
+    victim.write_text('mine')
+    (tmp_path / 'logs').symlink_to('big')       # of the folders a link is as good as any
+    for target, sentence in (victim, 'is a symbolic link'), (tmp_path / 'new', 'is a symbolic link'), (None, 'is a pipe, not a file'):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target) if target else os.mkfifo(folder / name)
+        if (name, target) == ('flags.json', tmp_path / 'new'):      # without flags.json it is not the folder of a run
+            continue
+        for start in [f'--resume={tmp_path}/logs/run/last.pth.tar'], ['--overwrite', f'--logdir={tmp_path}/logs', '--name=run', *SMALL]:
+            with pytest.raises(SystemExit) as ended:
+                main.main([*start, f'--data_dir={torch.load(trained / "last.pth.tar")["flags"]["data_dir"]}', '--epochs=2'])
+            error = capsys.readouterr().err
+            assert ended.value.code == 2 and f'logs/run/{name} {sentence}' in error and error.count('\n') == 1
+    assert victim.read_text() == 'mine' and not (tmp_path / 'new').exists()
+    (folder / name).unlink()
+    shutil.copy(trained / 'flags.json', folder)
+    main.main([f'--resume={tmp_path}/logs/run/last.pth.tar', '--epochs=2'])
+    assert read_checkpoint(folder / 'last.pth.tar')['epoch'] == 2
+
+
+def test_a_tar_of_imagenet_that_is_a_pipe(tmp_path):
+    for name in imagenet.TRAIN_TAR, imagenet.VAL_TAR:
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f'{imagenet.TRAIN_TAR} is a pipe, not a file'):
+        imagenet.find_images(tmp_path, None)
+
+
+def test_what_is_left_of_a_name_that_a_killed_process_wrote_to_is_replaced(tmp_path, at_once):
+    os.mkfifo(tmp_path / 'temporary')
+    files.write_atomically(tmp_path / 'x', lambda path: path.write_text('new'), temporary=tmp_path / 'temporary')
+    assert (tmp_path / 'x').read_text() == 'new'
+
+
 # Numbers that no network can compute with
 
 def spoil(checkpoint, name, value):
@@ -443,6 +472,24 @@ def test_a_checkpoint_with_impossible_numbers_is_refused_everywhere(trained, ske
         with pytest.raises(InputError, match=part):
             read(file)
     assert not (tmp_path / 'model.dab').exists()
+
+
+@pytest.mark.parametrize('optimType', ['sgd', 'adam', 'adamw', 'adagrad', 'adamax', 'adadelta'])
+def test_an_optimizer_is_not_restored_with_impossible_numbers(optimType):
+    model = torch.nn.Linear(2, 1)
+    optimizer = optim.build_optimizer(optimType, model, 0.1, 0, 0.9, False)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = optim.optimizer_state(optimizer, model)['state']
+    optim.restore_optimizer(optimizer, model, state)
+    for key in state[1]:
+        may_be_negative = key in ('momentum_buffer', 'exp_avg')
+        for value in [float('nan'), -1.0]:
+            spoilt = {**state, 1: state[1] | {key: torch.full_like(state[1][key], value)}}
+            expected = (contextlib.nullcontext() if value < 0 and may_be_negative else
+                        pytest.raises(InputError, match=f'impossible {key} of bias in the state of the optimizer'))
+            with expected:
+                optim.restore_optimizer(optimizer, model, spoilt)
 
 
 # Two at once
@@ -813,6 +860,14 @@ def test_a_damaged_best_names_the_remedy(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main.main([f'--resume={folder}/last.pth.tar', '--epochs=2'])
     assert 'move it away' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('value', [-1, True, 10 ** 400, 0.5], ids=['negative', 'truth', 'huge', 'half'])
+def test_a_log_with_an_impossible_number(tmp_path, value):
+    for key in {'epoch', 'top1'} if value != 0.5 else {'epoch'}:
+        (tmp_path / 'x.jsonl').write_text(json.dumps({'epoch': 0, 'top1': 50.0} | {key: value}) + '\n')
+        with pytest.raises(InputError, match='damaged in line 1'):      # utils.report would draw it
+            logs.read_log(tmp_path / 'x.jsonl', {'epoch', 'top1'})
 
 
 def test_a_log_with_a_value_of_another_type(trained, tmp_path, capsys):

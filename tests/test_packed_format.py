@@ -178,7 +178,7 @@ def changed(whole, **keys):
 @pytest.mark.parametrize('keys, part', [
     ({'model_def': 'sketchanetgbin'}, 'there is no model sketchanetgbin'), ({'model_def': ['tiny']}, 'model_def'),
     ({'signLayers': '1-99999999999'}, 'signLayers'), ({'signLayers': 2}, 'signLayers'), ({'classes': []}, 'classes'),
-    ({'classes': ['a', 'b', 3]}, 'classes'), ({'classes': ['a', 'b']}, 'architecture'), ({'inpsize': 0}, 'inpsize'),
+    ({'classes': ['a', 'b', 3]}, 'classes'), ({'classes': ['a', 'b', 'a']}, 'classes'), ({'classes': ['a', 'b']}, 'architecture'), ({'inpsize': 0}, 'inpsize'),
     ({'inpsize': True}, 'inpsize'), ({'inpsize': 10 ** 9}, 'inpsize'), ({'mean': [0.5]}, 'std'),
     ({'std': [1, 0]}, 'std'),
     ({'mean': [0.5, float('nan')]}, 'mean'), ({'std': [1, float('inf')]}, 'std'), ({'dataset': None}, 'dataset'),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
@@ -280,6 +281,21 @@ def test_pixels_are_those_before_normalization(name):
 def test_long_names_are_shortened_below_pictures():
     assert mistake_figures.shortened('a' * 18) == 'a' * 18
     assert mistake_figures.shortened('a' * 19) == 'a' * 17 + '…'
+
+
+@pytest.mark.parametrize('name', ['W' * 30, r'\x1b]0;title\x07' * 3, '7: ' + r'\U0001f431' * 3, '$' * 30, 'ant'])
+def test_texts_of_pictures_side_by_side_do_not_overlap(name):
+    figure = mistake_figures.pictures([(np.zeros((2, 2)), name, [(name, 0.995), (name, 0.005)])] * 6)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in [part for ax in figure.axes for part in (ax.title, ax.xaxis.label)]:
+        assert text.get_window_extent(renderer).width < (mistake_figures.SIDE + mistake_figures.GAP) * figure.dpi
+        assert text.get_text().replace('\\$', '$')[:3] == name[:3] and name == 'ant' or '…' in text.get_text()
+
+
+def test_names_below_a_small_matrix_do_not_overlap():
+    for names, rotation in (['a', 'b', 'cc'], 0), (['hedgehogs', 'porcupines', 'b'], 90):
+        figure = mistake_figures.matrix(np.eye(3), np.eye(3, dtype=int), names)
+        assert {label.get_rotation() for label in figure.axes[0].get_xticklabels()} == {rotation}
 
 
 # Hybrids

@@ -106,6 +106,21 @@ def test_names_of_classes_are_shown_as_they_are():
     assert '<title>x\\udcff</title>' in page.html()
 
 
+def test_what_is_not_printable_is_escaped_on_a_page():
+    name, page = '\033]0;title\07a\0b\u202e', Page('x\033y')
+    page.heading(name)
+    page.text(f'9 % of {name}')
+    page.block(f'one\n{name}')
+    page.tiles([(name, name, name)])
+    page.table(['class'], [[name]])
+    page.figure('picture', name, Figure(), alt=name)
+    with page.folded(name):
+        page.text('')
+    html = page.html()
+    assert all(line.replace('\u00a0', '').isprintable() for line in html.split('\n')) and '<title>x\\x1by</title>' in html
+    assert html.count(r'\x1b]0;title\x07a\x00b\u202e') == 11 and '9\u00a0% of' in html and '&amp;lt;' not in html
+
+
 def test_numbers_in_words():
     assert [words.number(value) for value in (0.12345, -0.5, 123.4, 12345.6)] == ['0.123', '−0.5', '123', '12,346']
     assert words.extremes([2, 5, 9], [3., 1., 2.]) == '1 (convolution 5) to 3 (convolution 2)'

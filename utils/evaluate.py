@@ -11,7 +11,7 @@ from utils.record.progress import Progress
 from utils.record.provenance import device_name
 from utils.system import console
 from utils.system.errors import InputError, RunError, naming
-from utils.system.files import check_file, write_text
+from utils.system.files import has_file, write_text
 from utils.training import epoch, parallel
 from utils.training.predictions import (
     Predictions,
@@ -31,12 +31,10 @@ def evaluate(experiment: Experiment) -> nn.Module:
     Raises InputError where the file exists, without --overwrite, before anything is computed.
     """
     flags, split = experiment.flags, experiment.flags.split or 'val'
-    if flags.predictions and Path(flags.predictions).exists():
-        with naming('--predictions'):
-            check_file(flags.predictions)
-            if not flags.overwrite:
-                raise InputError(f'{flags.predictions} exists already: give another name, or '
-                                 '--overwrite it')
+    with naming('--predictions'):
+        if flags.predictions and has_file(flags.predictions) and not flags.overwrite:
+            raise InputError(f'{flags.predictions} exists already: give another name, or '
+                             '--overwrite it')
     network, (_, loader) = experiment.make_network(), experiment.make_loaders()
     predictions = Predictions()
     metrics = epoch.validate(network, loader, experiment.device, Progress(split, len(loader)),

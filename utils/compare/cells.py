@@ -19,7 +19,7 @@ from utils.record.progress import Progress
 from utils.source import checkpoint_source, is_of_other_images
 from utils.system import devices
 from utils.system.errors import InputError, RunError, begin
-from utils.system.files import write_text
+from utils.system.files import has_file, write_text
 from utils.training import epoch
 from utils.training.predictions import true_class_ranks
 
@@ -147,6 +147,7 @@ def evaluate_cell(cell: Cell, stored: dict, flags: Flags,
     if images:
         made_of['images'] = images
     path = cell.last.with_name('result.json')
+    has_file(path)
     with contextlib.suppress(OSError, ValueError, AttributeError):      # absent or damaged
         result = json.loads(path.read_text(encoding='utf-8'))
         if made_of.items() <= result.items() and result.keys() >= RESULT:

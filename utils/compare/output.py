@@ -7,8 +7,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from utils.record.provenance import describe_provenance
-from utils.style import drawable_text, legend_outside, method_style
+from utils.system.console import one_line
 from utils.system.files import write_atomically, write_text
+from utils.style import drawable_text, legend_outside, method_style
 
 from .shared import UNCENTRED
 from .statistics import POWER, WIDTH, Kind, Spread, accuracy, hits
@@ -29,7 +30,7 @@ def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[in
     write_text(folder / 'compare.csv', csv_table(rows))
     plots = {'curves': plot_curves(by_kind), 'accuracy': plot_accuracy(rows, by_kind)}
     for name, figure in plots.items():
-        figure.suptitle(drawable_text(title), fontsize='large')
+        figure.suptitle(drawable_text(title), fontsize='large', parse_math=False)
         for kind in FORMATS:
             write_atomically(folder / f'{name}.{kind}',
                              lambda path: figure.savefig(path, dpi=150, format=kind))
@@ -122,7 +123,8 @@ def with_deviation(mean: str, deviation: float, seeds: int) -> str:
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    return '\n'.join(f'| {" | ".join(row)} |' for row in [header, ['---'] * len(header), *rows])
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(one_line(f'| {" | ".join(row)} |') for row in lines)
 
 
 def plot_curves(results: dict[Kind, dict[int, dict]]) -> Figure:

@@ -103,7 +103,7 @@ def facts(source: Source, recognizer: Recognizer) -> dict:
             'data': datasets.data_name(flags['dataset']), 'classes': source.classes,
             'accuracy': accuracy, 'arithmetic': recognizer.arithmetic,
             'inpsize': flags['inpsize'], 'shown': min(LIKELIEST, len(source.classes)),
-            'command': f'python3 -m {PROGRAM} {shlex.quote(source.path)}'}
+            'command': console.one_line(f'python3 -m {PROGRAM} {shlex.quote(source.path)}')}
 
 
 if __name__ == '__main__':

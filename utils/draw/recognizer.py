@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import datasets
 from utils import packed
+from utils.system import console
 from utils.binarize import binarized
 from utils.packed import BinaryUnit, ExpandedConv2d
 from utils.packed.ops import has_kernel
@@ -28,7 +29,7 @@ class Recognizer:
     """
 
     def __init__(self, source: Source):
-        flags, self.classes = source.flags, source.classes
+        flags, self.classes = source.flags, list(map(console.one_line, source.classes))
         self.spec = source.spec
         self.frame = frame_of(flags['dataset'])
         self.transform = datasets.transform(self.spec, flags['inpsize'])

@@ -20,6 +20,7 @@ from utils.flags.config import config_flags
 from utils.flags.parser import Flags
 from utils.source import Source, checkpoint_source, packed_source
 from utils.system.errors import InputError, naming
+from utils.system.files import has_file
 from utils.training import optim, parallel
 
 
@@ -105,7 +106,7 @@ def where_it_lies(checkpoint: str) -> dict[str, str]:
     file must not decide where this program writes.
     """
     folder = Path(checkpoint).parent
-    if not (folder / 'flags.json').is_file():
+    if not has_file(folder / 'flags.json'):
         return {}
     if folder.name in ('', '..'):
         folder = folder.resolve()

@@ -49,6 +49,7 @@ import models
 from utils.system.errors import InputError, naming
 from utils.system.files import check_file, check_numbers, write_atomically
 
+from utils.system.files import are_class_names
 from .encoding import Bits, choose_encoding, decode, encode, encoded_size
 
 MAGIC = b'\x89DAB\r\n\x1a\n'
@@ -79,8 +80,7 @@ class Description:
             'model_def': isinstance(self.model_def, str),
             'signLayers': self.signLayers is None or (
                 isinstance(self.signLayers, str) and SIGN_LAYERS.fullmatch(self.signLayers)),
-            'classes': isinstance(self.classes, list) and self.classes and all(
-                isinstance(name, str) for name in self.classes),
+            'classes': are_class_names(self.classes),
             'inpsize': type(self.inpsize) is int and 1 <= self.inpsize <= models.MAX_INPSIZE,
             'mean': are_numbers(self.mean),
             'std': (are_numbers(self.std) and min(self.std) > 0

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from utils.record.events import SPLITS
 from utils.system.errors import InputError
-from utils.system.files import LOCK, TEMPORARY, write_atomically
+from utils.system.files import LOCK, TEMPORARY, check_writable_in_place, write_atomically
 from utils.training.checkpoint import CHECKPOINTS, read_checkpoint
 
 STARTS = 'log.txt', 'history.jsonl'             # kept of a start that finished no epoch
 EVENTS = 'events.out.tfevents.*'                # beside the others where an older version wrote it
-FILES = (*STARTS, 'flags.json', 'metrics.jsonl', 'weights.jsonl', EVENTS,
+TEXTS = *STARTS, 'flags.json', 'metrics.jsonl', 'weights.jsonl'
+FILES = (*TEXTS, EVENTS,
          *(f'{split}/{EVENTS}' for split in SPLITS), *CHECKPOINTS)
 
 
@@ -20,6 +21,8 @@ def make_room(folder: Path, saved: int, resume: str | None, continued: bool, ove
     saved: the epochs of the checkpoint `resume`; continued: whether that is of the folder's run. A
     start that finished no epoch is in nobody's way. Raises InputError.
     """
+    for name in TEXTS:
+        check_writable_in_place(folder / name)
     for path in folder.glob(TEMPORARY):     # of a process that was killed
         path.unlink()
     for place in (folder / split for split in SPLITS):

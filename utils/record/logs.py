@@ -3,8 +3,9 @@ import contextlib
 import json
 from pathlib import Path
 
+from utils.training.checkpoint import is_count
 from utils.system.errors import RunError, naming
-from utils.system.files import check_file, write_text
+from utils.system.files import has_file, write_text
 
 
 def read_log(path: Path, keys: set[str]) -> list[dict]:
@@ -13,9 +14,8 @@ def read_log(path: Path, keys: set[str]) -> list[dict]:
     All values are numbers, but for the names of splits and layers. A last line without its end,
     which a full disk can leave, is none. Raises RunError for a damaged row.
     """
-    if not path.exists():
+    if not has_file(path):
         return []
-    check_file(path)
     with naming(str(path), RunError):
         *lines, _ = path.read_bytes().split(b'\n')
     rows = []
@@ -31,8 +31,9 @@ def read_log(path: Path, keys: set[str]) -> list[dict]:
 
 def is_entry(key: str, value: object) -> bool:
     """Whether a log can have this value under this key."""
-    kinds = {'epoch': int, 'split': str, 'layer': str}
-    return isinstance(value, kinds.get(key, (int, float)))
+    if key in ('split', 'layer'):
+        return isinstance(value, str)
+    return is_count(value) if key == 'epoch' else type(value) is float or is_count(value)
 
 
 def keep_epochs_before(epoch: int, path: Path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from utils.system import console
 from utils.system.errors import processes_of_torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def provenance(device: torch.device, command: str | None = None) -> dict[str, str]:
     """What is needed to repeat a run, as texts; `command` is by default that of this process."""
     command = command or shlex.join(sys.orig_argv)
-    return {'command': command.encode(errors='backslashreplace').decode(),
+    return {'command': console.one_line(command),
             'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
             'processes': str(processes_of_torchrun()), 'commit': git_commit(),
             'python': platform.python_version(),

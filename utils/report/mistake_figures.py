@@ -6,8 +6,11 @@ from itertools import accumulate
 from unicodedata import east_asian_width
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
 from .figures import REFERENCE, WIDTH
 
@@ -50,7 +53,8 @@ def matrix(shares: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Figu
     figure = Figure(figsize=(side + 0.6, side), layout='constrained')
     ax = figure.subplots()
     image = ax.imshow(shares, **SHADES)
-    ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 3 else 0)
+    is_wide = len(names) > 3 or max(map(width_of, names)) > cell
+    ax.set_xticks(range(len(names)), names, rotation=90 if is_wide else 0)
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel='taken for', ylabel='class')
     ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
@@ -98,9 +102,8 @@ def pictures(items: Sequence[tuple]) -> Figure:
                               SIDE / width / columns, SIDE / height / rows))
         ax.imshow(pixels, cmap='gray', vmin=0, vmax=1, interpolation='none')
         ax.set(xticks=[], yticks=[])
-        ax.set_title(shortened(name), fontweight='bold')
-        ax.set_xlabel('\n'.join(f'{shortened(guess)} {rounded(share)}'
-                                for guess, share in guesses))
+        ax.set_title(fitting(name, weight='bold'), fontweight='bold')
+        ax.set_xlabel('\n'.join(fitting(guess, f' {rounded(share)}') for guess, share in guesses))
     return figure
 
 
@@ -109,12 +112,24 @@ def rounded(share: float) -> str:
     return '> 99 %' if share > 0.99 else '< 1 %' if share < 0.01 else f'{100 * share:.0f} %'
 
 
-def shortened(name: str) -> str:
-    """The drawable name of a class, not wider than SHORT letters; $ begins no formula.
+def fitting(name: str, beside: str = '', weight: str = 'normal') -> str:
+    """The name, shortened, and the text beside it, not wider than a picture."""
+    texts = [shortened(name, letters) + beside for letters in range(SHORT, 0, -1)]
+    return next((text for text in texts if width_of(text, weight) < SIDE), texts[-1])
+
+
+def width_of(text: str, weight: str = 'normal') -> float:
+    """Inches."""
+    font = FontProperties(size=rcParams['font.size'], weight=weight)
+    return text_to_path.get_text_width_height_descent(text, font, False)[0] / 72
+
+
+def shortened(name: str, letters: int = SHORT) -> str:
+    """The drawable name of a class, not wider than so many letters; $ begins no formula.
 
     Chinese, Japanese and Korean characters are as wide as two letters.
     """
     ends = [*accumulate(1 + (east_asian_width(letter) in 'WF') for letter in name)]
-    if ends and ends[-1] > SHORT:
-        name = name[:bisect(ends, SHORT - 1)] + '…'
+    if ends and ends[-1] > letters:
+        name = name[:bisect(ends, letters - 1)] + '…'
     return name.replace('$', r'\$')

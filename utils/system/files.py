@@ -62,6 +62,22 @@ def check_file(path: str | Path, kind: str = 'file'):
         raise InputError(f'{path} is a {found}, not a {kind if found == "folder" else "file"}')
 
 
+def has_file(path: str | Path) -> bool:
+    """Whether a file lies at `path`, where the program looks by itself; see check_file."""
+    if not os.path.exists(path):
+        return False
+    check_file(path)
+    return True
+
+
+def check_writable_in_place(path: Path):
+    """Raise InputError where what is written to `path` would not go to a file of this folder."""
+    if path.is_symlink():
+        raise InputError(f'{path} is a symbolic link, through which the program does not write: '
+                         'move it away')
+    has_file(path)
+
+
 def check_numbers(tensors: Mapping[str, Any], path: str | Path):
     """Raise InputError where a tensor read from `path` has numbers that no training leaves."""
     for name, tensor in tensors.items():
@@ -69,6 +85,12 @@ def check_numbers(tensors: Mapping[str, Any], path: str | Path):
             raise InputError(f'{path} has numbers that are not finite, in {name}')
         if name.endswith('running_var') and (tensor < 0).any():
             raise InputError(f'{path} has a variance below 0, in {name}')
+
+
+def are_class_names(value: object) -> bool:
+    """Whether `value`, read from a file, is a list of one or more different texts."""
+    return (isinstance(value, list) and len(value) > 0
+            and all(isinstance(name, str) for name in value) and len(set(value)) == len(value))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True,
@@ -79,11 +101,11 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
     folder where only this program writes, so that a next call replaces what a killed process left;
     elsewhere it is one that no file of the user has.
     """
-    if os.path.exists(path):
-        check_file(path)
+    has_file(path)
     temporary = temporary or path.with_name(TEMPORARY.replace('*', uuid.uuid4().hex))
     try:
         with interrupt.must_finish():
+            temporary.unlink(missing_ok=True)
             write(temporary)
             if sync:
                 with open(temporary, 'r+b') as file:    # writable, for Windows
@@ -122,6 +144,7 @@ def claim(folder: Path) -> TextIO:
     processes that are forked later do not hold it.
     """
     while True:
+        check_writable_in_place(folder / LOCK)
         file = open(folder / LOCK, 'a+', encoding='utf-8')
         try:
             locks.take(file)

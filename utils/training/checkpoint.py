@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from utils.system import devices
 from utils.system.errors import InputError, RunError, explained, naming
-from utils.system.files import check_file, check_numbers, write_atomically
+from utils.system.files import are_class_names, check_file, check_numbers, write_atomically
 
 
 def on_cpu(value):
@@ -127,14 +127,16 @@ SCHEMA = {      # what a checkpoint must have
                           and isinstance(value.get('cuda'), list)
                           and all(map(is_random_state, value['cuda']))),
     'flags': lambda value: is_dict_of(value, object),
-    'classes': lambda value: (isinstance(value, list) and bool(value)
-                              and all(isinstance(name, str) for name in value)),
+    'classes': are_class_names,
     'channels': lambda value: is_count(value) and value > 0,
     'training_images': lambda value: value is None or isinstance(value, str),   # of datasets.Data
-    'metrics': lambda value: (is_dict_of(value, (int, float))
-                              and is_percentage(value.get('top1'))),
+    'metrics': lambda value: (is_dict_of(value, (int, float)) and is_count(value.get('images'))
+                              and all(is_percentage(value.get(top)) for top in ('top1', 'top5'))
+                              and all(number == number for number in value.values())),   # no NaN
     'scaler': lambda value: value is None or (      # empty but for float16
-        is_dict_of(value, (int, float)) and (not value or value.keys() >= SCALER_KEYS)),
+        is_dict_of(value, (int, float)) and (not value or (
+            value.keys() >= SCALER_KEYS and value['scale'] > 0
+            and all(number >= 0 for number in value.values())))),
 }
 
 

@@ -143,12 +143,17 @@ def restore_optimizer(optimizer: optim.Optimizer, model: nn.Module, state: dict[
     InputError where it is not the state of such an optimizer of these parameters.
     """
     sample, parameters = _sample_state(optimizer), list(model.parameters())
+    names = [name for name, _ in model.named_parameters()]
     for number, values in state.items():
         fits = 0 <= number < len(parameters) and all(
             is_like(values.get(key), tensor, parameters[number]) for key, tensor in sample.items()
             if key in values or key != 'momentum_buffer')   # absent after --momentum=0
         if not fits:
             raise InputError('the checkpoint has a state of the optimizer that does not fit it')
+        for key in sample.keys() & values.keys():
+            if values[key].isnan().any() or (key in NOT_NEGATIVE and (values[key] < 0).any()):
+                raise InputError(f'the checkpoint has an impossible {key} of {names[number]} in '
+                                 'the state of the optimizer (NaN or below 0)')
     places = {number: place for place, number in enumerate(_numbers(optimizer, model))}
     state = {places[number]: values for number, values in state.items()}
     optimizer.load_state_dict(optimizer.state_dict() | {'state': state})
@@ -168,6 +173,10 @@ def _sample_state(optimizer):
     probed.param_groups[0].update(optimizer.defaults | {'lr': 0.1})
     probed.step()
     return probed.state[probe]
+
+
+# Steps, sums and means of squares or sizes in the states of OPTIMIZERS.
+NOT_NEGATIVE = 'step', 'exp_avg_sq', 'exp_inf', 'sum', 'square_avg', 'acc_delta'
 
 
 def is_like(value, sample: Tensor, parameter: nn.Parameter) -> bool:
