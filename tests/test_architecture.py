@@ -10,8 +10,8 @@ from conftest import ROOT
 
 # From the lowest up; the modules of one layer do not know each other.
 LAYERS = [
-    ['utils', 'utils.console', 'utils.interrupt', 'utils.memory_format', 'utils.pages'],
-    ['utils.errors'],
+    ['utils', 'utils.console', 'utils.interrupt', 'utils.memory_format'],
+    ['utils.errors', 'utils.pages'],
     ['utils.locks', 'utils.devices', 'utils.provenance'],
     ['utils.files', 'utils.processes'],
     ['models', 'datasets', 'utils.native'],
