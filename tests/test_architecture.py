@@ -9,9 +9,9 @@ from conftest import ROOT
 
 # From the lowest up; the modules of one layer do not know each other.
 LAYERS = [
-    ['utils', 'utils.system', 'utils.record', 'utils.flags', 'utils.pages'],    # docstrings
+    ['utils', 'utils.system', 'utils.record', 'utils.flags'],    # docstrings
     ['utils.system.console', 'utils.system.interrupt', 'utils.training.memory_format'],
-    ['utils.system.errors'],
+    ['utils.system.errors', 'utils.pages'],
     ['utils.system.locks', 'utils.system.devices', 'utils.record.provenance'],
     ['utils.system.files', 'utils.system.processes'],
     ['models', 'datasets', 'utils.native'],

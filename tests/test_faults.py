@@ -107,7 +107,7 @@ MOMENTS = {
     'before the log of epoch 1': ('record', 'record_epoch', 1),
     'before the first checkpoint': ('record', 'save', 1),
     'between last and best': ('writing', 'write_atomically', 1),
-    'while weights are recorded': ('board', 'add_layer', 8),
+    'while weights are recorded': ('board', 'add_layer', 3),
     'in epoch 2': ('epoch', 'validate', 2),
 }
 
@@ -223,7 +223,7 @@ def test_an_output_that_cannot_be_written_ends_other_commands_in_a_sentence(trai
 
 def test_an_output_in_ascii(flags, run_folder, start):
     code, out, err = start(main.main, [*flags, '--epochs=0'], encoding='ascii').wait()
-    assert code == 0 and '128\\xd764\\xd75\\xd75' in out and '128×64×5×5' in log(run_folder), err
+    assert code == 0 and '12\\xd78\\xd73\\xd73' in out and '12×8×3×3' in log(run_folder), err
 
 
 # Disks
@@ -449,10 +449,10 @@ def spoil(checkpoint, name, value):
 
 
 @pytest.mark.parametrize('name, value, part', [
-    ('features.conv1.weight', torch.nan, 'not finite, in features.conv1.weight'),
-    ('features.bn2.running_mean', torch.inf, 'not finite, in features.bn2.running_mean'),
-    ('features.conv3.parametrizations.weight.original', -torch.inf, 'not finite, in features.conv3.'),
-    ('features.bn2.running_var', -1, 'a variance below 0, in features.bn2.running_var')])
+    ('conv1.weight', torch.nan, 'not finite, in conv1.weight'),
+    ('bn2.running_mean', torch.inf, 'not finite, in bn2.running_mean'),
+    ('conv3.parametrizations.weight.original', -torch.inf, 'not finite, in conv3.'),
+    ('bn2.running_var', -1, 'a variance below 0, in bn2.running_var')])
 def test_a_checkpoint_with_impossible_numbers_is_refused_everywhere(trained, sketch_folder, tmp_path, capsys, name, value, part):
     folder = shutil.copytree(trained, tmp_path / 'run')
     file = folder / 'last.pth.tar'
@@ -535,10 +535,10 @@ def test_a_checkpoint_from_elsewhere_does_not_say_where_the_run_is_recorded(trai
                                     {'logdir': '..', 'name': 'victim'}, {'name': 'a\033b'}]):
         torch.save(stored | {'flags': stored['flags'] | place}, tmp_path / 'downloaded.pth.tar')
         main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', *(['--overwrite'] if number else [])])
-        assert f'continues {tmp_path}/downloaded.pth.tar after epoch 1, in logs/tuberlin-sketchanetwbin-dab\n' in capsys.readouterr().out
+        assert f'continues {tmp_path}/downloaded.pth.tar after epoch 1, in logs/tuberlin-tinywbin-dab\n' in capsys.readouterr().out
     main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', '--logdir=mine', '--name=that'])
     assert {path.name for path in tmp_path.iterdir()} == {'work', 'downloaded.pth.tar'}
-    assert {path.as_posix() for path in Path().glob('*/*')} == {'logs/tuberlin-sketchanetwbin-dab', 'mine/that'}
+    assert {path.as_posix() for path in Path().glob('*/*')} == {'logs/tuberlin-tinywbin-dab', 'mine/that'}
 
 
 # What a terminal would take for commands

@@ -3,7 +3,6 @@ import contextlib
 import json
 from pathlib import Path
 
-from utils.training.checkpoint import is_count
 from utils.system.errors import RunError, naming
 from utils.system.files import has_file, write_text
 
@@ -33,7 +32,8 @@ def is_entry(key: str, value: object) -> bool:
     """Whether a log can have this value under this key."""
     if key in ('split', 'layer'):
         return isinstance(value, str)
-    return is_count(value) if key == 'epoch' else type(value) is float or is_count(value)
+    is_count = type(value) is int and 0 <= value < 2 ** 32
+    return is_count or (key != 'epoch' and type(value) is float)
 
 
 def keep_epochs_before(epoch: int, path: Path):
