@@ -38,7 +38,7 @@ PROGRAM = 'main.py'
 
 def main(arguments: Sequence[str] | None = None):
     """Do what the arguments say, by default those of this process."""
-    with reported(PROGRAM):
+    with reported(PROGRAM, parallel=True):
         experiment = from_command(arguments)
         flags = experiment.flags
         if flags.export:

@@ -128,6 +128,7 @@ def said(command):
 
 def main_as_one_of_two(rank, port, arguments):
     hurried(waiting=0.2)
+    os.environ['LOCAL_RANK'] = str(rank)
     train_as_one_of_two(rank, port, arguments)
 
 
@@ -142,14 +143,14 @@ def test_a_process_whose_partner_never_comes_says_so_and_can_be_stopped(tmp_path
     command.wait_for(lambda: f'waiting for 1 other process of torchrun at 127.0.0.1:{port} ' in said(command))
     command.send(number)
     exit_code, _, err = command.wait(10)
-    assert exit_code == code and err.endswith(sentence) and err.count('main.py: ') == 2
+    assert exit_code == code and err.endswith(sentence) and err.count('\n') == err.count('main.py: ') == 2
 
 
 def wait_in(call, rank, port):
     """Wait in a collective for the other process, which does something else."""
     hurried()
     be_one_of_two(rank, port)
-    with reported('main.py'):
+    with reported('main.py', parallel=True):
         parallel.start('cpu')
         print('joined', flush=True)
         if rank == 1:

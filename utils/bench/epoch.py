@@ -10,7 +10,7 @@ from torch import nn
 
 from utils import binarize
 from utils.devices import moved
-from utils.errors import InputError, processes_of_torchrun
+from utils.errors import InputError
 from utils.experiment import Experiment, from_command
 from utils.training import loop
 from utils.training.record import Run
@@ -44,8 +44,6 @@ def bench(options: argparse.Namespace) -> list[dict]:
     arithmetic (forward, backward, optimizer), binarization (its share of these), data (waiting for
     batches), validation, records (logs, histograms, checkpoints) and the rest. The run is recorded
     in a folder for temporary files ($TMPDIR), which is removed."""
-    if processes_of_torchrun() > 1:
-        raise InputError('epoch measures one process: start it without torchrun')
     with tempfile.TemporaryDirectory() as folder:
         experiment = from_command([*options.main_flags, f'--logdir={folder}', '--name=epoch',
                                    f'--epochs={EPOCHS}'])
