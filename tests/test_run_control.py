@@ -348,6 +348,21 @@ def test_importing_the_library_leaves_ctrl_c_to_its_program():
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
+def test_more_signals_than_one_leave_the_exit_code_of_the_first():
+    code = '''
+import atexit, os, signal, sys
+sys.path.insert(0, '.')
+from utils import interrupt
+interrupt.end_silently()
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+from utils.errors import reported
+with reported('main.py'):
+    os.kill(os.getpid(), signal.SIGTERM)
+'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (143, 'main.py: stopped by SIGTERM\n')
+
+
 def test_a_signal_skips_destructors_that_wait():
     """As those of NCCL and CUDA, which run when Python has ended."""
     code = '''
