@@ -678,12 +678,29 @@ def test_half_of_the_variables_of_torchrun(flags, monkeypatch, capsys, variables
         'for one process alone, unset WORLD_SIZE\n')
 
 
-def test_a_world_that_is_no_number(flags, monkeypatch, capsys):
-    for name in 'WORLD_SIZE', 'RANK', 'MASTER_ADDR', 'MASTER_PORT':
-        monkeypatch.setenv(name, 'x')
+@pytest.mark.parametrize('name, value, wanted', [
+    ('WORLD_SIZE', 'x', '1 or more'), ('WORLD_SIZE', '0', '1 or more'), ('WORLD_SIZE', '-1', '1 or more'),
+    ('RANK', '2', '0 to 1'), ('RANK', '-1', '0 to 1'), ('RANK', 'xx', '0 to 1'), ('RANK', '²', '0 to 1'),
+    ('LOCAL_RANK', 'x', '0 to 1'), ('LOCAL_RANK', '2', '0 to 1'), ('MASTER_PORT', '0', '1 to 65535'), ('MASTER_PORT', '65536', '1 to 65535')])
+def test_a_variable_of_torchrun_that_cannot_be(flags, monkeypatch, capsys, name, value, wanted):
+    for variable, text in (SECOND_OF_TWO | {name: value}).items():
+        monkeypatch.setenv(variable, text)
     with pytest.raises(SystemExit) as exit_:
         main.main(flags)
-    assert exit_.value.code == 2 and 'WORLD_SIZE=x is not a number' in capsys.readouterr().err
+    assert exit_.value.code == 2 and capsys.readouterr().err == (
+        f'main.py: error: {name}={value} is set, but must be a number, {wanted}: start the processes with torchrun or, '
+        'for one process alone, unset WORLD_SIZE\n')
+
+
+@pytest.mark.parametrize('module', ['datasets.prepare', 'utils.compare.__main__', 'utils.compare.gain', 'utils.report.__main__',
+                                    'utils.draw.__main__', 'utils.bench.__main__'])
+def test_a_command_of_one_process_is_refused_under_torchrun_by_each(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [module, '--unknown'])
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as exit_:
+        importlib.import_module(module).main()
+    assert exit_.value.code == 2 and 'is a command of one process: start it without torchrun, and unset WORLD_SIZE\n' in capsys.readouterr().err
 
 
 STRAY = [{'LOCAL_RANK': '1'}, {'RANK': '1'}, {'WORLD_SIZE': '1'}, {'WORLD_SIZE': '1', 'RANK': '0', 'LOCAL_RANK': '1'}, {'LOCAL_RANK': 'x', 'RANK': ''}]

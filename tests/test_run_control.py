@@ -1,5 +1,6 @@
 """Starting a run, going on with it, and what it says of the time left: --config, --resume=auto, progress."""
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -332,6 +333,33 @@ Thing('other')
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == 'stopped by SIGTERM 143\n'
     assert 'Stopped' not in done.stderr and 'ZeroDivisionError' in done.stderr
+
+
+@pytest.mark.parametrize('module', ['datasets.prepare', 'utils.report'])
+def test_ctrl_c_while_a_command_imports_torch_is_silent(tmp_path, module):
+    (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n')
+    done = subprocess.run([sys.executable, '-m', module], cwd=ROOT, env=os.environ | {'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, '', '')
+
+
+def test_importing_the_library_leaves_ctrl_c_to_its_program():
+    code = 'import signal, datasets; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler'
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
+def test_more_signals_than_one_leave_the_exit_code_of_the_first():
+    code = '''
+import atexit, os, signal, sys
+sys.path.insert(0, '.')
+from utils.system import interrupt
+interrupt.end_silently()
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+from utils.system.errors import reported
+with reported('main.py'):
+    os.kill(os.getpid(), signal.SIGTERM)
+'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (143, 'main.py: stopped by SIGTERM\n')
 
 
 def test_a_signal_skips_destructors_that_wait():
