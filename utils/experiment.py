@@ -177,8 +177,8 @@ def from_flags(typed: Mapping[str, object]) -> Experiment:
             raise InputError(f'{trained}--nClasses={flags.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
     classes, channels = (data or source).classes, (data or source).channels
-    flags = resolve.complete(flags, classes, channels, device)
     notes += resolve.ignored(flags, channels, device, data is None or data.in_folders)
+    flags = resolve.complete(flags, classes, channels, device)
     notes += resolve.changed_schedule(flags, source)
     if data and not flags.evaluate:
         notes += about_training(source, data, Path(flags.logdir, flags.name))
