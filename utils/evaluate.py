@@ -13,13 +13,8 @@ from utils.system import console
 from utils.system.errors import InputError, RunError, naming
 from utils.system.files import has_file, write_text
 from utils.training import epoch, parallel
-from utils.training.predictions import (
-    Predictions,
-    confused_pairs,
-    confusion,
-    lowest_first,
-    taken_for,
-)
+from utils.training.predictions import (Predictions, confused_pairs, confusion, lowest_first,
+                                        taken_for)
 
 SHOWN = 10          # classes and pairs, without --verbose; all classes where there are few
 FEW = 20

@@ -26,18 +26,8 @@ from utils.flags.parser import Flags
 from utils.record.pictures import Pictures
 from utils.record.provenance import provenance
 from utils.record.run import Run, SilentRun
-from utils.source import (
-    Source,
-    about_training,
-    checkpoint_source,
-    dataset_spec,
-    describe_own,
-    load_data,
-    own_data_flags,
-    packed_source,
-    stored_network,
-    wrap_arguments,
-)
+from utils.source import (Source, about_training, checkpoint_source, dataset_spec, describe_own,
+                          load_data, own_data_flags, packed_source, stored_network, wrap_arguments)
 from utils.system.errors import InputError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, loaders, loop, parallel
