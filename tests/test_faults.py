@@ -535,10 +535,10 @@ def test_a_checkpoint_from_elsewhere_does_not_say_where_the_run_is_recorded(trai
                                     {'logdir': '..', 'name': 'victim'}, {'name': 'a\033b'}]):
         torch.save(stored | {'flags': stored['flags'] | place}, tmp_path / 'downloaded.pth.tar')
         main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', *(['--overwrite'] if number else [])])
-        assert f'continues {tmp_path}/downloaded.pth.tar after epoch 1, in logs/tuberlin-tinywbin-dab\n' in capsys.readouterr().out
+        assert f'continues {tmp_path}/downloaded.pth.tar after epoch 1, in logs/tuberlin-smallwbin-dab\n' in capsys.readouterr().out
     main.main([f'--resume={tmp_path}/downloaded.pth.tar', '--epochs=1', '--logdir=mine', '--name=that'])
     assert {path.name for path in tmp_path.iterdir()} == {'work', 'downloaded.pth.tar'}
-    assert {path.as_posix() for path in Path().glob('*/*')} == {'logs/tuberlin-tinywbin-dab', 'mine/that'}
+    assert {path.as_posix() for path in Path().glob('*/*')} == {'logs/tuberlin-smallwbin-dab', 'mine/that'}
 
 
 # What a terminal would take for commands
@@ -692,7 +692,7 @@ def test_a_variable_of_torchrun_that_cannot_be(flags, monkeypatch, capsys, name,
         'for one process alone, unset WORLD_SIZE\n')
 
 
-@pytest.mark.parametrize('module', ['datasets.prepare', 'utils.compare.__main__', 'utils.compare.gain', 'utils.report.__main__',
+@pytest.mark.parametrize('module', ['datasets.prepare', 'utils.compare.__main__', 'utils.report.__main__',
                                     'utils.draw.__main__', 'utils.bench.__main__'])
 def test_a_command_of_one_process_is_refused_under_torchrun_by_each(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [module, '--unknown'])

@@ -79,7 +79,7 @@ def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(tmp_path, start):
 def two_processes(sketch_folder, tmp_path_factory):
     """A run of one epoch by two processes, and what it printed."""
     logs = tmp_path_factory.mktemp('parallel')
-    done = torchrun(2, 'main.py', *(flag.replace('tinywbin', 'densenet') for flag in SMALL), '--batch-size=6', '--syncBN', f'--data_dir={sketch_folder}',
+    done = torchrun(2, 'main.py', *(flag.replace('smallwbin', 'densenet') for flag in SMALL), '--batch-size=6', '--syncBN', f'--data_dir={sketch_folder}',
                     f'--logdir={logs}', '--name=run', '--epochs=1', '--testbatchsize=5', '--dataOn=workers', '--workers=1')
     assert done.returncode == 0, done.stderr
     return logs / 'run', done.stdout
