@@ -1,9 +1,8 @@
 """Benchmarks: ratios of two things measured in turn, in one interleaved run.
 
-step and packed print the medians of the rounds, their ratio and the quartiles of the ratio; the
-last line under --json is a list of objects: of `step` and `data` {case, baseline_s, ours_s, ratio},
-of `packed` {case, batch, threads, float_s, packed_s, speedup}, of `epoch` one per epoch, {epoch,
-wall, images} and the seconds of each part.
+All but `epoch` print the medians of the rounds, their ratio and the quartiles of the ratio. The
+last line under --json is a list of objects {case, baseline_s, ours_s, ratio}; of `epoch` one per
+epoch, {epoch, wall, images} and the seconds of each part.
 """
 from utils.system import interrupt  # before torch
 
