@@ -2,10 +2,7 @@
 # bash runx.sh [help]                       this help, and the experiments
 # bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about 2 minutes on 2 cores
 # bash runx.sh test [flags of pytest]       the tests and the linter; -m soak: thousands of damaged files
-# bash runx.sh compare [flags]              networks of all methods side by side (utils/compare)
-# bash runx.sh tuned DIR [flags]            the same on the sketches in DIR, each method with its best learning rate:
-#                                           of RATES (default: 0.0005,0.001,0.002,0.004), on a fifth of train/,
-#                                           by TUNING_SEEDS runs (default: 3) of each method at each rate
+# bash runx.sh compare [flags]              networks of all methods side by side (python3 -m utils.compare)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
 #     --resume=auto                         goes on with it where it stopped, or starts it
 #
@@ -105,13 +102,6 @@ case ${1:-} in
     compare)
         shift; setup
         exec "$PYTHON" -m utils.compare "$@" ;;
-    tuned)
-        [ -d "${2:-}/train" ] || { echo 'runx.sh: tuned needs a folder of sketches, with train/ and val/ in it' >&2; exit 2; }
-        data=$2; shift 2; setup
-        "$PYTHON" -m datasets.prepare tuberlin --source="$data/train" --out=logs/tuning-data --val_fraction=0.2
-        chosen=$("$PYTHON" -m utils.compare --dataset=tuberlin "$@" --data_dir=logs/tuning-data \
-                 --rates="${RATES:-0.0005,0.001,0.002,0.004}" --seeds="${TUNING_SEEDS:-3}" | tee /dev/stderr | grep -oE '^ +--rates=[a-z-]+:.*' | tail -n 1)
-        exec "$PYTHON" -m utils.compare --dataset=tuberlin "$@" --data_dir="$data" ${chosen} ;;
     test)
         shift; setup
         exec "$PYTHON" -m pytest -q -n auto --maxprocesses=4 --dist worksteal tests "$@" ;;

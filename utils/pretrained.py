@@ -159,20 +159,23 @@ def sentences(path: str | Path, stored: Layers, own: Layers, pairs: Pairs, how: 
 
 def not_in_partner(layers: Layers, partners: dict[str, Layer]) -> dict[str, list[str]]:
     """{name of a layer: its tensors that its partner does not have}, where it has such."""
-    rest = {name: [key for key in layer.values
-                   if name not in partners or key not in partners[name].tensors]
-            for name, layer in layers.items()}
-    return {name: keys for name, keys in rest.items() if keys}
+    rest = {}
+    for layer in layers.values():       # whose keys can be the names that they have here
+        there = partners[layer.name].tensors if layer.name in partners else {}
+        if keys := [key for key in layer.values if key not in there]:
+            rest[layer.name] = keys
+    return rest
 
 
 def listed(layers: Layers, keys: dict[str, list[str]]) -> str:
     """These tensors in a few words: whole layers by their names, long lists by their ends."""
     groups: dict[tuple, list[str]] = {}
-    for name, own_keys in keys.items():
-        is_whole = own_keys == layers[name].values
-        names = [name] if is_whole else [f'{name}.{key}' for key in own_keys]
-        group = layers[name].is_norm, is_whole or tuple(own_keys)
-        groups.setdefault(group, []).extend(names)
+    for layer in layers.values():
+        if own_keys := keys.get(layer.name):
+            is_whole = own_keys == layer.values
+            names = [layer.name] if is_whole else [f'{layer.name}.{key}' for key in own_keys]
+            group = layer.is_norm, is_whole or tuple(own_keys)
+            groups.setdefault(group, []).extend(names)
     return ', '.join(f'{names[0]}, {names[1]} … {names[-1]} ({len(names)})'
                      if len(names) > MOST_NAMES else ', '.join(names)
                      for names in groups.values())
