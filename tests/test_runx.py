@@ -89,6 +89,12 @@ def test_a_python3_that_has_all_packages_is_used(runx):
     assert program(log) == ('python3', []) and done.returncode == 0 and done.stderr == ''
 
 
+def test_a_venv_of_an_old_python_is_made_anew(runx):
+    packages(runx.venv((3, 9)))
+    runx.python()
+    assert runx('compare')[1][0] == MADE[0]
+
+
 def test_the_first_start_installs_and_the_second_does_not(runx):
     runx.python()
     done, log = runx('compare')
@@ -125,12 +131,6 @@ def test_an_old_python3_is_no_obstacle_to_a_good_venv(runx):
     assert program(log) == ('venv', []) and done.stderr == ''
 
 
-def test_a_venv_of_an_old_python_is_made_anew(runx):
-    packages(runx.venv((3, 9)))
-    runx.python()
-    assert runx('compare')[1][0] == MADE[0]
-
-
 @pytest.mark.parametrize('arguments', [[], ['help'], ['--help'], ['-h']])
 def test_help(runx, arguments):
     done, log = runx(*arguments)
@@ -144,8 +144,4 @@ def test_an_unknown_experiment_and_one_that_is_known(runx):
     done, log = runx('sketchanetwbin')
     assert done.returncode == 2 and "no experiment 'sketchanetwbin'" in done.stderr and log == []
     assert '--binEnd=7' in runx('sketchanetwbin-tuberlin', '--epochs=1')[1][0]
-
-
-def test_flags_of_pytest_come_last(runx):
-    packages(runx.python())
     assert runx('test', '-m', 'soak')[1][0].endswith(' tests -m soak')

@@ -2,11 +2,11 @@
 
     python3 -m utils.compare --model_def=sketchanet --methods=real,dab,xnor,bnn --inputs=real,sign …
 
-Further flags are those of main.py. A cell is one run under <logdir>/<name>/: the family's real
-network, its wbin variant (inputs=real) and its fbin variant (inputs=sign) under each method, for
-the seeds 0, 1, …; cells of one seed share data order and initialization. To resume, run the same
-command again: finished cells are not trained again. A cell that fails does not stop the others.
-After every cell it writes, of all finished ones,
+Further flags are those of main.py; --model_def (default: sketchanet) names the family. A cell is
+one run under <logdir>/<name>/ (default: logs/compare-DATA-FAMILY): the family's real network, its
+wbin variant (inputs=real) and its fbin variant (inputs=sign) under each method, for the seeds 0, 1,
+…; cells of one seed share data order and initialization. To resume, run the same command again. A
+cell that fails does not stop the others. After every cell it writes, of all finished ones,
 
     compare.md, compare.csv    accuracies of the last epoch, counted image by image; of every pair
                                (md only) McNemar's test, and what differences can be seen
@@ -72,8 +72,8 @@ def write(folder: Path, command: str, flags: Flags, results: dict[cells.Cell, di
     for cell, result in results.items():
         by_kind.setdefault(cell.kind, {})[cell.seed] = result
     rows = [statistics.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
-    same_inputs = [(a, b) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]
-    pairs = [statistics.paired(a, b, by_kind) for a, b in same_inputs]
+    pairs = [statistics.paired(a, b, by_kind) for a, b in itertools.combinations(by_kind, 2)
+             if a[1] == b[1]]
     rates = {cell.kind: cell.maxlr for cell in results if cell.maxlr is not None}
     data = datasets.data_name(flags.dataset)
     text = output.markdown(provenance(devices.choose(flags.device), command), rows,

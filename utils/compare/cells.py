@@ -82,41 +82,37 @@ def plan(options: argparse.Namespace, folder: Path, seeds: int,
              if (method, inputs) != ('real', 'sign')]
     if not kinds:
         raise InputError('there is nothing to compare: --methods=real has real inputs only')
-    with_real_inputs = {name for _, inputs, name in kinds if inputs == 'real'}
-    for name in with_real_inputs:
-        with torch.device('meta'):
-            if has_signs(models.build(name, nClasses=2)):
-                raise InputError(f'--inputs=real: {name} has binarized inputs, '
-                                 'and its family has no network without')
-    if signLayers and with_real_inputs:
+    if signLayers and 'real' in options.inputs:
         raise InputError('--signLayers would binarize the inputs of the networks with real inputs: '
                          'add --inputs=sign')
-    plan = []
+    cells = []
     for seed in range(seeds):
         for method, inputs, name in kinds:
             title = name if method == 'real' else f'{name}-{method}'
-            plan.append(Cell(f'{title}-seed{seed}', method, inputs, name, seed, folder))
-    return plan
+            cells.append(Cell(f'{title}-seed{seed}', method, inputs, name, seed, folder))
+    return cells
 
 
 def variant(model_def: str, method: str, inputs: str) -> str:
     """The network of the family of model_def that a method and a kind of inputs ask for."""
     family = models.family(model_def)
-    if method == 'real':
-        return family[0]
-    part = {'real': 'wbin', 'sign': 'fbin'}[inputs]
+    part = 'fbin' if inputs == 'sign' else '' if method == 'real' else 'wbin'
     named = [name for name in family if part in name]
     if not named and inputs == 'sign':
         raise InputError(f'--inputs=sign: the family of {model_def} has no fbin variant')
-    return named[0] if named else family[0]
+    name = named[0] if named else family[0]
+    with torch.device('meta'):
+        if inputs == 'real' and has_signs(models.build(name, nClasses=2)):
+            raise InputError(f'--inputs=real: {name} has binarized inputs, and its family has no '
+                             'network without')
+    return name
 
 
 def stored_checkpoint(cell: Cell, flags: Flags, training_images: str | None) -> dict | None:
     """The checkpoint of the cell's last epoch, None before the first.
 
-    training_images: that of datasets.Data. Raises InputError where other flags or images than these
-    trained it, RunError for a damaged checkpoint. Where the data is missing (None), any
-    images and their normalization agree.
+    training_images: that of datasets.Data, None where the data is missing. Raises InputError where
+    other flags or images than these trained it, RunError for a damaged checkpoint.
     """
     if not cell.last.exists():
         return None
@@ -130,9 +126,8 @@ def stored_checkpoint(cell: Cell, flags: Flags, training_images: str | None) -> 
     asked = resolve.complete(flags, source.classes, source.channels, devices.choose(flags.device))
     for name, value in source.flags.items():
         given = getattr(asked, name, None)
-        if given is None and name in ('mean', 'std'):
-            continue
-        if given != value and resolve.changes_result(name, asked):
+        is_unknown = given is None and name in ('mean', 'std')      # without the data
+        if given != value and not is_unknown and resolve.changes_result(name, asked):
             raise InputError(f'{cell.last.parent} was trained {opts.spelled(name, value)}, not '
                              f'{opts.spelled(name, given)}: give this comparison another --name')
     done = source.checkpoint['epoch']
@@ -167,9 +162,8 @@ def evaluate_cell(cell: Cell, stored: dict, flags: Flags, images: str | None) ->
     images; a result of others, or by another COUNTING, is counted again. None is for any.
     """
     made_of = {'epoch': stored['epoch'], 'tenCrop': flags.tenCrop, 'metrics': stored['metrics'],
-               'data_dir': flags.data_dir, 'counting': COUNTING}
-    if images:
-        made_of['images'] = images
+               'data_dir': flags.data_dir, 'counting': COUNTING,
+               **({'images': images} if images else {})}
     path = cell.last.with_name('result.json')
     with contextlib.suppress(OSError, ValueError, AttributeError):      # absent or damaged
         result = json.loads(path.read_text(encoding='utf-8'))
@@ -178,14 +172,14 @@ def evaluate_cell(cell: Cell, stored: dict, flags: Flags, images: str | None) ->
     taken = {name: getattr(flags, name) for name in ('tenCrop', 'data_dir', 'workers', 'device')}
     trained = experiment.from_flags({'resume': str(cell.last), **taken})
     network, (_, loader) = trained.make_network(), trained.make_loaders()
-    ranks = validation_ranks(network, loader, trained.device, trained.flags.amp,
-                             f'evaluating {cell.name}')
     weights, bits = weight_bits(network)
     numbers = sum(tensor.numel() for tensor in network.state_dict().values()
                   if tensor.is_floating_point())
     rows = read_log(cell.last.with_name('metrics.jsonl'), {'split', 'top1', 'time'})
     result = made_of | {
-        'ranks': ranks, 'curve': [row['top1'] for row in rows if row['split'] == 'val'],
+        'ranks': validation_ranks(network, loader, trained.device, trained.flags.amp,
+                                  f'evaluating {cell.name}'),
+        'curve': [row['top1'] for row in rows if row['split'] == 'val'],
         'seconds': sum(row['time'] for row in rows if row['split'] == 'train'),
         'bits_per_weight': bits / weights if weights else 32,
         'bytes': 4 * (numbers - weights) + bits / 8}
