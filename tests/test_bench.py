@@ -3,7 +3,6 @@ import json
 import re
 import tempfile
 import time
-from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -106,21 +105,6 @@ def test_every_benchmark_has_its_own_help(capsys):
     (['epoch', '--resume=nowhere.tar'], '--resume: epoch measures')])
 def test_bench_refuses_in_a_sentence(flags, part, capsys):
     assert part in refusal(flags, capsys)
-
-
-def test_bench_without_memory(capsys, monkeypatch):
-    def bench_with(error, code):
-        def run(options):
-            raise error
-        packed = bench.BENCHMARKS['packed']._replace(run=run)
-        monkeypatch.setitem(bench.BENCHMARKS, 'packed', packed)
-        return refusal(['packed'], capsys, code)
-    for error, part in (
-            (RuntimeError("DefaultCPUAllocator: can't allocate memory"), '--batch-size'),
-            (BrokenProcessPool('A process in the process pool was terminated abruptly'), 'memory')):
-        assert part in bench_with(error, 1)
-    with pytest.raises(RuntimeError, match='of ours'):
-        bench_with(RuntimeError('a bug of ours'), 1)
 
 
 class Ticks:

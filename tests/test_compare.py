@@ -426,7 +426,8 @@ def test_the_best_rate_is_that_of_the_highest_mean(tmp_path):
     results = {}
     for method, rate, *of_seeds in (
             ('dab', 0.1, [0, 0, 0, 9], [0, 9, 9, 9]), ('dab', 0.2, [0, 0, 9, 9], [0, 0, 0, 9]),
-            ('dab', 0.4, [0, 0, 0, 0]), ('xnor', 0.1, [0, 0, 9, 9], [0, 0, 9, 9])):
+            ('dab', 0.4, [0, 0, 0, 0]), ('xnor', 0.2, [0, 0, 9, 9], [0, 0, 9, 9]),
+            ('xnor', 0.1, [0, 0, 9, 9], [0, 0, 9, 9])):     # in the order in which they ended
         for seed, ranks in enumerate(of_seeds):
             cell = cells.Cell('name', method, 'real', 'net', seed, tmp_path, rate)
             results[cell] = {'ranks': ranks}
@@ -458,6 +459,12 @@ def test_only_folders_of_sketches_are_tuned_on(run_tuned, tmp_path, capsys, flag
         run_tuned(tmp_path, *flags)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and 'folder of sketches' in error and error.count('\n') == 1
+
+
+def test_tuning_on_images_of_ones_own(run_tuned, tmp_path, without_training):
+    folder = run_tuned(tmp_path, '--dataset=folder', '--channels=1', '--tuningSeeds=1')
+    flags = json.loads((folder / 'tinywbin-dab-seed0/flags.json').read_text())
+    assert flags['maxlr'] == 0.0001 and flags['dataset'].startswith('folder:')   # equally good
 
 
 def test_rates_of_methods_by_hand(run, tmp_path, without_training):

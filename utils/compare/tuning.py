@@ -86,7 +86,7 @@ def best_rates(results: Results, seeds: int) -> dict[Kind, float]:
         means = {rate: statistics.mean(values) for rate, values in rates.items()
                  if len(values) == seeds}
         if means:
-            best[kind] = max(means, key=means.get)
+            best[kind] = max(sorted(means), key=means.get)      # the smallest of equals
     return best
 
 
