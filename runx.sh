@@ -4,7 +4,7 @@
 # bash runx.sh test [flags of pytest]       the tests and the linter; -m soak: thousands of damaged files
 # bash runx.sh compare [flags]              networks of all methods side by side (python3 -m utils.compare)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
-#     --resume=auto                         goes on with it where it stopped, or starts it
+#     --resume=auto                         resume it where it stopped, or start it
 #
 # DATA (default: data) is the folder with one folder per dataset, as datasets.prepare makes them.
 # Python is python3 where that has what requirements.txt asks for, or else .venv, made from it.
@@ -33,7 +33,7 @@ EXPERIMENTS='sketchanet       real   256  tuberlin:600 sketchyrecognition:400
              bincifar         2-7    256  cifar10:300  cifar100:300
              bincifarfbin     2-7    256  cifar10:300  cifar100:300'
 
-# The name and the flags of every experiment, a line each.
+# Print the name and the flags of every experiment, one a line.
 experiments() {
     local model range batch datasets run binary crops
     while read -r model range batch datasets; do
@@ -47,7 +47,7 @@ experiments() {
     done <<< "$EXPERIMENTS"
 }
 
-# Python code: fails without all of requirements.txt, and prints which packages have other versions.
+# Python code: fail without all of requirements.txt, and print which packages have other versions.
 CHECK='
 import re, sys
 from importlib import metadata
@@ -69,7 +69,7 @@ print(*other, sep="; ")
 sys.exit(bool(missing or other))'
 RECENT='import sys; sys.exit(sys.version_info < (3, 11))'
 
-# Sets PYTHON to a python3 that has the packages, or else to that of .venv, which it makes or completes.
+# Set PYTHON to a python3 that has the packages, or else to that of .venv, made or completed here.
 setup() {
     local others
     PYTHON=python3
@@ -85,7 +85,7 @@ setup() {
     "$PYTHON" -c 'import pip' 2>/dev/null || "$PYTHON" -m ensurepip >/dev/null
     echo "runx.sh: installing requirements.txt into .venv, once${others:+ (it has $others)}" >&2
     "$PYTHON" -m pip install --quiet --no-compile -r requirements.txt
-    # On all cores, as pip does not; it fails where a package has templates that are no Python.
+    # Compile on all cores, as pip does not; this fails where a package has templates, not Python.
     "$PYTHON" -m compileall -qq -j 0 .venv/lib || true
 }
 
