@@ -93,4 +93,4 @@ def check(options: argparse.Namespace, typed: dict[str, object]):
         raise InputError(f'--rates: {unknown[0]} is not among --methods')
     given = {'--maxlr': 'maxlr' in typed, '--rates': options.rates, '--tune': options.tune}
     if len(both := [name for name, value in given.items() if value]) > 1:
-        raise InputError(f'{" and ".join(both)} all decide the learning rate: give one of them')
+        raise InputError(f'{" and ".join(both)} each decide the learning rate: give one of them')

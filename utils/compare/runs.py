@@ -48,11 +48,9 @@ def finish(plan: list[Cell], common: Mapping[str, object], options: argparse.Nam
         if not results and not errors:
             raise InputError(f'--collect: {plan[0].folder} has no finished cells with these flags')
         return results, errors
-
-    calls = {}
-    for number, (cell, start) in enumerate(starts.items(), 1 + len(plan) - len(starts)):
-        title = f'cell {number} of {len(plan)}: {cell.name}'
-        calls[cell] = partial(train, title, options, cell.flags(common) | start)
+    calls = {cell: partial(train, f'cell {number} of {len(plan)}: {cell.name}', options,
+                           cell.flags(common) | starts[cell])
+             for number, cell in enumerate(starts, 1 + len(plan) - len(starts))}
     for ended in processes.side_by_side(calls, options.jobs):
         for cell, outcome in ended:
             with reporting(cell, errors):
@@ -66,7 +64,7 @@ def finish(plan: list[Cell], common: Mapping[str, object], options: argparse.Nam
 def load(flags: Flags, collect: bool) -> tuple[datasets.Data | None, dict[str, object]]:
     """The images of all cells, and the flags of one's own data, measured once for all cells.
 
-    None and no flags where --collect does without the data.
+    None and no flags where the data is missing and finished cells are collected.
     """
     try:
         data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,

@@ -83,10 +83,7 @@ class Spread(NamedTuple):
                          + self.rest / self.seeds / self.images)
 
     def smallest_seen(self) -> float:
-        """The smallest true difference, in points, that such a comparison sees with POWER.
-
-        With few seeds the normal distribution, which this assumes, is too optimistic.
-        """
+        """The smallest true difference, in points, seen with POWER; too small with few seeds."""
         return STANDARD_ERRORS * self.standard_error()
 
     def seeds_for(self, points: float) -> int | None:

@@ -12,7 +12,6 @@ import datasets
 from datasets.splits import Split
 from utils.flags.parser import Flags
 from utils.record.provenance import provenance
-from utils.source import dataset_spec, load_data
 from utils.system import console, devices, processes
 from utils.system.errors import InputError, RunError, begin, naming
 from utils.system.files import write_text
@@ -20,7 +19,7 @@ from utils.training.epoch import Diverged
 
 from . import PROGRAM, cells
 from .output import heading, markdown_table, with_deviation
-from .runs import Results, finish
+from .runs import Results, finish, load
 from .statistics import Kind, accuracy, deviation, hits
 
 
@@ -53,8 +52,7 @@ def choose_rates(options: argparse.Namespace, common: Mapping[str, object],
 
 def split_training_images(flags: Flags, out: Path):
     """Make the folder `out` with a fifth of the training images in val/. Raises InputError."""
-    data = load_data(dataset_spec(vars(flags)), flags.data_dir, flags.inpsize,
-                     skipBroken=flags.skipBroken)
+    data, _ = load(flags, collect=False)
     images = datasets.folder_of(data.train)
     if images is None or data.channels != 1:
         raise InputError('--tune splits a folder of sketches, which the images of '
