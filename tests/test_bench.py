@@ -26,7 +26,7 @@ def bench_in_one_process(arguments):
     """Measure the memory in this process too, which is faster than in processes of its own."""
     for benchmark in bench.packed, bench.step:
         benchmark.call_in_new_process = lambda function, *arguments: function(*arguments)
-    measure = bench.packed.added_memory     # which can be 0 in a process that had the network before
+    measure = bench.packed.added_memory     # 0 in a process that has had the network before
     bench.packed.added_memory = lambda *arguments: 1 + measure(*arguments)
     bench.main(arguments)
 
