@@ -2,12 +2,9 @@
 # bash runx.sh [help]                       this help, and the experiments
 # bash runx.sh demo                         a binary Sketch-A-Net on doodles, in about 2 minutes on 2 cores
 # bash runx.sh test [flags of pytest]       the tests and the linter; -m soak: thousands of damaged files
-# bash runx.sh compare [flags]              networks of all methods side by side (utils/compare)
-# bash runx.sh tuned DIR [flags]            the same on the sketches in DIR, each method with its best learning rate:
-#                                           of RATES (default: 0.0005,0.001,0.002,0.004), on a fifth of train/,
-#                                           by TUNING_SEEDS runs (default: 3) of each method at each rate
+# bash runx.sh compare [flags]              networks of all methods side by side (python3 -m utils.compare)
 # bash runx.sh EXPERIMENT [flags of main.py, which win over those of the experiment]
-#     --resume=auto                         goes on with it where it stopped, or starts it
+#     --resume=auto                         resume it where it stopped, or start it
 #
 # DATA (default: data) is the folder with one folder per dataset, as datasets.prepare makes them.
 # Python is python3 where that has what requirements.txt asks for, or else .venv, made from it.
@@ -36,7 +33,7 @@ EXPERIMENTS='sketchanet       real   256  tuberlin:600 sketchyrecognition:400
              bincifar         2-7    256  cifar10:300  cifar100:300
              bincifarfbin     2-7    256  cifar10:300  cifar100:300'
 
-# The name and the flags of every experiment, a line each.
+# Print the name and the flags of every experiment, one a line.
 experiments() {
     local model range batch datasets run binary crops
     while read -r model range batch datasets; do
@@ -50,7 +47,7 @@ experiments() {
     done <<< "$EXPERIMENTS"
 }
 
-# Python code: fails without all of requirements.txt, and prints which packages have other versions.
+# Python code: fail without all of requirements.txt, and print which packages have other versions.
 CHECK='
 import re, sys
 from importlib import metadata
@@ -72,7 +69,7 @@ print(*other, sep="; ")
 sys.exit(bool(missing or other))'
 RECENT='import sys; sys.exit(sys.version_info < (3, 11))'
 
-# Sets PYTHON to a python3 that has the packages, or else to that of .venv, which it makes or completes.
+# Set PYTHON to a python3 that has the packages, or else to that of .venv, made or completed here.
 setup() {
     local others
     PYTHON=python3
@@ -88,7 +85,7 @@ setup() {
     "$PYTHON" -c 'import pip' 2>/dev/null || "$PYTHON" -m ensurepip >/dev/null
     echo "runx.sh: installing requirements.txt into .venv, once${others:+ (it has $others)}" >&2
     "$PYTHON" -m pip install --quiet --no-compile -r requirements.txt
-    # On all cores, as pip does not; it fails where a package has templates that are no Python.
+    # Compile on all cores, as pip does not; this fails where a package has templates, not Python.
     "$PYTHON" -m compileall -qq -j 0 .venv/lib || true
 }
 
@@ -105,13 +102,6 @@ case ${1:-} in
     compare)
         shift; setup
         exec "$PYTHON" -m utils.compare "$@" ;;
-    tuned)
-        [ -d "${2:-}/train" ] || { echo 'runx.sh: tuned needs a folder of sketches, with train/ and val/ in it' >&2; exit 2; }
-        data=$2; shift 2; setup
-        "$PYTHON" -m datasets.prepare tuberlin --source="$data/train" --out=logs/tuning-data --val_fraction=0.2
-        chosen=$("$PYTHON" -m utils.compare --dataset=tuberlin "$@" --data_dir=logs/tuning-data \
-                 --rates="${RATES:-0.0005,0.001,0.002,0.004}" --seeds="${TUNING_SEEDS:-3}" | tee /dev/stderr | grep -oE '^ +--rates=[a-z-]+:.*' | tail -n 1)
-        exec "$PYTHON" -m utils.compare --dataset=tuberlin "$@" --data_dir="$data" ${chosen} ;;
     test)
         shift; setup
         exec "$PYTHON" -m pytest -q -n auto --maxprocesses=4 --dist worksteal tests "$@" ;;

@@ -24,19 +24,23 @@ REQUIREMENTS = re.findall(r'^(\S+)[=>]=(\S+)$', (ROOT / 'requirements.txt').read
 
 
 def packages(site, **other):
-    """Fill the folder with metadata of all that requirements.txt asks for, in other versions, None for not at all."""
+    """Fill the folder with metadata of what requirements.txt asks for.
+
+    other: other versions, None for a package that is missing.
+    """
     site.mkdir(parents=True, exist_ok=True)
     for name, version in REQUIREMENTS:
         version = other.get(name, version)
         if version:
             folder = site / f'{name.replace("-", "_")}-{version}.dist-info'
             folder.mkdir()
-            (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+            text = f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+            (folder / 'METADATA').write_text(text)
 
 
 @pytest.fixture
 def runx(tmp_path):
-    """A copy of the folder without a Python; runx.python and runx.venv make them, runx(…) runs the script."""
+    """Runs the script in a folder without a Python; runx.python and runx.venv make false ones."""
     folder, binaries, log = tmp_path / 'a folder', tmp_path / 'bin', tmp_path / 'log'
     folder.mkdir()
     binaries.mkdir()
@@ -46,18 +50,20 @@ def runx(tmp_path):
     packages(tmp_path / 'installed')
 
     def false_python(path, name, version):
-        text = FALSE_PYTHON
-        for word, value in (('NAME', name), ('LOG', log), ('VENV', tmp_path / 'python'), ('REAL', sys.executable),
-                            ('INSTALLED', tmp_path / 'installed'), ('SITE', tmp_path / f'site-{name}'), ('VERSION', version)):
+        site, text = tmp_path / f'site-{name}', FALSE_PYTHON
+        values = {'NAME': name, 'LOG': log, 'VENV': tmp_path / 'python', 'REAL': sys.executable,
+                  'INSTALLED': tmp_path / 'installed', 'SITE': site, 'VERSION': version}
+        for word, value in values.items():
             text = text.replace(word, str(value))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
-        return tmp_path / f'site-{name}'
+        return site
 
     def run(*arguments):
         before = len(log.read_text())
-        done = subprocess.run(['bash', str(folder / 'runx.sh'), *arguments], cwd=tmp_path, capture_output=True, text=True,
+        done = subprocess.run(['bash', str(folder / 'runx.sh'), *arguments], cwd=tmp_path,
+                              capture_output=True, text=True,
                               env={'PATH': f'{binaries}:/usr/bin:/bin'})
         return done, log.read_text()[before:].splitlines()
     false_python(tmp_path / 'python', 'venv', (3, 12)).mkdir()      # what -m venv makes
@@ -67,7 +73,8 @@ def runx(tmp_path):
 
 
 MADE = ['python3 -m venv --clear .venv', 'venv -m ensurepip']
-INSTALLED = ['venv -m pip install --quiet --no-compile -r requirements.txt', 'venv -m compileall -qq -j 0 .venv/lib']
+INSTALLED = ['venv -m pip install --quiet --no-compile -r requirements.txt',
+             'venv -m compileall -qq -j 0 .venv/lib']
 
 
 def program(log):
@@ -80,6 +87,12 @@ def test_a_python3_that_has_all_packages_is_used(runx):
     packages(runx.python(), torch='2.14.1+cpu', numpy='2.1.0')
     done, log = runx('compare')
     assert program(log) == ('python3', []) and done.returncode == 0 and done.stderr == ''
+
+
+def test_a_venv_of_an_old_python_is_made_anew(runx):
+    packages(runx.venv((3, 9)))
+    runx.python()
+    assert runx('compare')[1][0] == MADE[0]
 
 
 def test_the_first_start_installs_and_the_second_does_not(runx):
@@ -95,10 +108,11 @@ def test_packages_of_other_versions_are_named(runx):
     packages(runx.venv())
     done, log = runx('compare')
     assert program(log) == ('venv', [])
-    assert done.stderr == 'runx.sh: python3 has torch 2.9.0, not ==2.14.1; pillow 9.5, not >=11: using .venv\n'
+    assert 'torch 2.9.0, not ==2.14.1; pillow 9.5, not >=11: using .venv' in done.stderr
 
 
-@pytest.mark.parametrize('other, says', [({'torch': '2.9.0'}, 'it has torch 2.9.0, not ==2.14.1'), ({'tqdm': None}, 'once\n')])
+@pytest.mark.parametrize('other, says', [({'torch': '2.9.0'}, 'torch 2.9.0, not ==2.14.1'),
+                                         ({'tqdm': None}, 'once\n')])
 def test_a_venv_that_is_old_or_incomplete_is_completed(runx, other, says):
     runx.python()
     site = runx.venv()
@@ -111,23 +125,18 @@ def test_a_venv_that_is_old_or_incomplete_is_completed(runx, other, says):
 def test_an_old_python3_is_no_obstacle_to_a_good_venv(runx):
     packages(runx.python((3, 9)))
     done, log = runx('compare')
-    assert done.returncode == 1 and done.stderr == 'runx.sh: Python 3.11 or newer is needed, as python3\n' and log == []
+    assert done.returncode == 1 and 'Python 3.11 or newer' in done.stderr and log == []
     packages(runx.venv())
     done, log = runx('compare')
     assert program(log) == ('venv', []) and done.stderr == ''
-
-
-def test_a_venv_of_an_old_python_is_made_anew(runx):
-    packages(runx.venv((3, 9)))
-    runx.python()
-    assert runx('compare')[1][0] == MADE[0]
 
 
 @pytest.mark.parametrize('arguments', [[], ['help'], ['--help'], ['-h']])
 def test_help(runx, arguments):
     done, log = runx(*arguments)
     assert done.returncode == 0 and log == [] and done.stderr == ''
-    assert 'bash runx.sh demo' in done.stdout and 'sketchanetwbin-tuberlin' in done.stdout and 'COMMON' not in done.stdout
+    assert 'bash runx.sh demo' in done.stdout and 'sketchanetwbin-tuberlin' in done.stdout
+    assert 'COMMON' not in done.stdout
 
 
 def test_an_unknown_experiment_and_one_that_is_known(runx):
@@ -135,20 +144,4 @@ def test_an_unknown_experiment_and_one_that_is_known(runx):
     done, log = runx('sketchanetwbin')
     assert done.returncode == 2 and "no experiment 'sketchanetwbin'" in done.stderr and log == []
     assert '--binEnd=7' in runx('sketchanetwbin-tuberlin', '--epochs=1')[1][0]
-
-
-def test_flags_of_pytest_come_last(runx):
-    packages(runx.python())
     assert runx('test', '-m', 'soak')[1][0].endswith(' tests -m soak')
-
-
-def test_tuned_splits_the_training_images_before_it_compares(runx, tmp_path):
-    packages(runx.python())
-    done, log = runx('tuned', str(tmp_path))
-    assert done.returncode == 2 and 'a folder of sketches' in done.stderr and not log
-    (tmp_path / 'train').mkdir()
-    done, log = runx('tuned', str(tmp_path), '--seeds=2')
-    prepare, rates = (line for line in log if '-m datasets' in line or 'utils.compare' in line)
-    assert f'--source={tmp_path}/train --out=logs/tuning-data' in prepare
-    assert '--seeds=2 --data_dir=logs/tuning-data --rates=0.0005,' in rates and rates.endswith(' --seeds=3')
-    assert done.returncode == 1     # the false Python chose no rate

@@ -1,4 +1,5 @@
 """The layers in a state_dict, whoever saved it."""
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,22 +31,23 @@ class Layer(NamedTuple):
         return 'weight' in self.tensors and self.tensors['weight'].dim() > 1
 
     @property
+    def kind(self) -> tuple[bool, bool]:
+        return self.is_norm, self.has_weights
+
+    @property
     def shape(self) -> torch.Size:
         return self.tensors['running_mean' if self.is_norm else 'weight'].shape
+
+    @property
+    def values(self) -> list[str]:
+        """The names of its tensors, but for the counter of batches."""
+        return [key for key in self.tensors if key != COUNTER]
 
     def __str__(self):
         return f'{self.name} ({"×".join(map(str, self.shape))})'
 
 
 Layers = dict[str, Layer]       # in the order of their owner
-
-
-def convolutions_and_linears(layers: Layers) -> list[Layer]:
-    return [layer for layer in layers.values() if layer.has_weights]
-
-
-def batchnorms(layers: Layers) -> list[Layer]:
-    return [layer for layer in layers.values() if layer.is_norm]
 
 
 def plain(name: str) -> str:
@@ -55,33 +57,25 @@ def plain(name: str) -> str:
     return name.replace('parametrizations.weight.original', 'weight')
 
 
-def parametrized_elsewhere(state: dict[str, Tensor]) -> set[str]:
-    """The modules whose weights another parametrization than binarization changes."""
-    return {plain(name).partition('.parametrizations.')[0] for name in state
-            if '.parametrizations.' in name and '.parametrizations.weight.original' not in name
-            and '.parametrizations.weight.0.method.' not in name}
-
-
 def layers_of(state: dict[str, Tensor]) -> Layers:
     """The layers with real numbers in a state_dict.
 
-    Without learned values of binarization methods, and without weights that another parametrization
-    (such as spectral_norm) changes before they are used.
+    Without learned values of binarization methods, and without weights that are changed by another
+    parametrization, such as spectral_norm.
     """
     layers: Layers = {}
-    unknown = parametrized_elsewhere(state)
+    changed = {plain(name).partition('.parametrizations.')[0] for name in state
+               if '.parametrizations.' in name and '.parametrizations.weight.original' not in name
+               and '.parametrizations.weight.0.method.' not in name}
     for key, tensor in state.items():
         name, _, own_name = plain(key).rpartition('.')
-        if '.parametrizations.' in f'.{name}.' or (name in unknown and own_name == 'weight'):
+        if '.parametrizations.' in f'.{name}.' or (name in changed and own_name == 'weight'):
             continue
-        if is_real(tensor) or own_name == COUNTER:
+        is_real = (tensor.is_floating_point() and tensor.layout == torch.strided
+                   and not tensor.is_quantized)
+        if is_real or own_name == COUNTER:
             layers.setdefault(name, Layer(name, {})).tensors[own_name] = tensor
     return layers
-
-
-def is_real(tensor: Tensor) -> bool:
-    return (tensor.is_floating_point() and tensor.layout == torch.strided
-            and not tensor.is_quantized)
 
 
 def read_layers(path: str | Path) -> Layers:
@@ -93,9 +87,9 @@ def read_layers(path: str | Path) -> Layers:
     wrapped = content if isinstance(content, dict) else {}
     candidates = [content, wrapped.get('state_dict'), wrapped.get('model')]
     state = next((state for state in candidates if is_dict_of(state, Tensor) and state), {})
-    if not all(name.isprintable() and len(name) < 300 for name in state):
-        state = {}
-    layers = layers_of({key: tensor for key, tensor in state.items() if not tensor.is_meta})
+    layers = {}
+    if all(name.isprintable() and len(name) < 300 for name in state):
+        layers = layers_of({key: tensor for key, tensor in state.items() if not tensor.is_meta})
     if not layers:
         raise InputError(f'{path} holds no state_dict: a dict of tensors, by itself or under '
                          "'state_dict' or 'model'")
@@ -114,10 +108,10 @@ def as_named_here(layers: Layers, arch: str) -> Layers:
     with torch.device('meta'), torch.random.fork_rng(devices=[]):
         reference = layers_of(models.build(arch, 1, 1).state_dict())
     theirs_as: Layers = {}
-    for of_kind in convolutions_and_linears, batchnorms:
-        theirs, ours = of_kind(layers), of_kind(reference)
-        # The classifier, the last to have weights, can have other classes.
-        checked = -1 if of_kind is convolutions_and_linears else None
+    for kind in 'has_weights', 'is_norm':
+        theirs, ours = ([layer for layer in some.values() if getattr(layer, kind)]
+                        for some in (layers, reference))
+        checked = -1 if kind == 'has_weights' else None     # the classifier can have other classes
         planes = [[layer.shape[0] for layer in some[:checked]] for some in (theirs, ours)]
         if len(theirs) != len(ours) or planes[0] != planes[1]:
             return layers
@@ -127,14 +121,11 @@ def as_named_here(layers: Layers, arch: str) -> Layers:
 
 def is_numbered_in_order(layers: Layers) -> bool:
     """Whether modules that differ in a number only, as branch1 and branch2, are in its order."""
-    last: dict[tuple, int] = {}
+    last: dict[str, int] = {}
     for name in layers:
-        parts = name.split('.')
-        for depth, part in enumerate(parts):
-            stem = part.rstrip('0123456789')
-            number = part[len(stem):]
-            place = *parts[:depth], stem
-            if number and int(number) < last.get(place, -1):
+        for match in re.finditer(r'[0-9]+(?=\.|$)', name):
+            place, number = name[:match.start()], int(match[0])
+            if number < last.get(place, -1):
                 return False
-            last[place] = int(number or -1)
+            last[place] = number
     return True

@@ -1,9 +1,8 @@
 """Benchmarks: ratios of two things measured in turn, in one interleaved run.
 
-step and packed print the medians of the rounds, their ratio and the quartiles of the ratio; the
-last line under --json is a list of objects: of `step` and `data` {case, baseline_s, ours_s, ratio},
-of `packed` {case, batch, threads, float_s, packed_s, speedup}, of `epoch` one per epoch, {epoch,
-wall, images} and the seconds of each part.
+All but `epoch` print the medians of the rounds, their ratio and the quartiles of the ratio. The
+last line under --json is a list of objects {case, baseline_s, ours_s, ratio}; of `epoch` one per
+epoch, {epoch, wall, images} and the seconds of each part.
 """
 from utils.system import interrupt  # before torch
 
@@ -50,19 +49,19 @@ class Benchmark(NamedTuple):
     run: Callable[[argparse.Namespace], list[dict]]
     help: str
     flags: str      # those of FLAGS that it uses
-    takes_flags_of_main: bool = False
 
 
 BENCHMARKS = {
     'step': Benchmark(step.bench, 'a training step under the flags of main.py, against others',
-                      '--against --rounds', takes_flags_of_main=True),
+                      '--against --rounds'),
     'epoch': Benchmark(epoch.bench, 'where the time of two epochs of main.py goes, by its flags',
-                       '', takes_flags_of_main=True),
+                       ''),
     'data': Benchmark(data.bench, 'the training transform of sketches',
                       '--device --data_dir --inpsize --images --rounds'),
     'packed': Benchmark(packed.bench, 'packed networks against float32 ones',
                         '--networks --threads --rounds'),
 }
+TAKES_FLAGS_OF_MAIN = 'step', 'epoch'
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -87,10 +86,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for flag in benchmark.flags.split():
             command.add_argument(flag, **FLAGS[flag])
         command.add_argument('--json', action='store_true', help='print the results as JSON too')
-        if benchmark.takes_flags_of_main:
+        if name in TAKES_FLAGS_OF_MAIN:
             command.usage = f'{command.format_usage()[len("usage: "):].strip()} [FLAGS OF MAIN.PY]'
     options, others = parser.parse_known_args(arguments)
-    if others and not BENCHMARKS[options.what].takes_flags_of_main:
+    if others and options.what not in TAKES_FLAGS_OF_MAIN:
         parser.error(f'{others[0]} is no flag of {options.what}: python3 -m {PROGRAM} '
                      f'{options.what} --help lists those, which follow its name')
     options.main_flags = others

@@ -16,7 +16,7 @@ from utils.record.logs import read_log
 from utils.system.errors import InputError
 from utils.training.loop import Observer
 
-from .timeline import Timeline, seconds_per_mark
+from .timeline import Timeline
 
 ADVICE = {      # what makes each part beside arithmetic shorter
     'binarization': 'a larger --batch-size, since binarization takes as long for any',
@@ -50,22 +50,21 @@ def bench(options: argparse.Namespace) -> list[dict]:
         raise InputError(f'--{other[0]}: epoch measures the training of a new run')
     with tempfile.TemporaryDirectory() as folder:
         experiment = from_flags(typed | {'logdir': folder, 'name': 'epoch', 'epochs': EPOCHS})
-        epochs, cost = measure(experiment)
-    print_epochs(experiment, epochs, cost)
+        epochs = measure(experiment)
+    print_epochs(experiment, epochs)
     return [{'epoch': number, 'wall': epoch.wall, 'images': epoch.metrics['train']['images'],
              **epoch.seconds} for number, epoch in enumerate(epochs, 1)]
 
 
-def measure(experiment: Experiment) -> tuple[list[Epoch], float]:
-    """Train as the experiment says, silently; returns its epochs, and seconds of measuring them."""
+def measure(experiment: Experiment) -> list[Epoch]:
+    """Train as the experiment says, silently."""
     flags = experiment.flags
     clock = Clock(experiment.device, watches_layers=not flags.compile)  # hooks break its graph
     with contextlib.redirect_stdout(io.StringIO()):
         experiment.train(observer=clock)
     rows = read_log(Path(flags.logdir, flags.name, 'metrics.jsonl'), {'epoch', 'split', 'time'})
-    epochs = [Epoch(seconds, {row['split']: row for row in rows if row['epoch'] == number})
-              for number, seconds in enumerate(clock.epochs)]
-    return epochs, clock.timeline.count * seconds_per_mark(experiment.device)
+    return [Epoch(seconds, {row['split']: row for row in rows if row['epoch'] == number})
+            for number, seconds in enumerate(clock.epochs)]
 
 
 class Clock(Observer):
@@ -92,45 +91,39 @@ class Clock(Observer):
 
 def watch_binarization(model: nn.Module, timeline: Timeline):
     """Enter the part 'binarization' where a training step makes weights, or gradients, of them."""
-    def in_step(layer):
-        return layer.training and torch.is_grad_enabled()
-
     def enter(*_):
         timeline.enter('binarization')
 
-    def leave(*_):
-        timeline.leave()
-
     def before(layer, _):
-        if in_step(layer):
+        if layer.training and torch.is_grad_enabled():
             enter()
 
     def after(layer, _, weight):
-        if in_step(layer):
+        if layer.training and torch.is_grad_enabled():
             weight.grad_fn.register_prehook(enter)
-            leave()
+            timeline.leave()
 
     for _, conv in binarize.binarized(model):
-        layer = binarize.binarization(conv)
+        layer, latent = binarize.binarization(conv), conv.parametrizations.weight.original
         layer.register_forward_pre_hook(before)
         layer.register_forward_hook(after)
-        conv.parametrizations.weight.original.register_hook(leave)      # its gradient is there
+        latent.register_hook(lambda _: timeline.leave())      # its gradient is there
 
 
-def print_epochs(experiment: Experiment, epochs: list[Epoch], cost: float):
+def print_epochs(experiment: Experiment, epochs: list[Epoch]):
     """Print the table of the parts, and which of them it is worthwhile to shorten."""
     for sentence in experiment.notes:
         print(sentence)
-    print(f'{"seconds":13}' + ''.join(f'{f"epoch {number}":>12}{"":8}'
-                                      for number in range(1, len(epochs) + 1)))
+    numbers = ''.join(f'{f"epoch {number}":>12}{"":8}' for number in range(1, len(epochs) + 1))
+    print(f'{"seconds":17}{numbers}')
     for part in PARTS:
-        print(f'{part:13}' + ''.join(f'{epoch.seconds[part]:12.3f}{share(epoch, part):6.1f} %'
+        print(f'{part:17}' + ''.join(f'{epoch.seconds[part]:12.3f}{share(epoch, part):6.1f} %'
                                      for epoch in epochs))
-    print(f'{"all":13}' + ''.join(f'{epoch.wall:12.3f}{100:6.1f} %' for epoch in epochs))
+    print(f'{"all":17}' + ''.join(f'{epoch.wall:12.3f}{"100.0 %":>8}' for epoch in epochs))
     for split in 'train', 'val':
         rates = (epoch.metrics[split]['images'] / epoch.metrics[split]['time'] for epoch in epochs)
-        print(f'{split:8} images/s' + ''.join(f'{rate:8.0f}{"":12}' for rate in rates))
-    print(f'The first epoch warms up. Measuring took about {cost:.3f} s of both.')
+        print(f'{split:8} images/s' + ''.join(f'{rate:12.0f}{"":8}' for rate in rates))
+    print('The first epoch warms up.')
     if experiment.flags.compile and experiment.flags.binaryWeight:
         print('Binarization counts as arithmetic here: --compile makes one program of both.')
     last = epochs[-1]

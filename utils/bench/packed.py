@@ -4,7 +4,7 @@ import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +19,12 @@ from utils.packed import ops
 from utils.system.processes import call_in_new_process
 from utils.training.memory_format import channels_last
 
-from .timing import interleave, peak_megabytes
+from .timing import compare, peak_megabytes, print_header
 
 CLASSES = 250
 BATCHES = 1, 16
 MOST_PROCESSES = 5      # of each memory measurement
+WIDTH = 72      # of the name of a case
 
 
 class Pair(NamedTuple):
@@ -40,21 +41,9 @@ class Layer(NamedTuple):
     conv: nn.Conv2d     # the same convolution in float32
 
 
-class Memory(NamedTuple):
-    """Medians over processes in MB, and the range of the increase."""
-    alone: float        # PyTorch and the kernel
-    peak: float
-    increase: float
-    least: float
-    most: float
-
-    def __str__(self):
-        return f'{self.increase:8.1f} ({self.least:4.1f}–{self.most:4.1f})'
-
-
 @torch.no_grad()
 def bench(options: argparse.Namespace) -> list[dict]:
-    """All tables; returns a list of {case, batch, threads, float_s, packed_s, speedup}."""
+    """Packed networks and their binary convolutions against float32 ones: time and memory."""
     with tempfile.TemporaryDirectory() as folder:
         pairs = [make_pair(name, folder) for name in options.networks]
         print(f'instructions: {", ".join(ops.instruction_sets())}')
@@ -80,41 +69,32 @@ def make_pair(name: str, folder: str) -> Pair:
     return Pair(name, (1, side, side), binarize.bake(model).requires_grad_(False), path)
 
 
-def print_header(title: str):
-    print(f'\n{title}\n{"case":52} {"batch":>5} {"threads":>7} {"float ms":>10} {"packed ms":>10} '
-          f'{"speed-up":>8}   quartiles')
-
-
-def print_row(case: str, batch: int, threads: int, times: tuple) -> dict:
-    """Print the line of a case; returns its JSON object."""
-    float_s, packed_s = map(statistics.median, times)
-    speedup = float_s / packed_s
-    low, _, high = statistics.quantiles([a / b for a, b in zip(*times)], n=4)
-    print(f'{case:52} {batch:5} {threads:7} {float_s * 1e3:10.3f} {packed_s * 1e3:10.3f} '
-          f'{speedup:8.2f}   {low:.2f} – {high:.2f}', flush=True)
-    return {'case': case, 'batch': batch, 'threads': threads, 'float_s': float_s,
-            'packed_s': packed_s, 'speedup': speedup}
+def settings(pair: Pair, threads: list[int]) -> Iterator[tuple[Tensor, str]]:
+    """Batches of images and, with PyTorch set to each number of threads, how the case ends."""
+    for batch in BATCHES:
+        images = torch.randn(batch, *pair.shape)
+        for number in threads:
+            torch.set_num_threads(number)
+            yield images, f', batch {batch}, {number} threads'
 
 
 def bench_convolutions(pairs: list[Pair], threads: list[int], rounds: int) -> list[dict]:
-    print_header('Binary convolutions, with packing of the input, against '
-                 'torch.nn.functional.conv2d on the same tensors;\nin every round each is repeated '
-                 'for 5 ms')
+    print('\nBinary convolutions, with packing of the input, against '
+          'torch.nn.functional.conv2d on the same tensors;\nin every round each is repeated '
+          'for 5 ms')
+    print_header(WIDTH)
+    speedups: dict[str, list[float]] = {}
     rows = []
     for pair in pairs:
         network = load_packed(pair.path)
-        for batch in BATCHES:
-            for layer in different_layers(pair.model, network, torch.randn(batch, *pair.shape)):
-                for number in threads:
-                    torch.set_num_threads(number)
-                    rows.append(print_row(f'conv {pair.name} {layer.title}', batch, number,
-                                          time_convolution(layer, rounds)))
-    for batch in BATCHES:
-        for number in threads:
-            speedups = [row['speedup'] for row in rows
-                        if (row['batch'], row['threads']) == (batch, number)] or [1]
-            print(f'batch {batch}, {number} threads: geometric mean '
-                  f'{statistics.geometric_mean(speedups):.2f}, least {min(speedups):.2f}')
+        for images, setting in settings(pair, threads):
+            for layer in different_layers(pair.model, network, images):
+                row = compare_convolution(f'conv {pair.name} {layer.title}{setting}', layer, rounds)
+                speedups.setdefault(setting, []).append(1 / row['ratio'])
+                rows.append(row)
+    for setting, values in speedups.items():
+        print(f'speed-up{setting}: geometric mean {statistics.geometric_mean(values):.2f}, '
+              f'least {min(values):.2f}')
     return rows
 
 
@@ -139,16 +119,14 @@ def different_layers(model: nn.Module, network: nn.Module, images: Tensor) -> li
     return list(found.values())
 
 
-def time_convolution(layer: Layer, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of the float32 convolution and of the binary unit, in every round."""
+def compare_convolution(case: str, layer: Layer, rounds: int) -> dict:
+    """Compare the float32 convolution with the binary unit, in seconds of a call."""
     _, unit, x, conv = layer
     real_x, x = x.contiguous(), channels_last(x)     # as in either network
     real, real_calls = repeated(
         lambda: F.conv2d(real_x, conv.weight, None, conv.stride, conv.padding))
     ours, our_calls = repeated(lambda: unit(x))
-    real_times, our_times = interleave(real, ours, rounds)
-    return ([seconds / real_calls for seconds in real_times],
-            [seconds / our_calls for seconds in our_times])
+    return compare(case, real, ours, rounds, WIDTH, (real_calls, our_calls))
 
 
 def repeated(function: Callable, seconds: float = 0.005) -> tuple[Callable, int]:
@@ -165,45 +143,36 @@ def repeated(function: Callable, seconds: float = 0.005) -> tuple[Callable, int]
 
 
 def bench_networks(pairs: list[Pair], threads: list[int], rounds: int) -> list[dict]:
-    print_header('Whole networks, image in to classes out')
+    print('\nWhole networks, image in to classes out')
+    print_header(WIDTH)
     rows = []
     for pair in pairs:
         network = load_packed(pair.path)
-        for batch in BATCHES:
-            images = torch.randn(batch, *pair.shape)
-            for number in threads:
-                torch.set_num_threads(number)
-                times = interleave(lambda: pair.model(images), lambda: network(images), rounds)
-                rows.append(print_row(f'network {pair.name}', batch, number, times))
+        for images, setting in settings(pair, threads):
+            rows.append(compare(f'network {pair.name}{setting}', lambda: pair.model(images),
+                                lambda: network(images), rounds, WIDTH))
     return rows
 
 
 def print_memory(pairs: list[Pair], processes: int):
+    """Print how many MB the networks add to the peak resident memory of a fresh process."""
     print('\nPeak resident memory, MB, of a fresh process that reads the network and classifies '
-          f'one image: medians of {processes} processes,\nand the range of the increase over '
-          f'PyTorch and the kernel alone\n{"network":20} {"alone":>7} {"float32":>8} '
-          f'{"packed":>7}   increase: {"float32":>20} {"packed":>20} {"ratio":>6}')
+          f'one image, beyond\nPyTorch and the kernel alone: medians of {processes} processes')
+    print(f'{"network":20} {"float32":>8} {"packed":>8} {"ratio":>7}')
     for pair in pairs:
         state = pair.path.with_suffix('.pth')
         torch.save(pair.model.state_dict(), state)
-        real = measure_memory(load_float, state, pair, processes)
-        bits = measure_memory(load_packed, pair.path, pair, processes)
-        print(f'{pair.name:20} {real.alone:7.0f} {real.peak:8.0f} {bits.peak:7.0f}             '
-              f'{real}{bits} {bits.increase / real.increase:6.3f}', flush=True)
+        real, bits = (statistics.median(
+            call_in_new_process(added_memory, load, path, pair.name, pair.shape)
+            for _ in range(processes)) for load, path in ((load_float, state),
+                                                          (load_packed, pair.path)))
+        print(f'{pair.name:20} {real:8.1f} {bits:8.1f} {bits / real:7.3f}', flush=True)
 
 
-def measure_memory(load: Callable, path: Path, pair: Pair, processes: int) -> Memory:
-    runs = [call_in_new_process(resident_memory, load, path, pair.name, pair.shape)
-            for _ in range(processes)]
-    increases = [peak - alone for alone, peak in runs]
-    alone, peak = map(statistics.median, zip(*runs))
-    return Memory(alone, peak, statistics.median(increases), min(increases), max(increases))
+def added_memory(load: Callable, path: Path, name: str, shape: tuple) -> float:
+    """Megabytes that three inferences add to the peak resident memory of this process.
 
-
-def resident_memory(load: Callable, path: Path, name: str, shape: tuple) -> tuple[float, float]:
-    """Megabytes of peak resident memory of this process before and after three inferences.
-
-    Before: with PyTorch, oneDNN and the kernel loaded.
+    PyTorch, oneDNN and the kernel are loaded before.
     """
     torch.set_num_threads(1)
     F.conv2d(torch.zeros(2, 16, 16, 16), torch.zeros(16, 16, 5, 5))
@@ -215,7 +184,7 @@ def resident_memory(load: Callable, path: Path, name: str, shape: tuple) -> tupl
         model, image = load(path, name, shape), torch.randn(1, *shape)
         for _ in range(3):
             model(image)
-    return before, peak_megabytes()
+    return peak_megabytes() - before
 
 
 def load_float(path: Path, name: str, shape: tuple) -> nn.Module:

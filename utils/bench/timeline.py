@@ -21,7 +21,6 @@ class Timeline:
         self.parts = [outermost]    # those that are entered and not left
         self.seconds: dict[str, float] = {}
         self.marks: list[tuple] = []    # (moment, the part that begins)
-        self.count = 0
         self._mark()
 
     def enter(self, part: str):
@@ -32,11 +31,6 @@ class Timeline:
         self.parts.pop()
         self._mark()
 
-    def switch(self, outermost: str):
-        """From now on what is in no other part counts as this one."""
-        self.parts[0] = outermost
-        self._mark()
-
     def read(self) -> dict[str, float]:
         """Seconds of each part since the last call."""
         self._mark()
@@ -45,17 +39,14 @@ class Timeline:
         return seconds
 
     def _mark(self):
-        self.marks.append((self._now(), self.parts[-1]))
-        self.count += 1
+        if self.is_cuda:
+            moment = torch.cuda.Event(enable_timing=True)
+            moment.record()
+        else:
+            moment = time.perf_counter()
+        self.marks.append((moment, self.parts[-1]))
         if len(self.marks) > 2 * FOLD:
             self._fold(FOLD)
-
-    def _now(self):
-        if not self.is_cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
     def _fold(self, count):
         """Sum up the parts before mark number `count`, and forget them."""
@@ -65,12 +56,3 @@ class Timeline:
             spent = start.elapsed_time(end) / 1e3 if self.is_cuda else end - start
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
         del self.marks[:count]
-
-
-def seconds_per_mark(device: torch.device) -> float:
-    """What one mark of a Timeline takes of the host."""
-    timeline, count = Timeline(device, ''), 1000
-    start = time.perf_counter()
-    for _ in range(count):
-        timeline.switch('')
-    return (time.perf_counter() - start) / count

@@ -2,23 +2,18 @@
 
     python3 -m utils.compare --model_def=sketchanet --methods=real,dab,xnor,bnn --inputs=real,sign …
 
-Further flags are those of main.py, except for what the comparison itself decides. A cell is one
-run under <logdir>/<name>/: the family's real network, its wbin variant (inputs=real) and its fbin
-variant (inputs=sign) under each method, for the seeds 0, 1, …; cells of one seed share the data
-order and the initialization. To resume an interrupted comparison, run the same command again: a
-finished cell is never trained again. A cell that fails does not stop the others. After every cell
-it writes, of all finished ones,
+Further flags are those of main.py; --model_def (default: sketchanet) names the family. A cell is
+one run under <logdir>/<name>/ (default: logs/compare-DATA-FAMILY): the family's real network, its
+wbin variant (inputs=real) and its fbin variant (inputs=sign) under each method, for the seeds 0, 1,
+…; cells of one seed share data order and initialization. To resume, run the same command again. A
+cell that fails does not stop the others. After every cell it writes, of all finished ones,
 
-    compare.md, compare.csv    accuracies of the last epoch; of every pair (md only) McNemar's test,
-                               and what differences such a comparison can see
+    compare.md, compare.csv    accuracies of the last epoch, counted image by image; of every pair
+                               (md only) McNemar's test, and what differences can be seen
     curves, accuracy           accuracy per epoch; final accuracies; as .png and .svg
 
-or, where --rates has several learning rates to choose from,
-
-    rates.md                   the accuracy of each method at each rate, and the best ones
-
-Accuracies are counted image by image with the checkpoint of the last epoch. --tenCrop counts with
-ten crops; as it does not change what is trained, cells trained without it may be counted with it.
+With --tune=RATE,RATE,… it first trains every method at each of these learning rates, on a split of
+the training images, writes the accuracies to rates.md, and compares the methods at their best.
 """
 from utils.system import interrupt  # before torch
 
@@ -27,9 +22,8 @@ if __name__ == '__main__':
 
 import contextlib
 import itertools
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,108 +31,56 @@ import datasets
 import models
 from utils.flags.parser import Flags
 from utils.record.provenance import provenance
-from utils.system import console, devices, processes
+from utils.system import console, devices
 from utils.system.errors import InputError, RunError, naming, reported
-from utils.system.files import claimed, write_text
-from utils.training.checkpoint import read_checkpoint
+from utils.system.files import claimed
 
-from . import PROGRAM, cells, output, rates, statistics
+from . import PROGRAM, cells, output, statistics, tuning
 from .flags import parse
-from .shared import Failures, call_beside, data_of, resolved
+from .runs import finish
 
 
 def main(arguments: Sequence[str] | None = None):
     """Train what is missing of the comparison that the arguments describe, and write its tables."""
-    with reported(PROGRAM, '; run the same command again to resume'):
+    with reported(PROGRAM, '; run the same command again to resume'), contextlib.ExitStack() as end:
         options, common = parse(arguments, __doc__)
-        flags = resolved(common)
+        flags = cells.resolved(common)
         if flags.epochs == 0:
             raise InputError('--epochs=0: there is nothing to compare without training')
         family = models.family(options.model_def)[0]
         name = options.name or f'compare-{datasets.data_name(flags.dataset)}-{family}'
-        folder = Path(options.logdir) / name
-        given = sys.argv[1:] if arguments is None else arguments
-        command = shlex.join(['python3', '-m', PROGRAM, *given])
-        plan = cells.plan(options.model_def, options.methods, options.inputs, options.seeds,
-                          folder, flags.signLayers, options.rates)
-        with contextlib.ExitStack() as stack:
-            with naming('--logdir'):
-                if options.collect and not folder.is_dir():
-                    raise InputError(f'{folder} does not exist, so it has no finished cells')
-                stack.enter_context(claimed(folder))
-            compare(plan, options.collect, common, command, flags, options.jobs)
+        folder = Path(options.logdir, name)
+        plan = cells.plan(options, folder, options.seeds, flags.signLayers)
+        with naming('--logdir'):
+            if options.collect and not folder.is_dir():
+                raise InputError(f'{folder} does not exist, so it has no finished cells')
+            end.enter_context(claimed(folder))
+        if options.tune:
+            rates = tuning.choose_rates(options, common, folder)
+        else:
+            rates = {cell.kind: options.rates.get(cell.method) for cell in plan}
+        plan = [replace(cell, maxlr=rates[cell.kind]) for cell in plan]
+        _, errors = finish(plan, common, options, partial(write, folder, options.command, flags))
+        if errors:
+            names = ', '.join(cell.name for cell in errors)
+            raise RunError(f'{names} failed, as reported above')
 
 
-def compare(plan: list[cells.Cell], collect: bool, common: Mapping[str, object], command: str,
-            flags: Flags, jobs: int = 1):
-    """Write the tables of the finished cells and, unless `collect`, train the others.
-
-    jobs: how many cells are trained at the same time.
-    """
-    data, measured = data_of(flags, collect)
-    images = datasets.fingerprint(data.val) if data else None
-    common = {**common, **measured}
-    failures, done, results = Failures(), {}, {}
-
-    def evaluate(cell, stored):
-        results[cell] = cells.evaluate_cell(cell, stored, flags, images)
-    for cell in plan:
-        with failures.of(cell):
-            stored = cells.stored_checkpoint(cell, resolved(cell.flags(common)),
-                                             data and data.training_images)
-            done[cell] = stored['epoch'] if stored else 0
-            if done[cell] == flags.epochs:
-                evaluate(cell, stored)
-    folder = plan[0].folder
-    if results:
-        write(folder, command, results, flags)
-    elif collect and not failures.names:
-        raise InputError(f'--collect: {folder} has no finished cells with these flags')
-    missing = [cell for cell in plan if cell not in results and cell.name not in failures.names]
-    calls = {}
-    for number, cell in enumerate([] if collect else missing, 1 + len(plan) - len(missing)):
-        # A run without a finished epoch is replaced.
-        start = {'resume': str(cell.last)} if done[cell] else {'overwrite': True}
-        calls[cell] = partial(train, f'cell {number} of {len(plan)}: {cell.name}', jobs,
-                              cell.flags(common) | start, command)
-    for ended in processes.side_by_side(calls, jobs):
-        for cell, outcome in ended:
-            with failures.of(cell):
-                outcome()
-                evaluate(cell, read_checkpoint(cell.last))
-        if any(cell in results for cell, _ in ended):
-            write(folder, command, {cell: results[cell] for cell in plan if cell in results}, flags)
-    if failures.names:
-        raise RunError(f'{", ".join(failures.names)} failed, as reported above')
-
-
-def train(title: str, jobs: int, flags: Mapping[str, object], command: str):
-    """Train a cell in a process of its own, one of so many at a time."""
-    console.say(title)
-    call_beside(jobs, cells.train_cell, flags, command)
-
-
-def write(folder: Path, command: str, results: dict[cells.Cell, dict], flags: Flags):
+def write(folder: Path, command: str, flags: Flags, results: dict[cells.Cell, dict]):
     """Write the tables and plots of the finished cells, and print the tables."""
-    origin = provenance(devices.choose(flags.device), command)
-    data = datasets.data_name(flags.dataset)
-    if next(iter(results)).is_trial:
-        text = rates.text(origin, results, f'the validation images of {data}')
-        with naming(str(folder), RunError):
-            write_text(folder / 'rates.md', text)
-        console.say(f'{text}\n{folder}: rates.md')
-        return
     by_kind: dict = {}
     for cell, result in results.items():
-        by_kind.setdefault((cell.method, cell.inputs), {})[cell.seed] = result
+        by_kind.setdefault(cell.kind, {})[cell.seed] = result
     rows = [statistics.summarize(*kind, of_seeds) for kind, of_seeds in by_kind.items()]
-    same_inputs = [(a, b) for a, b in itertools.combinations(by_kind, 2) if a[1] == b[1]]
-    pairs = [statistics.paired(a, b, by_kind) for a, b in same_inputs]
-    text = output.markdown(origin, rows, [pair for pair in pairs if pair], flags.tenCrop, data)
+    pairs = [statistics.paired(a, b, by_kind) for a, b in itertools.combinations(by_kind, 2)
+             if a[1] == b[1]]
+    rates = {cell.kind: cell.maxlr for cell in results if cell.maxlr is not None}
+    data = datasets.data_name(flags.dataset)
+    text = output.markdown(provenance(devices.choose(flags.device), command), rows,
+                           [pair for pair in pairs if pair], flags.tenCrop, data, rates)
     networks = ', '.join(dict.fromkeys(cell.model_def for cell in results))
-    title = f'{networks} on {data}'
     with naming(str(folder), RunError):
-        output.write(folder, text, rows, by_kind, title)
+        output.write(folder, text, rows, by_kind, f'{networks} on {data}')
     console.say(f'{text}\n{folder}: compare.md, compare.csv, curves and accuracy as PNG and SVG')
 
 

@@ -1,7 +1,9 @@
 """What a comparison writes: tables in Markdown and CSV, and two plots."""
 import csv
 import io
+import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,13 +13,16 @@ from utils.system.console import one_line
 from utils.system.files import write_atomically, write_text
 from utils.style import drawable_text, legend_outside, method_style
 
-from .shared import UNCENTRED
-from .statistics import POWER, WIDTH, Kind, Spread, accuracy, hits
+from .cells import UNCENTRED
+from .statistics import POWER, WIDTH, Kind, accuracy, hits
 
 VISIBLE = 1     # point, for which the table says how much it takes to see it
-
-
-FORMATS = 'png', 'svg'      # of the plots
+ROW_HEADER = ('weights', 'inputs', 'seeds', 'top-1 ± sd', 'SE', 'top-5 ± sd', 'SE', 'epochs',
+              'minutes', 'bits per weight', 'MB')
+TEST_HEADER = ('inputs', 'difference of', 'seeds', 'top-1 ± sd', 'SE', 'alone right',
+               "McNemar's p")
+POWER_HEADER = ('inputs', 'difference of', '95 % interval', 'smallest difference seen',
+                f'seeds for {VISIBLE} point', f'images for {VISIBLE} point')
 
 
 def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[int, dict]],
@@ -27,53 +32,41 @@ def write(folder: Path, text: str, rows: list[dict], by_kind: dict[Kind, dict[in
     title: that of the plots, the networks and the data.
     """
     write_text(folder / 'compare.md', text)
-    write_text(folder / 'compare.csv', csv_table(rows))
-    plots = {'curves': plot_curves(by_kind), 'accuracy': plot_accuracy(rows, by_kind)}
-    for name, figure in plots.items():
-        figure.suptitle(drawable_text(title), fontsize='large', parse_math=False)
-        for kind in FORMATS:
-            write_atomically(folder / f'{name}.{kind}',
-                             lambda path: figure.savefig(path, dpi=150, format=kind))
-
-
-def csv_table(rows: list[dict]) -> str:
     table = io.StringIO()
     writer = csv.DictWriter(table, rows[0].keys(), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    return table.getvalue()
+    write_text(folder / 'compare.csv', table.getvalue())
+    plots = {'curves': plot_curves(by_kind), 'accuracy': plot_accuracy(rows, by_kind)}
+    for name, figure in plots.items():
+        figure.suptitle(drawable_text(title), fontsize='large', parse_math=False)
+        for kind in 'png', 'svg':
+            write_atomically(folder / f'{name}.{kind}',
+                             lambda path: figure.savefig(path, dpi=150, format=kind))
 
 
 def markdown(origin: dict[str, str], rows: list[dict], pairs: list[dict], tenCrop: bool,
-             data: str) -> str:
+             data: str, rates: Mapping[Kind, float]) -> str:
     """The text of compare.md: where it comes from, the rows of summarize, the tests of paired.
 
-    data: the name of the images.
+    data: the name of the images. rates: the learning rates that --tune or --rates chose.
     """
     crops = 'ten crops of every image' if tenCrop else 'the centre crop of every image'
     images = max(row['images'] for row in rows)
-    accuracies = markdown_table(
-        ['weights', 'inputs', 'seeds', 'top-1 ± sd', 'SE', 'top-5 ± sd', 'SE', 'epochs', 'minutes',
-         'bits per weight', 'MB'], [accuracy_cells(row) for row in rows])
     tests = power = 'There is no pair to compare yet.'
     if pairs:
-        tests = markdown_table(['inputs', 'difference of', 'seeds', 'top-1 ± sd', 'SE',
-                                'alone right', "McNemar's p"], [test_cells(pair) for pair in pairs])
-        power = markdown_table(['inputs', 'difference of', '95 % interval',
-                                'smallest difference seen', f'seeds for {VISIBLE} point',
-                                f'images for {VISIBLE} point'],
-                               [power_cells(pair) for pair in pairs])
-    versions = describe_provenance(origin).splitlines()[-1]
-    return f'''    {origin["command"]}
-
-{versions}
-
+        tests = markdown_table(TEST_HEADER, map(test_cells, pairs))
+        power = markdown_table(POWER_HEADER, map(power_cells, pairs))
+    chosen = ', '.join(f'{method} ({inputs} inputs) {rate:g}'
+                       for (method, inputs), rate in rates.items())
+    chosen = f'\nLearning rates (--maxlr): {chosen}.\n' if chosen else ''
+    return f'''{heading(origin)}{chosen}
 Accuracy in percent on {images} validation images of {data} after the last epoch, on
 {crops}: mean ± standard deviation over seeds, and the standard error (SE)
 that the choice of the images leaves. Minutes of training per run; bits per weight in the binarized
 range; size of the model with its binarized weights packed.
 
-{accuracies}
+{markdown_table(ROW_HEADER, map(accuracy_cells, rows))}
 
 Paired on the same images and seeds: the difference in top-1 (points, mean ± standard deviation over
 seeds) and its standard error over images; for each seed on how many images the first and the second
@@ -91,25 +84,38 @@ images, or so many images with these seeds (–: no number is enough).
 '''
 
 
+def heading(origin: dict[str, str]) -> str:
+    """The command, and what it ran on; see provenance."""
+    return f'    {origin["command"]}\n\n{describe_provenance(origin).splitlines()[-1]}\n'
+
+
+def markdown_table(header, rows) -> str:
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(one_line(f'| {" | ".join(row)} |') for row in lines)
+
+
+def with_deviation(mean: str, deviation: float) -> str:
+    return mean if math.isnan(deviation) else f'{mean} ± {deviation:.2f}'
+
+
 def accuracy_cells(row: dict) -> list[str]:
-    cells = [row['weights'], row['inputs'], str(row['seeds'])]
+    accuracies = []
     for top in ('top1', 'top5'):
-        cells += [with_deviation(f'{row[top]:.2f}', row[f'{top}_sd'], row['seeds']),
-                  f'{row[f"{top}_se"]:.2f}']
-    return cells + [str(row['epochs']), f'{60 * row["hours"]:.1f}',
-                    f'{row["bits_per_weight"]:.2f}', f'{row["megabytes"]:.2f}']
+        accuracies += [with_deviation(f'{row[top]:.2f}', row[f'{top}_sd']),
+                       f'{row[f"{top}_se"]:.2f}']
+    return [row['weights'], row['inputs'], str(row['seeds']), *accuracies, str(row['epochs']),
+            f'{60 * row["hours"]:.1f}', f'{row["bits_per_weight"]:.2f}', f'{row["megabytes"]:.2f}']
 
 
 def test_cells(pair: dict) -> list[str]:
-    difference = with_deviation(f'{pair["difference"]:+.2f}', pair['sd'], pair['seeds'])
     alone = ', '.join(f'{only_a} : {only_b}' for only_a, only_b in pair['alone'])
-    return [pair['inputs'], f'{pair["a"]} − {pair["b"]}', str(pair['seeds']), difference,
-            f'{pair["se"]:.2f}', alone, ', '.join(f'{p:.2g}' for p in pair['p'])]
+    return [pair['inputs'], f'{pair["a"]} − {pair["b"]}', str(pair['seeds']),
+            with_deviation(f'{pair["difference"]:+.2f}', pair['sd']), f'{pair["se"]:.2f}', alone,
+            ', '.join(f'{p:.2g}' for p in pair['p'])]
 
 
 def power_cells(pair: dict) -> list[str]:
-    spread: Spread | None = pair['spread']
-    cells = [pair['inputs'], f'{pair["a"]} − {pair["b"]}']
+    cells, spread = [pair['inputs'], f'{pair["a"]} − {pair["b"]}'], pair['spread']
     if spread is None:
         return [*cells, 'needs two seeds', '', '', '']
     low, high = (pair['difference'] + side * WIDTH * spread.standard_error() for side in (-1, 1))
@@ -118,46 +124,34 @@ def power_cells(pair: dict) -> list[str]:
             *(f'{n:,}' if n else '–' for n in needed)]
 
 
-def with_deviation(mean: str, deviation: float, seeds: int) -> str:
-    return f'{mean} ± {deviation:.2f}' if seeds > 1 else mean
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join(one_line(f'| {" | ".join(row)} |') for row in lines)
-
-
-def plot_curves(results: dict[Kind, dict[int, dict]]) -> Figure:
-    """Validation accuracy per epoch: a thin line per seed, a thick one for their mean."""
-    kinds = list(dict.fromkeys(inputs for _, inputs in results))
-    figure = Figure(figsize=(6 * len(kinds), 4), layout='constrained')
-    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
-    for axes, kind in zip(panels, kinds):
-        for (method, inputs), of_seeds in results.items():
-            if inputs == kind:
-                plot_runs(axes, method, [result['curve'] for result in of_seeds.values()])
-        axes.set(xlabel='epoch', title=f'{kind} inputs')
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[0].set_ylabel('validation top-1, %')
-    lines = {line.get_label(): line for axes in panels
-             for line in axes.get_legend_handles_labels()[0]}
-    legend_outside(figure, list(lines.values()), 'lower')
-    return figure
-
-
 def style_of(method: str) -> dict[str, object]:
     """Matplotlib's: without centring, as with it but dotted, its markers hollow."""
     style = method_style(method.removesuffix(UNCENTRED))
     return style | ({'linestyle': ':', 'markerfacecolor': 'white'} if UNCENTRED in method else {})
 
 
-def plot_runs(axes, method: str, runs: list[list[float]]):
-    style = style_of(method)
-    for run in runs:
-        axes.plot(range(1, len(run) + 1), run, **style | {'marker': ''}, linewidth=0.6, alpha=0.45)
-    mean = [statistics.mean(values) for values in zip(*runs)]
-    axes.plot(range(1, len(mean) + 1), mean, **style, linewidth=1.8, markersize=4,
-              markevery=max(1, len(mean) // 10), label=f'{method} weights')
+def plot_curves(results: dict[Kind, dict[int, dict]]) -> Figure:
+    """Validation accuracy per epoch: a thin line per seed, a thick one for their mean."""
+    kinds = list(dict.fromkeys(inputs for _, inputs in results))
+    figure = Figure(figsize=(6 * len(kinds), 4), layout='constrained')
+    panels = dict(zip(kinds, figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]))
+    lines = {}
+    for (method, inputs), of_seeds in results.items():
+        axes, style = panels[inputs], style_of(method)
+        runs = [result['curve'] for result in of_seeds.values()]
+        for run in runs:
+            axes.plot(range(1, len(run) + 1), run, **style | {'marker': ''}, linewidth=0.6,
+                      alpha=0.45)
+        mean = [statistics.mean(values) for values in zip(*runs)]
+        lines[method], = axes.plot(range(1, len(mean) + 1), mean, **style, linewidth=1.8,
+                                   markersize=4, markevery=max(1, len(mean) // 10),
+                                   label=f'{method} weights')
+    for inputs, axes in panels.items():
+        axes.set(xlabel='epoch', title=f'{inputs} inputs')
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[kinds[0]].set_ylabel('validation top-1, %')
+    legend_outside(figure, list(lines.values()), 'lower')
+    return figure
 
 
 def plot_accuracy(rows: list[dict], results: dict[Kind, dict[int, dict]]) -> Figure:
@@ -165,14 +159,12 @@ def plot_accuracy(rows: list[dict], results: dict[Kind, dict[int, dict]]) -> Fig
     figure = Figure(figsize=(max(4.5, 1.6 + 1.1 * len(rows)), 4), layout='constrained')
     axes = figure.subplots()
     for place, row in enumerate(rows):
-        style = style_of(row['weights'])
+        style, of_seeds = style_of(row['weights']), results[row['weights'], row['inputs']]
         axes.errorbar(place, row['top1'], WIDTH * row['top1_se'], **style, capsize=5, markersize=7)
-        seeds = [accuracy(hits(result))
-                 for result in results[row['weights'], row['inputs']].values()]
+        seeds = [accuracy(hits(result)) for result in of_seeds.values()]
         axes.plot([place - 0.22] * len(seeds), seeds, '.', color=style['color'], alpha=0.6)
         axes.annotate(f'{row["top1"]:.1f}', (place, row['top1']), (8, 0),
                       textcoords='offset points', va='center')
-    labels = [f'{row["weights"]}\n{row["inputs"]} inputs' for row in rows]
-    axes.set_xticks(range(len(rows)), labels)
+    axes.set_xticks(range(len(rows)), [f'{row["weights"]}\n{row["inputs"]} inputs' for row in rows])
     axes.set(ylabel='top-1, % (bars: 95 % over images; dots: seeds)', xlim=(-0.5, len(rows) - 0.2))
     return figure

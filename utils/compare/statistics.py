@@ -17,22 +17,22 @@ WIDTH = NORMAL.inv_cdf(1 - LEVEL / 2)       # 1.96 standard errors, half of an i
 STANDARD_ERRORS = WIDTH + NORMAL.inv_cdf(POWER)     # 2.80, of what is seen
 
 
-def standard_error(values: list[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
 def deviation(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def accuracy(hits: list[bool]) -> float:
-    """In percent, of which images are right."""
-    return 100 * statistics.mean(hits)
+def standard_error(values: list[float]) -> float:
+    return deviation(values) / math.sqrt(len(values))
 
 
 def hits(result: dict, top: int = 1) -> list[bool]:
     """For each image, whether its class is among the `top` likeliest."""
     return [rank < top for rank in result['ranks']]
+
+
+def accuracy(hits: list[bool]) -> float:
+    """In percent, of which images are right."""
+    return 100 * statistics.mean(hits)
 
 
 def summarize(method: str, inputs: str, results: dict[int, dict]) -> dict:
@@ -60,11 +60,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
     Of the images that one of two methods alone got right, each is as likely one's as the other's.
     """
     n = only_a + only_b
-
-    def probability(k):
-        ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        return math.exp(ways - n * math.log(2))
-    return min(1.0, 2 * math.fsum(map(probability, range(min(only_a, only_b) + 1))))
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2 ** n)
 
 
 class Spread(NamedTuple):
@@ -86,20 +83,16 @@ class Spread(NamedTuple):
                          + self.rest / self.seeds / self.images)
 
     def smallest_seen(self) -> float:
-        """The smallest true difference, in points, that such a comparison sees with POWER.
-
-        With few seeds the normal distribution, which this assumes, is too optimistic.
-        """
+        """The smallest true difference, in points, seen with POWER; too small with few seeds."""
         return STANDARD_ERRORS * self.standard_error()
 
     def seeds_for(self, points: float) -> int | None:
         """The seeds that see a difference of so many points on as many images; None: no number."""
         left = (points / STANDARD_ERRORS) ** 2 - self.image / self.images
-        needed = self.seed + self.rest / self.images
-        return math.ceil(needed / left) if left > 0 else None
+        return math.ceil((self.seed + self.rest / self.images) / left) if left > 0 else None
 
     def images_for(self, points: float) -> int | None:
-        """The images that see it with as many seeds; None where no number of them does."""
+        """The images that see it with as many seeds; None: no number."""
         left = (points / STANDARD_ERRORS) ** 2 - self.seed / self.seeds
         return math.ceil((self.image + self.rest / self.seeds) / left) if left > 0 else None
 
@@ -122,17 +115,12 @@ def paired(a: Kind, b: Kind, results: dict[Kind, dict[int, dict]]) -> dict | Non
     seeds = sorted(results[a].keys() & results[b].keys())
     if not seeds:
         return None
-    runs = []       # for each seed [(whether a is right, whether b is)] over images
-    for seed in seeds:
-        right_a, right_b = (hits(results[kind][seed]) for kind in (a, b))
-        runs.append(list(zip(right_a, right_b, strict=True)))
-    alone = [(run.count((True, False)), run.count((False, True))) for run in runs]
-    differences = [100 * (only_a - only_b) / len(run) for (only_a, only_b), run in zip(alone, runs)]
-    per_image = [statistics.mean(right_a - right_b for right_a, right_b in image)
-                 for image in zip(*runs, strict=True)]
-    right = 100 * np.array(runs, dtype=float)       # (seeds, images, 2), in points
+    right_a, right_b = (np.array([hits(results[kind][seed]) for seed in seeds], dtype=float)
+                        for kind in (a, b))
+    differences = right_a - right_b     # (seeds, images): 1 where a alone is right, -1 where b is
+    alone = [(int((run > 0).sum()), int((run < 0).sum())) for run in differences]
+    points = [100 * (only_a - only_b) / differences.shape[1] for only_a, only_b in alone]
     return {'inputs': a[1], 'a': a[0], 'b': b[0], 'seeds': len(seeds),
-            'difference': statistics.mean(differences), 'se': 100 * standard_error(per_image),
-            'sd': deviation(differences), 'alone': alone,
-            'spread': spread(right[..., 0] - right[..., 1]),
-            'p': [mcnemar(*numbers) for numbers in alone]}
+            'difference': statistics.mean(points), 'sd': deviation(points), 'alone': alone,
+            'se': 100 * standard_error(differences.mean(0).tolist()),
+            'spread': spread(100 * differences), 'p': [mcnemar(*numbers) for numbers in alone]}
