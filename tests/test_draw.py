@@ -413,11 +413,6 @@ def test_malformed_requests_leave_it_alive(served, capfd):
     hit(served, 60, capfd)
 
 
-@pytest.mark.soak
-def test_a_thousand_malformed_requests(served, capfd):
-    hit(served, 1000, capfd)
-
-
 def test_a_bug_is_one_line_and_ends_nothing(served, monkeypatch, capfd):
     def broken(strokes):
         raise KeyError('x\ny')
@@ -655,28 +650,3 @@ def test_it_says_when_the_server_has_gone(person):
         person.wait(
             "return document.getElementById('problem').hidden && document.querySelector('#bars .name').textContent === 'tree'")
         server.shutdown()
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('name, epochs, file',
-                         [('sketchanetwbin', 20, 'run/best.pth.tar'),
-                          ('sketchanetfbin', 50, 'model.dab')])
-def test_it_recognizes_doodles_that_a_person_draws(person, tmp_path, name, epochs, file):
-    """Nine of twelve validation doodles, one of each class but the last, by a network trained as by
-    runx.sh demo."""
-    main.main(['--binaryWeight', f'--model_def={name}', '--inpsize=81', '--minCrop=0.7',
-               '--learningratescheduler=cosine',
-               '--maxlr=0.003', f'--epochs={epochs}', '--workers=0', f'--logdir={tmp_path}',
-               '--name=run'])
-    main.main([f'--resume={tmp_path}/run/best.pth.tar', f'--export={tmp_path}/model.dab'])
-    source = draw.sketch_source(f'{tmp_path}/{file}')
-    recognizer, right = Recognizer(source), 0
-    with Server(draw.render(draw.TEMPLATE, **draw.facts(source, recognizer)),
-                recognizer.answer) as server:
-        Served(server)
-        for label, drawn in enumerate(CLASSES[:12]):
-            person.open(server.url)
-            person.draw([np.array(stroke) for stroke in DOODLES[drawn](Hand(f'0 val {label}'))])
-            right += person.see()[0][0] == drawn
-        server.shutdown()
-    assert right >= 9

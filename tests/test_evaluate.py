@@ -9,7 +9,7 @@ import main
 from utils import evaluate, experiment
 from utils.evaluate import class_table, pair_table
 from utils.training.checkpoint import read_checkpoint
-from utils.training.predictions import confusion, interleaved
+from utils.training.predictions import Predictions, confusion, interleaved
 
 
 @pytest.fixture(scope='module')
@@ -127,7 +127,7 @@ def test_tables():
 
 
 def test_a_process_without_an_image(monkeypatch):
-    found = evaluate.Predictions()
+    found = Predictions()
     found.observe(torch.tensor([[0., 1], [2, 0]]).log_softmax(1), torch.tensor([1, 1]))
     monkeypatch.setattr(evaluate.parallel, 'gather',
                         lambda own: [tuple(part[:1] for part in own),

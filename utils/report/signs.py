@@ -4,7 +4,6 @@ The rule: a third of the sign layers, those with the largest normalized RMSE, ke
 """
 import math
 from collections.abc import Collection
-from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -149,17 +148,10 @@ def add_hybrids(page: Page, model_def: str, costs: 'Costs', signs: frozenset[int
 
 def hybrid_row(name: str, layers: frozenset[int], all_signs: frozenset[int],
                costs: 'Costs') -> tuple:
-    cost = costs.with_signs(layers)
+    real, binary = costs.with_signs(layers)
     return (name, layer_string(all_signs - layers) or 'none', layer_string(layers) or 'none',
-            f'{cost.real / 1e6:,.1f}', f'{cost.binary / 1e6:,.1f}',
-            f'{100 * cost.binary / costs.total:.1f} %',
-            f'{(cost.real + cost.binary / BINARY) / 1e6:,.1f}')
-
-
-class Cost(NamedTuple):
-    """The multiply-adds of one image."""
-    real: int
-    binary: int
+            f'{real / 1e6:,.1f}', f'{binary / 1e6:,.1f}', f'{100 * binary / costs.total:.1f} %',
+            f'{(real + binary / BINARY) / 1e6:,.1f}')
 
 
 class Costs:
@@ -173,13 +165,13 @@ class Costs:
         self.binarizable = {number for number, _, conv in convolutions
                             if binarize.binarization(conv)}
 
-    def with_signs(self, numbers: Collection[int]) -> Cost:
-        """The cost if the convolutions with these numbers have binarized inputs.
+    def with_signs(self, numbers: Collection[int]) -> tuple[int, int]:
+        """(real, binary) multiply-adds if the convolutions `numbers` have binarized inputs.
 
         Where their weights are real, their multiply-adds are real too.
         """
         binary = sum(self.by_number[number] for number in self.binarizable.intersection(numbers))
-        return Cost(self.total - binary, binary)
+        return self.total - binary, binary
 
 
 @torch.no_grad()
