@@ -391,7 +391,8 @@ def malformed(rng, port):
     return bytes(data)
 
 
-def hit(served, count, capfd):
+@pytest.mark.parametrize('count', [60, pytest.param(1000, marks=pytest.mark.soak)])
+def test_malformed_requests_leave_it_alive(served, count, capfd):
     rng = random.Random(0)
     for _ in range(count):
         with socket.create_connection(('127.0.0.1', served.port), 30) as connection:
@@ -407,10 +408,6 @@ def hit(served, count, capfd):
     assert served.answer()
     out = capfd.readouterr()
     assert out.out == out.err == ''
-
-
-def test_malformed_requests_leave_it_alive(served, capfd):
-    hit(served, 60, capfd)
 
 
 def test_a_bug_is_one_line_and_ends_nothing(served, monkeypatch, capfd):
@@ -650,3 +647,28 @@ def test_it_says_when_the_server_has_gone(person):
         person.wait(
             "return document.getElementById('problem').hidden && document.querySelector('#bars .name').textContent === 'tree'")
         server.shutdown()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('name, epochs, file',
+                         [('sketchanetwbin', 20, 'run/best.pth.tar'),
+                          ('sketchanetfbin', 50, 'model.dab')])
+def test_it_recognizes_doodles_that_a_person_draws(person, tmp_path, name, epochs, file):
+    """Nine of twelve validation doodles, one of each class but the last, by a network trained as by
+    runx.sh demo."""
+    main.main(['--binaryWeight', f'--model_def={name}', '--inpsize=81', '--minCrop=0.7',
+               '--learningratescheduler=cosine',
+               '--maxlr=0.003', f'--epochs={epochs}', '--workers=0', f'--logdir={tmp_path}',
+               '--name=run'])
+    main.main([f'--resume={tmp_path}/run/best.pth.tar', f'--export={tmp_path}/model.dab'])
+    source = draw.sketch_source(f'{tmp_path}/{file}')
+    recognizer, right = Recognizer(source), 0
+    with Server(draw.render(draw.TEMPLATE, **draw.facts(source, recognizer)),
+                recognizer.answer) as server:
+        Served(server)
+        for label, drawn in enumerate(CLASSES[:12]):
+            person.open(server.url)
+            person.draw([np.array(stroke) for stroke in DOODLES[drawn](Hand(f'0 val {label}'))])
+            right += person.see()[0][0] == drawn
+        server.shutdown()
+    assert right >= 9

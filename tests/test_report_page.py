@@ -274,8 +274,11 @@ def test_curves_of_several_epochs_and_a_table_of_one(tmp_path, epochs):
     curves.add_curves(page, layers, tmp_path, epochs)
     kinds = [part.kind for part in page.parts]
     if epochs == 1:
-        assert kinds == ['text', 'figure', 'folded']
-        assert 'train top-1 10.00, top-5 50.00; val top-1 10.00' in page.parts[0].text
+        assert kinds == ['text', 'table', 'text', 'table']
+        assert page.parts[1].rows == [['training', '10.00', '50.00'],
+                                      ['validation', '10.00', '50.00']]
+        assert page.parts[3].rows[0] == ['2', '1', '0.1000', '−0.1000', '0.5000', '0.3000',
+                                         '0.0000']
     else:
         assert kinds == ['figure', 'figure', 'folded'] and len(page.parts[2].parts) == 4
         assert 'top-1 of validation goes from 10 in epoch 1 to 12 in epoch 3, the highest is 12 in epoch 3' in page.parts[0].alt

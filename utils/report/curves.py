@@ -44,14 +44,25 @@ def add_curves(page: Page, layers: list[Layer], folder: Path, epoch: int):
         page.text('The curves of the accuracy are left out: there is no metrics.jsonl beside the '
                   f'checkpoint ({folder}).')
     elif len({row['epoch'] for row in metrics}) == 1:
-        page.text('The run has one epoch, after which the accuracy in percent was: ' + '; '.join(
-            f'{row["split"]} top-1 {row["top1"]:.2f}, top-5 {row["top5"]:.2f}'
-            for row in metrics) + '.')
+        names = {'train': 'training', 'val': 'validation'}
+        page.text('The run has one epoch, after which the accuracy in percent was:')
+        page.table(['images', *ACCURACIES],
+                   [(names[row['split']], f'{row["top1"]:.2f}', f'{row["top5"]:.2f}')
+                    for row in metrics])
     else:
         add_accuracy(page, metrics, epoch)
     if not all(rows_of.values()):
         page.text('The curves of α, β, K/n, error and flips are left out: there is no '
                   f'weights.jsonl of this network beside the checkpoint ({folder}).')
+    elif len({row['epoch'] for row in weights}) == 1:
+        page.text('The weights after this epoch: means over the filters, the relative error of '
+                  "the network's own binarizer, and the share of weights that changed sides "
+                  '(flip ratio).')
+        columns = [label for labels, *_ in WEIGHT_CURVES.values() for label in labels]
+        page.table(['convolution', 'name', *columns],
+                   [(layer.number, layer.name, *(
+                       f'{rows_of[layer.number][-1][key]:.4f}'.replace('-', '−') for key in keys))
+                    for layer in layers])
     else:
         add_layer_curves(page, rows_of, epoch)
 
@@ -142,8 +153,7 @@ def all_layers(panels: dict[str, dict[int, list[Curve]]], epoch: int) -> Figure:
     for ax, (title, layers) in zip(axes, panels.items()):
         for layer, curves in layers.items():
             for (epochs, values), line in zip(curves, ('-', '--')):
-                ax.plot(epochs, values, line, color=palette[numbers.index(layer)], linewidth=1.3,
-                        marker='.' if len(epochs) == 1 else '')
+                ax.plot(epochs, values, line, color=palette[numbers.index(layer)], linewidth=1.3)
         ax.axvline(epoch, **REFERENCE)
         ax.set_title(title)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
