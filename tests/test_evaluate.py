@@ -9,14 +9,16 @@ import main
 from utils import evaluate, experiment
 from utils.evaluate import class_table, pair_table
 from utils.training.checkpoint import read_checkpoint
-from utils.training.predictions import confusion, interleaved
+from utils.training.predictions import Predictions, confusion, interleaved
 
 
 @pytest.fixture(scope='module')
 def run(sketch_folder, tmp_path_factory):
     logs = tmp_path_factory.mktemp('logs')
-    main.main(['--dataset=tuberlin', f'--data_dir={sketch_folder}', '--model_def=sketchanetwbin', '--inpsize=81', '--epochs=1',
-               '--binaryWeight', '--binEnd=2', '--batch-size=18', '--workers=0', f'--logdir={logs}', '--name=run'])
+    main.main(['--dataset=tuberlin', f'--data_dir={sketch_folder}', '--model_def=sketchanetwbin',
+               '--inpsize=81', '--epochs=1',
+               '--binaryWeight', '--binEnd=2', '--batch-size=18', '--workers=0', f'--logdir={logs}',
+               '--name=run'])
     return logs / 'run'
 
 
@@ -30,7 +32,8 @@ def evaluated(run, capsys, *flags):
 def test_tables_and_file_against_every_image(run, sketch_folder, tmp_path, capsys, crops):
     file = tmp_path / 'predictions.csv'
     out = evaluated(run, capsys, f'--predictions={file}', *crops)
-    model, flags = experiment.load(run / 'last.pth.tar').network, read_checkpoint(run / 'last.pth.tar')['flags']
+    model, flags = experiment.load(
+        run / 'last.pth.tar').network, read_checkpoint(run / 'last.pth.tar')['flags']
     transform = datasets.transform('tuberlin', 81, tenCrop=bool(crops))
     paths = sorted((sketch_folder / 'val').glob('*/*.png'))
     classes = ['bar', 'box', 'ring']
@@ -41,18 +44,22 @@ def test_tables_and_file_against_every_image(run, sketch_folder, tmp_path, capsy
             log_probs = model(images if crops else images[None]).mean(0)
             order = log_probs.sort(descending=True)
             probabilities = log_probs.softmax(0)[order.indices]
-            expected.append((str(path), path.parent.name, [classes[label] for label in order.indices], probabilities))
+            expected.append((str(path), path.parent.name,
+                             [classes[label] for label in order.indices], probabilities))
             right[path.parent.name] += classes[order.indices[0]] == path.parent.name
     header, *rows = csv.reader(open(file))
-    assert header == ['image', 'class', 'class1', 'probability1', 'class2', 'probability2', 'class3', 'probability3']
+    assert header == ['image', 'class', 'class1', 'probability1', 'class2', 'probability2',
+                      'class3', 'probability3']
     found = {row[0]: row for row in rows}
     assert len(rows) == len(found) == 12
     for path, label, order, probabilities in expected:
         assert found[path][1] == label and found[path][2::2] == order
-        torch.testing.assert_close(torch.tensor([float(share) for share in found[path][3::2]]), probabilities, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.tensor([float(share) for share in found[path][3::2]]),
+                                   probabilities, rtol=0, atol=1e-5)
     lines = out.splitlines()
     assert lines[0] == f'network: sketchanetwbin, {run}/last.pth.tar, after epoch 1'
-    assert lines[1] == f'data: tuberlin, 12 images of val{", ten crops each" if crops else ""}, 3 classes' and 'device: CPU' in lines[2]
+    assert lines[1] == f'data: tuberlin, 12 images of val{", ten crops each" if crops else ""}, 3 classes'
+    assert 'device: CPU' in lines[2]
     for name in classes:
         line, = (line.split() for line in lines if line.startswith(f'{name} '))
         assert line[1:3] == ['4', f'{25 * right[name]:.2f}']
@@ -66,10 +73,13 @@ def test_a_file_that_exists_is_kept(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         evaluated(run, capsys, f'--predictions={file}')
     error = capsys.readouterr().err
-    assert error.startswith('main.py: error: --predictions: ') and 'exists already' in error and file.read_text() == 'mine'
+    assert error.startswith('main.py: error: --predictions: ')
+    assert 'exists already' in error
+    assert file.read_text() == 'mine'
     evaluated(run, capsys, f'--predictions={file}', '--overwrite', '--split=train')
     assert len(file.read_text().splitlines()) == 37
-    for flags, part in (['--predictions='], 'empty'), ([f'--predictions={tmp_path}/no/x.csv'], 'no/x.csv'):
+    for flags, part in (['--predictions='], 'empty'), ([f'--predictions={tmp_path}/no/x.csv'],
+                                                       'no/x.csv'):
         with pytest.raises(SystemExit):
             evaluated(run, capsys, *flags)
         assert part in capsys.readouterr().err
@@ -80,7 +90,8 @@ def test_a_file_that_exists_is_kept(run, tmp_path, capsys):
 
 def test_doodles_are_numbered(tmp_path):
     data = datasets.load('doodles', '', 81)
-    assert datasets.image_names(data.val)[:3] == ['0', '1', '2'] and len(datasets.image_names(data.val)) == len(data.val)
+    assert datasets.image_names(data.val)[:3] == ['0', '1', '2']
+    assert len(datasets.image_names(data.val)) == len(data.val)
 
 
 def test_broken_images_have_no_row(run, sketch_folder, tmp_path, capsys):
@@ -116,9 +127,11 @@ def test_tables():
 
 
 def test_a_process_without_an_image(monkeypatch):
-    found = evaluate.Predictions()
+    found = Predictions()
     found.observe(torch.tensor([[0., 1], [2, 0]]).log_softmax(1), torch.tensor([1, 1]))
-    monkeypatch.setattr(evaluate.parallel, 'gather', lambda own: [tuple(part[:1] for part in own), tuple(part[1:] for part in own), ()])
+    monkeypatch.setattr(evaluate.parallel, 'gather',
+                        lambda own: [tuple(part[:1] for part in own),
+                                     tuple(part[1:] for part in own), ()])
     target, likeliest, _ = found.gather()
     assert target.tolist() == [1, 1] and likeliest[:, 0].tolist() == [1, 0]
 

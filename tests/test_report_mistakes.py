@@ -1,6 +1,6 @@
-"""What the report says a network gets right and wrong, and which hybrids it suggests, against brute force."""
+"""What the report says a network gets right and wrong, and which hybrids it suggests, against brute
+force."""
 import itertools
-import math
 import warnings
 from types import SimpleNamespace
 
@@ -21,9 +21,8 @@ from utils import binarize, style
 from utils.record import pictures as board_pictures
 from utils.record.pictures import with_text
 from utils.report import mistake_figures, mistakes, validation
-from utils.report.activations import add_activations, numbered_signs
-from utils.report.hybrids import BINARY, Costs, errors_per_cost, multiply_adds, upper_group
 from utils.report.page import Page
+from utils.report.signs import BINARY, Costs, add_activations, multiply_adds, numbered_signs
 from utils.training import predictions
 
 DOODLE = torch.zeros(1, 20, 20)
@@ -43,7 +42,8 @@ def without_drawing(request, monkeypatch):
 def test_an_interval_is_where_the_score_test_does_not_reject(right, images):
     low, high = predictions.wilson_interval(right, images)
     shares = np.linspace(0, 1, 20001)
-    inside = shares[np.abs(right / images - shares) <= 1.959964 * np.sqrt(shares * (1 - shares) / images)]
+    inside = shares[np.abs(right / images - shares) <= 1.959964
+                    * np.sqrt(shares * (1 - shares) / images)]
     assert (low, high) == pytest.approx((inside.min(), inside.max()), abs=1e-4)
 
 
@@ -52,20 +52,24 @@ def test_without_an_image_an_accuracy_may_be_anything():
 
 
 def test_the_most_confident_mistake_comes_first():
-    target, likeliest = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([[0, 1], [0, 1], [1, 2], [2, 0], [1, 0]])
+    target, likeliest = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([[0, 1], [0, 1], [1, 2], [2, 0],
+                                                                     [1, 0]])
     probabilities = torch.tensor([[.9, .1], [.6, .4], [.8, .2], [.6, .3], [.99, .01]])
     assert predictions.mistakes(target, likeliest, probabilities) == [2, 1, 3]
 
 
 def confused_in_blocks(blocks, size, seed=0):
-    """Counts of classes of which the `size` of a block are confused, numbered at random; {class: block}."""
+    """Counts of classes of which the `size` of a block are confused, numbered at random; {class:
+    block}."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(blocks * size, generator=generator)
     counts = torch.zeros(blocks * size, blocks * size, dtype=torch.int64)
     block_of = {int(label): place // size for place, label in enumerate(order)}
     for one, other in itertools.product(range(blocks * size), repeat=2):
         if block_of[one] == block_of[other]:
-            counts[one, other] = 9 if one == other else 1 + int(torch.randint(3, (), generator=generator))
+            counts[one,
+                   other] = 9 if one == other else 1 + int(torch.randint(3, (),
+                                                                         generator=generator))
     return counts, block_of
 
 
@@ -86,25 +90,30 @@ def test_clusters_are_joined_at_their_most_confused_ends():
 
 @pytest.mark.parametrize('classes', [1, 2, 3])
 def test_an_order_of_classes_that_are_not_confused(classes):
-    assert sorted(predictions.confused_adjacent(torch.eye(classes, dtype=torch.int64))) == list(range(classes))
+    assert sorted(predictions.confused_adjacent(torch.eye(classes,
+                                                          dtype=torch.int64))) == list(
+                                                              range(classes))
 
 
 def test_the_most_confused_classes_are_whole_pairs():
     counts = torch.zeros(6, 6, dtype=torch.int64)
     counts[4, 1], counts[1, 0], counts[2, 3] = 9, 5, 7
     assert predictions.most_confused(counts, 4) == [1, 4, 2, 3]
-    assert predictions.most_confused(counts, 3) == [1, 4] and predictions.most_confused(counts, 9) == [1, 4, 2, 3, 0]
+    assert predictions.most_confused(counts, 3) == [1, 4]
+    assert predictions.most_confused(counts, 9) == [1, 4, 2, 3, 0]
 
 
 def test_what_a_class_is_taken_for():
     counts = torch.tensor([[4, 0, 2, 2, 5], [0] * 5, [0] * 5, [0] * 5, [0, 0, 0, 0, 1]])
-    assert predictions.taken_for(counts, 0) == [(4, 5), (2, 2), (3, 2)] and predictions.taken_for(counts, 4) == []
+    assert predictions.taken_for(counts, 0) == [(4, 5), (2, 2), (3, 2)]
+    assert predictions.taken_for(counts, 4) == []
 
 
 # The section
 
 def a_run(classes, top1=50., images=100, crops=False):
-    return SimpleNamespace(classes=[f'class {number}' for number in range(classes)], spec=datasets.spec('doodles'),
+    return SimpleNamespace(classes=[f'class {number}' for number in range(classes)],
+                           spec=datasets.spec('doodles'),
                            flags={'dataset': 'doodles', 'tenCrop': crops},
                            checkpoint={'metrics': {'top1': top1, 'images': images}})
 
@@ -113,7 +122,8 @@ def taken_for(target, predicted, classes):
     """Measured, of images of class target[i] that are taken for predicted[i]."""
     likeliest = torch.stack([torch.tensor(predicted), (torch.tensor(predicted) + 1) % classes], 1)
     shares = torch.linspace(0.6, 0.9, len(target))
-    return validation.Measured([(DOODLE, label) for label in target], torch.tensor(target), likeliest,
+    return validation.Measured([(DOODLE, label) for label in target], torch.tensor(target),
+                               likeliest,
                                torch.stack([shares, 1 - shares], 1), {'top5': 90.}, 'CPU, on bits')
 
 
@@ -149,8 +159,10 @@ def random_predictions(classes, images, seed=1):
 def test_pictures_and_tables_of_few_and_many_classes(classes):
     target, predicted = random_predictions(classes, 2 * classes + 30)
     page = section(a_run(classes), taken_for(target, predicted, classes))
-    expected = {'classes.svg', 'confusion.svg', 'mistakes.svg'} | ({'confusion-all.svg'} if classes > 60 else set())
-    assert expected <= page.pictures.keys() and all(picture.startswith(b'<?xml') for picture in page.pictures.values())
+    expected = {'classes.svg', 'confusion.svg',
+                'mistakes.svg'} | ({'confusion-all.svg'} if classes > 60 else set())
+    assert expected <= page.pictures.keys()
+    assert all(picture.startswith(b'<?xml') for picture in page.pictures.values())
     per_class = rows_of(page, 'class')
     assert sorted(row[0] for row in per_class) == sorted(a_run(classes).classes)
     for name, images, right, share, *_ in per_class:
@@ -163,7 +175,8 @@ def test_pictures_and_tables_of_few_and_many_classes(classes):
     for pair, both, images, share, there, back in rows_of(page, 'classes'):
         one, other = (int(word) for word in pair.replace('class ', '').split(' and '))
         confused = [(a, b) for a, b in zip(target, predicted) if {a, b} == {one, other}]
-        assert (int(both), int(there)) == (len(confused), confused.count((one, other))) and int(there) + int(back) == int(both)
+        assert (int(both), int(there)) == (len(confused), confused.count((one, other)))
+        assert int(there) + int(back) == int(both)
         assert int(images) == target.count(one) + target.count(other)
         assert share == f'{100 * int(both) / int(images):.2f} %'
     assert page.html().count('<figure>') == len(page.pictures)
@@ -175,7 +188,8 @@ NAMES = ['猫', '犬', 'ねこ', 'गाय', 'кот', 'a\033b\n', '🐱🐶', 
 @pytest.mark.parametrize('has_font', [False, True])
 @pytest.mark.parametrize('classes', [2])        # see without_drawing: figures are drawn
 def test_names_in_any_script_are_drawn_without_warnings(monkeypatch, classes, has_font):
-    """Matplotlib's font of boxes, which has all characters, stands for one that a machine may have."""
+    """Matplotlib's font of boxes, which has all characters, stands for one that a machine may
+    have."""
     allowed = style.DEFAULT_FONT, *(['Last Resort High-Efficiency'] if has_font else [])
     found = sorted(font_manager.fontManager.ttflist, key=lambda font: font.name)
     monkeypatch.setattr(style, 'fonts', lambda: [font for font in found if font.name in allowed])
@@ -184,16 +198,20 @@ def test_names_in_any_script_are_drawn_without_warnings(monkeypatch, classes, ha
     run.classes = NAMES
     with warnings.catch_warnings(action='error'):
         page = section(run, taken_for(*random_predictions(len(NAMES), 60), len(NAMES)))
-        pictures = {with_text(Image.new('L', (9, 9)), [name]).tobytes() for name in board_pictures.drawable(NAMES)}
+        pictures = {with_text(Image.new('L', (9, 9)), [name]).tobytes()
+                    for name in board_pictures.drawable(NAMES)}
     shown = list(map(mistake_figures.shortened, style.drawable(NAMES)))
-    legend = [part.text for part in page.parts if part.kind == 'text' and part.text.startswith('No font')]
+    legend = [part.text for part in page.parts if part.kind == 'text'
+              and part.text.startswith('No font')]
     assert shown[4:6] == ['кот', r'a\x1bb\n'] and shown[7] == 'ant'
     if has_font:
         assert shown[:4] == NAMES[:4] and legend == [] and shown[8] == '龍' * 8 + '…'
     else:       # by their numbers they can be told apart
-        assert shown[:2] == [r'0: \u732b', r'1: \u72ac'] and len({*shown}) == len(pictures) == len(NAMES)
+        assert shown[:2] == [r'0: \u732b', r'1: \u72ac']
+        assert len({*shown}) == len(pictures) == len(NAMES)
         assert '0: 猫, 1: 犬, 2: ねこ, 3: गाय, ' in legend[0]
-    assert sorted(row[0] for row in rows_of(page, 'class')) == sorted(NAMES)       # HTML has them as they are
+    # HTML has them as they are
+    assert sorted(row[0] for row in rows_of(page, 'class')) == sorted(NAMES)
 
 
 def test_a_network_without_mistakes():
@@ -212,7 +230,8 @@ def test_many_classes_without_mistakes_have_no_part_of_the_matrix_that_is_confus
 def test_a_class_without_images_and_a_network_that_knows_one_class():
     page = section(a_run(3), taken_for([0, 0, 1, 1], [0, 0, 0, 0], 3))
     by_class = {row[0]: row[1:] for row in rows_of(page, 'class')}
-    assert by_class['class 2'] == ['0', '0', '–', '–', ''] and by_class['class 1'][4] == 'class 0 (2)'
+    assert by_class['class 2'] == ['0', '0', '–', '–', '']
+    assert by_class['class 1'][4] == 'class 0 (2)'
     assert by_class['class 0'][:3] == ['2', '2', '100.00 %']
     assert rows_of(page, 'classes') == [['class 0 and class 1', '2', '4', '50.00 %', '0', '2']]
     assert 'mistakes.svg' in page.pictures and 'mistakes-further.svg' not in page.pictures
@@ -221,10 +240,12 @@ def test_a_class_without_images_and_a_network_that_knows_one_class():
 def test_the_accuracy_of_the_checkpoint_is_compared_with_what_is_measured():
     said = mistakes.recorded({'top1': 70., 'images': 100}, 70, 100, 100)
     assert said.endswith('the same')
-    assert 'rounding on another device' in mistakes.recorded({'top1': 71., 'images': 100}, 70, 100, 100)
+    assert 'rounding on another device' in mistakes.recorded({'top1': 71., 'images': 100}, 70, 100,
+                                                             100)
     assert '1 image more; rounding' in mistakes.recorded({'top1': 71., 'images': 100}, 70, 100, 100)
     assert 'may be others' in mistakes.recorded({'top1': 90., 'images': 100}, 70, 100, 100)
-    assert '20 images fewer; more than' in mistakes.recorded({'top1': 50., 'images': 100}, 70, 100, 100)
+    assert '20 images fewer; more than' in mistakes.recorded({'top1': 50., 'images': 100}, 70, 100,
+                                                             100)
     assert 'cannot be compared' in mistakes.recorded({'top1': 70., 'images': 90}, 70, 100, 100)
     assert 'within the interval' in mistakes.recorded({'top1': 72., 'images': 900}, 70, 100, 900)
     assert 'outside the interval' in mistakes.recorded({'top1': 99., 'images': 900}, 70, 100, 900)
@@ -232,9 +253,11 @@ def test_the_accuracy_of_the_checkpoint_is_compared_with_what_is_measured():
 
 def test_a_part_of_the_images_is_said_to_be_one():
     said = mistakes.what_was_measured(a_run(2, 50., 9), taken_for([0, 1], [0, 0], 2), 9)
-    assert said.startswith('2 of the 9 validation images of doodles, evenly spaced (--images), classified')
+    assert said.startswith(
+        '2 of the 9 validation images of doodles, evenly spaced (--images), classified')
     said = mistakes.what_was_measured(a_run(2, crops=True), taken_for([0, 1], [0, 0], 2), 2)
-    assert said.startswith('All 2 validation images of doodles, ten crops of each, as in training, classified')
+    assert said.startswith(
+        'All 2 validation images of doodles, ten crops of each, as in training, classified')
 
 
 def test_images_are_classified_as_in_validation_with_ten_crops(doodle_network):
@@ -246,7 +269,8 @@ def test_images_are_classified_as_in_validation_with_ten_crops(doodle_network):
         with torch.no_grad():
             probabilities = model(crops).mean(0).softmax(0)
         assert measured.target[number] == label
-        assert torch.allclose(measured.probabilities[number], probabilities.topk(5).values, atol=1e-5)
+        assert torch.allclose(measured.probabilities[number], probabilities.topk(5).values,
+                              atol=1e-5)
     assert measured.metrics['images'] == 3 and measured.images is images
 
 
@@ -255,7 +279,8 @@ def doodle_network():
     """A network on signs, and the doodles in ten crops and in one."""
     torch.manual_seed(0)
     model = binarize.wrap(models.build('sketchanetfbin', 13, 1, 81), 2, 7, 'dab').eval()
-    return model, datasets.load('doodles', '', 81, tenCrop=True).val, datasets.load('doodles', '', 81).val
+    return model, datasets.load('doodles', '', 81,
+                                tenCrop=True).val, datasets.load('doodles', '', 81).val
 
 
 def test_the_center_is_the_crop_of_a_run_without_ten_crops(doodle_network):
@@ -263,7 +288,8 @@ def test_the_center_is_the_crop_of_a_run_without_ten_crops(doodle_network):
     centers = validation.Centers(ten_crops)
     assert len(centers) == len(one_crop) and torch.equal(centers[5][0], one_crop[5][0])
     assert torch.equal(datasets.center(one_crop[5][0]), one_crop[5][0])
-    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3),
+                                                                   dtype=np.uint8))
     ten, one = (datasets.transform('cifar10', 32, tenCrop=ten)(photograph) for ten in (True, False))
     assert torch.equal(datasets.center(ten), one)
 
@@ -316,11 +342,14 @@ class Small(nn.Module):
 
 def test_multiply_adds_of_a_small_network_by_hand():
     counted = multiply_adds(Small(), torch.zeros(1, 15, 21))
-    assert counted == {'first': 8 * 11 * 6 * 9, 'depthwise': 4 * 7 * 12 * 9, 'last': 4 * 7 * 5 * 12 * 3, 'linear': 35}
+    assert counted == {'first': 8 * 11 * 6 * 9, 'depthwise': 4 * 7 * 12 * 9,
+                       'last': 4 * 7 * 5 * 12 * 3, 'linear': 35}
 
 
-PUBLISHED = {   # visualizations/plot_speedups.py of the authors: millions, of wbin, hybrid, hybridv2 and fbin
-    'alexnetfbin': (3, 224, 1000, [1135, 180, 143, 127]), 'sketchanetfbin': (1, 225, 250, [608, 89, 82, 82])}
+# visualizations/plot_speedups.py of the authors: millions, of wbin, hybrid, hybridv2 and fbin
+PUBLISHED = {
+    'alexnetfbin': (3, 224, 1000, [1135, 180, 143, 127]),
+    'sketchanetfbin': (1, 225, 250, [608, 89, 82, 82])}
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -332,70 +361,17 @@ def test_equivalent_costs_are_the_published_ones(name):
     by_number = {number: counted[conv] for number, conv, _ in binarize.convolutions(model)}
     for signs, millions in zip(('', '2-5', '2-6', '2-7'), published):
         binary = sum(by_number[number] for number in layer_set(signs))
-        assert (sum(counted.values()) - binary + binary / BINARY) / 1e6 == pytest.approx(millions, abs=1)
+        assert (sum(counted.values()) - binary
+                + binary / BINARY) / 1e6 == pytest.approx(millions, abs=1)
 
 
 def test_only_binarized_weights_with_binarized_inputs_are_cheap(doodle_network):
     model, *_ = doodle_network
     costs = Costs(model, torch.zeros(1, 81, 81))
     real, binary = costs.with_signs({2, 3, 8})      # the weights of 8 are real
-    assert binary == costs.by_number[2] + costs.by_number[3] and real + binary == costs.total == sum(costs.by_number.values())
+    assert binary == costs.by_number[2] + costs.by_number[3]
+    assert real + binary == costs.total == sum(costs.by_number.values())
     assert costs.with_signs(()) == (costs.total, 0)
-
-
-# visualizations/plot_binarization_errors.py of the authors: the scores of Sketch-A-Net's convolutions 2 to 7 and
-# ResNet-18's 3×3 ones; textlogs/oldtextlogs/tuberlin_resnetfbin18_binarization_loss.txt: the RMSE of the latter.
-SKETCHANET = dict(zip(range(2, 8), [7.192249767, 14.39824368, 13.05819078, 15.47645223, 19.61632079, 41.40185173]))
-RESNET = dict(zip(range(2, 18), [
-    7.778161546, 8.461481603, 7.505486858, 7.681106623, 8.898121926, 7.159081028, 8.935400266, 8.603094771,
-    10.46739098, 8.399149204, 9.866220439, 10.00512817, 12.74742177, 10.78683444, 13.66791164, 13.94559512]))
-RESNET_RMSE = [0.66494, 0.72104, 0.63818, 0.65520, 0.54724, 0.57343, 0.75446, 0.71907, 0.64025, 0.66571, 0.80526,
-               0.80052, 0.70748, 0.81788, 1.07109, 1.02781]
-RESNET_NRMSE = [0.75192, 0.83969, 0.66083, 0.73376, 0.57551, 0.56710, 0.72263, 0.82939, 0.64147, 0.67160, 0.73100,
-                0.86954, 0.68625, 0.74949, 0.87690, 0.72246]
-
-
-def test_the_published_scores_of_resnet_are_as_the_docstring_says():
-    millions = dict.fromkeys(RESNET, 115.605504) | dict.fromkeys((6, 10, 14), 57.802752)    # with stride 2: half
-
-    def spread(losses):
-        scores = errors_per_cost({number: [loss, 0, 0] for number, loss in zip(RESNET, losses)}, millions)
-        ratios = [RESNET[number] / math.sqrt(score) for number, score in scores.items()]
-        middle = (max(ratios) + min(ratios)) / 2
-        return max(ratios) / middle - 1
-
-    assert spread(RESNET_RMSE) < 0.09 < 0.2 < spread(RESNET_NRMSE)
-
-
-def test_the_partition_of_the_published_scores():
-    assert upper_group(SKETCHANET) == [7]
-    assert upper_group(RESNET) == [17, 16, 14, 15, 10, 13, 12]
-
-
-def test_the_upper_group_is_that_of_two_means_of_logarithms():
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        scores = dict(enumerate(np.exp(generator.normal(size=generator.integers(2, 9)) * 2)))
-        logs = {number: math.log(score) for number, score in scores.items()}
-
-        def loss(group):
-            rest = logs.keys() - group
-            return sum(np.var([logs[number] for number in part]) * len(part) for part in (group, rest))
-
-        groups = [frozenset(group) for size in range(1, len(logs)) for group in itertools.combinations(logs, size)]
-        best = min(groups, key=loss)
-        best = max(best, logs.keys() - best, key=lambda group: max(logs[number] for number in group))
-        upper = upper_group(scores)
-        assert set(upper) == set(best) and upper == sorted(upper, key=lambda number: -scores[number])
-
-
-@pytest.mark.parametrize('scores', [{}, {2: 1.}, {2: 3., 3: 3.}])
-def test_equal_scores_have_no_upper_group(scores):
-    assert upper_group(scores) == []
-
-
-def test_a_layer_that_loses_nothing_is_in_the_lower_group():
-    assert upper_group({2: 0., 3: 1., 4: 0.9}) == [3, 4]
 
 
 @pytest.mark.parametrize('name', ['sketchanetfbin', 'resnetfbin18', 'googlenetfbin', 'nin'])
@@ -409,24 +385,27 @@ def test_sign_layers_with_other_names_have_numbers_too():
     assert numbered_signs(Small()) == {'sign': 3}
 
 
-def test_both_suggestions_stand_beside_the_hybrids_of_the_family_with_their_costs(doodle_network):
+def test_the_suggestion_stands_beside_the_hybrids_of_the_family(doodle_network):
     model, _, one_crop = doodle_network
     page = Page('a network')
-    add_activations(page, model, {'testbatchsize': 8, 'model_def': 'sketchanetfbin'}, Subset(one_crop, [0, 30, 60]))
+    add_activations(page, model, {'testbatchsize': 8, 'model_def': 'sketchanetfbin'},
+                    Subset(one_crop, [0, 30, 60]))
     costs = Costs(model, one_crop[0][0])
     rows = {row[0]: row[1:] for row in rows_of(page, 'network')}
-    assert list(rows) == ['sketchanetfbin, this one', 'by error', 'by error and cost', 'sketchanethybrid',
+    assert list(rows) == ['sketchanetfbin, this one', 'suggested', 'sketchanethybrid',
                           'sketchanethybridv2', 'sketchanetwbin']
     for kept, signs, *numbers in rows.values():
         binarized = layer_set(signs.replace('none', ''))
         assert binarized | layer_set(kept.replace('none', '')) == {2, 3, 4, 5, 6, 7}
         real, binary = costs.with_signs(binarized)
-        assert numbers == [f'{real / 1e6:,.1f}', f'{binary / 1e6:,.1f}', f'{100 * binary / costs.total:.1f} %',
+        assert numbers == [f'{real / 1e6:,.1f}', f'{binary / 1e6:,.1f}',
+                           f'{100 * binary / costs.total:.1f} %',
                            f'{(real + binary / 58) / 1e6:,.1f}']
-    for rule in ('by error', 'by error and cost'):
-        assert f'--signLayers={rows[rule][1]} …' in page.html()
+    assert f'--signLayers={rows["suggested"][1]} …' in page.html()
     table = rows_of(page, 'input of')
-    marked = {rule: {int(row[0].split()[1]) for row in table if row[column]} for column, rule in ((-2, 'error'), (-1, 'error and cost'))}
-    assert {f'by {rule}': marked[rule] for rule in marked} == {
-        rule: set(layer_set(rows[rule][0])) for rule in ('by error', 'by error and cost')}
-    assert len(marked['error']) == 2 and max(float(row[5]) for row in table) == 1
+    marked = {int(row[0].split()[1]) for row in table if row[-1]}
+    assert marked == set(layer_set(rows['suggested'][0])) and len(marked) == 2
+    assert [float(row[2]) for row in table] == sorted((float(row[2]) for row in table),
+                                                      reverse=True)
+    assert {int(row[0].split()[1]): row[4] for row in table} == {
+        number: f'{costs.by_number[number] / 1e6:,.2f}' for number in range(2, 8)}

@@ -1,4 +1,5 @@
-"""The page of a report: its parts and pictures, its summary against independent numbers, deep and short runs."""
+"""The page of a report: its parts and pictures, its summary against independent numbers, deep and
+short runs."""
 import io
 import json
 import re
@@ -14,11 +15,10 @@ import models
 from utils import binarize, packed, style
 from utils.report import (
     curves,
-    figures,
+    layer_errors,
     mistake_figures,
-    pictures,
+    network,
     responses,
-    summary,
     weights,
     words,
 )
@@ -43,19 +43,26 @@ def test_parts_of_a_page(tmp_path):
     page.text('before the contents')
     page.heading('First & last')
     with page.folded('details'):
-        page.table(['name', 'n', 'share', 'layers'], [('a<b', 7, '50.00 %', '2,7'), ('c', '1,152', '–', '2-5')])
+        page.table(['name', 'n', 'share', 'layers'],
+                   [('a<b', 7, '50.00 %', '2,7'), ('c', '1,152', '–', '2-5')])
         with page.folded('more'):
             page.block('inside')
     page.figure('plot', 'what is plotted', plot(), alt='3 to 4')
     page.figure('other', 'the caption', plot())
     html = page.save(tmp_path).read_text()
-    assert '<meta name="viewport" content="width=device-width' in html and 'prefers-color-scheme: dark' in html
-    assert html.index('before the contents') < html.index('<nav') < html.index('<h2 id="first-last">First &amp; last</h2>')
+    assert '<meta name="viewport" content="width=device-width' in html
+    assert 'prefers-color-scheme: dark' in html
+    assert html.index(
+        'before the contents') < html.index(
+            '<nav') < html.index('<h2 id="first-last">First &amp; last</h2>')
     assert '<a href="#first-last">' in html and '<weights>' not in html and 'a&lt;b' in html
-    outer = re.search(r'<details><summary>details</summary>(.*)</details>\s*<figure>', html, re.DOTALL)[1]
+    outer = re.search(r'<details><summary>details</summary>(.*)</details>\s*<figure>', html,
+                      re.DOTALL)[1]
     assert re.search(r'<summary>more</summary>\s*<pre>inside</pre>\s*</details>', outer)
-    assert re.findall(r'<t[hd] class="number">(.*?)<', outer) == ['n', 'share', '7', '50.00 %', '1,152', '–']
-    assert '<img src="plot.svg" alt="3 to 4"\nwidth="480" height="192"' in html and 'alt="the caption"' in html
+    assert re.findall(r'<t[hd] class="number">(.*?)<', outer) == ['n', 'share', '7', '50.00 %',
+                                                                  '1,152', '–']
+    assert '<img src="plot.svg" alt="3 to 4"\nwidth="480" height="192"' in html
+    assert 'alt="the caption"' in html
     assert html.count('class="scroll"') == 3        # tables and pictures scroll by themselves
 
 
@@ -78,7 +85,8 @@ def test_pictures_of_earlier_reports_go_and_nothing_else(tmp_path):
     (out / 'notes.png').write_bytes(b'mine')
     (tmp_path / 'thesis.png').write_bytes(b'mine too')
     index = out / 'index.html'
-    index.write_text(index.read_text() + '<img src="weights-2.png"><img src="../thesis.png"><img src="index.html">')
+    index.write_text(index.read_text()
+                     + '<img src="weights-2.png"><img src="../thesis.png"><img src="index.html">')
     Page('').save(out)
     assert sorted(path.name for path in out.iterdir()) == ['index.html', 'notes.png']
     assert (tmp_path / 'thesis.png').exists()
@@ -122,30 +130,38 @@ def test_what_is_not_printable_is_escaped_on_a_page():
 
 
 def test_numbers_in_words():
-    assert [words.number(value) for value in (0.12345, -0.5, 123.4, 12345.6)] == ['0.123', '−0.5', '123', '12,346']
+    assert [words.number(value)
+            for value in (0.12345, -0.5, 123.4, 12345.6)] == ['0.123', '−0.5', '123', '12,346']
     assert words.extremes([2, 5, 9], [3., 1., 2.]) == '1 (convolution 5) to 3 (convolution 2)'
     assert words.trend([1, 2, 3], [10., 30., 20.]) == 'from 10 in epoch 1 to 20 in epoch 3'
 
 
 def test_the_summary(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, 'seconds_an_image', lambda *_: 0.0123)
+    monkeypatch.setattr(network, 'seconds_an_image', lambda *_: 0.0123)
     model = binarize.wrap(models.build('bincifar', 3, 1, 32), 2, 5).eval()
-    flags = dict(name='run', model_def='bincifar', signLayers=None, inpsize=32, dataset='tuberlin', tenCrop=True, binarizer='dab',
+    flags = dict(name='run', model_def='bincifar', signLayers=None, inpsize=32, dataset='tuberlin',
+                 tenCrop=True, binarizer='dab',
                  channels=None, mean=None, std=None, ink='dark', minCrop=0.08)
     source = Source(str(tmp_path / 'best.pth.tar'), flags, ['bar', 'box', 'ring'], 1, checkpoint={
         'epoch': 1, 'metrics': {'top1': 75., 'top5': 100., 'images': 12}})
     (tmp_path / 'history.jsonl').write_text('{"date": "2026-11-25T01:02:03+00:00"}\n{"date": "2026-11-26T01:02:03+00:00"}\n')
     page = Page('')
-    summary.add_summary(page, source, model)
+    network.add_summary(page, source, model)
     sentence, (accuracy, bits, size, speed) = page.parts[0].text, page.parts[1].tiles
     assert 'trained for 1 epoch on tuberlin (3 classes) with distribution-aware binarization' in sentence
     assert 'Run: run, last started on 2026-11-26; checkpoint: best.pth.tar' in sentence
-    assert accuracy[0] == '75.0\xa0%' and 'interval 46.8 to 91.1\xa0% (Wilson) on 12 validation images, ten crops each' in accuracy[2]
-    assert 'chance: 33.3\xa0%' in accuracy[2] and 'optimistic' in accuracy[2] and 'top-5' not in accuracy[2]
+    assert accuracy[0] == '75.0\xa0%'
+    assert 'interval 46.8 to 91.1\xa0% (Wilson) on 12 validation images, ten crops each' in accuracy[2]
+    assert 'chance: 33.3\xa0%' in accuracy[2]
+    assert 'optimistic' in accuracy[2]
+    assert 'top-5' not in accuracy[2]
     packed.write(tmp_path / 'model.dab', packed.Description('bincifar', None, source.classes, 32, *(
-        list(values) for values in datasets.normalization('tuberlin')), 'tuberlin', True), packed.pack(model))
+        list(values) for values in datasets.normalization('tuberlin')), 'tuberlin', True),
+                 packed.pack(model))
     in_file = (tmp_path / 'model.dab').stat().st_size
-    numbers = sum(value.numel() for value in binarize.bake(model).state_dict().values() if value.dtype == torch.float32)
+    numbers = sum(value.numel()
+                  for value in binarize.bake(model).state_dict().values()
+                  if value.dtype == torch.float32)
     assert size[0] == f'{in_file / 1e6:.3g} MB' and f'{4 * numbers / in_file:.1f} times' in size[2]
     count, of_bits = binarize.weight_bits(model)
     assert bits[0] == f'{of_bits / count:.2f} bits' and f'{count:,} of {numbers:,}' in bits[2]
@@ -153,12 +169,13 @@ def test_the_summary(tmp_path, monkeypatch):
 
 
 def test_speed_is_a_median_within_its_time(monkeypatch):
-    network, calls = nn.Identity(), []
-    network.register_forward_hook(lambda *_: calls.append(1))
-    assert 0 < summary.seconds_an_image(network, torch.zeros(1)) < 0.1 and len(calls) == 1 + summary.IMAGES[1]
-    monkeypatch.setattr(summary, 'TIMED', 0)
-    summary.seconds_an_image(network, torch.zeros(1))
-    assert len(calls) == 2 + sum(summary.IMAGES)
+    model, calls = nn.Identity(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    assert 0 < network.seconds_an_image(model, torch.zeros(1)) < 0.1
+    assert len(calls) == 1 + network.IMAGES[1]
+    monkeypatch.setattr(network, 'TIMED', 0)
+    network.seconds_an_image(model, torch.zeros(1))
+    assert len(calls) == 2 + sum(network.IMAGES)
 
 
 class Fixed(binarize.Method):
@@ -197,30 +214,38 @@ def test_a_method_of_ones_own_is_in_every_panel(monkeypatch):
     model = layers_of(2, 'fixed')
     layers = measure_layers(model)
     drawn = {}
-    monkeypatch.setattr(pictures, 'responses', lambda channels, maps, alone: drawn.update(maps=maps, alone=alone) or plot())
-    monkeypatch.setattr(figures, 'error_pairs', lambda dab, others: drawn.update(others=others) or plot())
+    monkeypatch.setattr(responses, 'maps_figure', lambda channels, maps,
+                        alone: drawn.update(maps=maps, alone=alone) or plot())
+    monkeypatch.setattr(layer_errors, 'error_pairs', lambda dab, others: drawn.update(others=others)
+                        or plot())
     page = Page('')
     x = torch.randn(1, 4, 8, 8)
     responses.add_layer(page, layers[0], model[1], x)
-    weights.add_errors(page, layers, 'fixed')
+    layer_errors.add_errors(page, layers, 'fixed')
     own = next(title for title in drawn['maps'] if title.startswith('fixed weights'))
-    assert [title.split()[0] for title in drawn['maps']] == ['real', 'fixed', 'dab', 'xnor'] and not drawn['alone']
-    expected = responses.respond(model[1], x, model[1].weight.detach())       # not with the initial scale of 1
-    assert any(torch.allclose(torch.tensor(drawn['maps'][own][0]), channel, atol=1e-6) for channel in expected)
-    table = next(part for part in page.parts if part.kind == 'table' and 'dab / xnor' in part.header)
+    assert [title.split()[0] for title in drawn['maps']] == ['real', 'fixed', 'dab', 'xnor']
+    assert not drawn['alone']
+    # not with the initial scale of 1
+    expected = responses.respond(model[1], x, model[1].weight.detach())
+    assert any(torch.allclose(torch.tensor(drawn['maps'][own][0]), channel, atol=1e-6)
+               for channel in expected)
+    table = next(part for part in page.parts if part.kind == 'table'
+                 and 'dab / xnor' in part.header)
     difference = layers[0].projected - model[1].weight.detach()
     error = (difference.square().sum() / layers[0].projected.square().sum()).item()
     assert float(table.rows[0][table.header.index('fixed')]) == pytest.approx(error, abs=1e-4)
     assert list(drawn['others']) == ['xnor', 'fixed'] and len(drawn['others']['fixed']) == 8
-    monkeypatch.setattr(pictures, 'responses', lambda channels, maps, alone: drawn.update(alone=alone) or plot())
+    monkeypatch.setattr(responses, 'maps_figure', lambda channels, maps,
+                        alone: drawn.update(alone=alone) or plot())
     model = layers_of(1, 'fixed', scale=1)
     responses.add_layer(page, measure_layers(model)[0], model[1], x)
     assert len(drawn['alone']) == 1 and 'their own' in page.parts[-1].caption
 
 
 def test_errors_are_drawn_on_a_scale_on_which_they_differ():
-    relative = {'dab': [0.3, 0.4], 'xnor': [0.303, 0.408], 'bnn': [150., 900.], 'adabin': [0.36, 0.5]}
-    above, below = figures.errors([2, 3], relative).axes
+    relative = {'dab': [0.3, 0.4], 'xnor': [0.303, 0.408], 'bnn': [150., 900.],
+                'adabin': [0.36, 0.5]}
+    above, below = layer_errors.errors_figure([2, 3], relative).axes
     assert [line.get_label() for line in above.lines] == ['dab', 'xnor', 'adabin']
     assert [line.get_label() for line in below.lines] == ['dab', 'xnor']
     assert 0.5 < above.get_ylim()[1] < 0.7 and below.get_ylim()[1] < 3
@@ -229,16 +254,18 @@ def test_errors_are_drawn_on_a_scale_on_which_they_differ():
 
 
 def test_a_deep_network_is_summarized(monkeypatch):
-    monkeypatch.setattr(figures, 'histograms', lambda filters: plot())
+    monkeypatch.setattr(weights, 'histograms', lambda filters: plot())
     layers = measure_layers(layers_of(20))
     page = Page('')
     weights.add_weights(page, layers)
-    weights.add_errors(page, layers, 'dab')
+    layer_errors.add_errors(page, layers, 'dab')
     shown = [part for part in page.parts if part.kind == 'figure']
-    assert [part.file for part in shown] == ['spread.svg', 'weights-2.svg', 'weights-12.svg', 'weights-21.svg',
+    assert [part.file for part in shown] == ['spread.svg', 'weights-2.svg', 'weights-12.svg',
+                                             'weights-21.svg',
                                              'errors.svg', 'filters.svg']
     histograms, table = (part for part in page.parts if part.kind == 'folded')
-    assert [part.file for part in histograms.parts] == [f'weights-{n}.svg' for n in range(3, 21) if n != 12]
+    assert [part.file for part in histograms.parts] == [f'weights-{n}.svg'
+                                                        for n in range(3, 21) if n != 12]
     assert [len(part.rows) for part in table.parts] == [20]
     assert shown[1].caption.startswith('Convolution 2 (1): ')
     medians = [layer.alpha.median().item() for layer in layers]
@@ -249,19 +276,24 @@ def test_a_deep_network_is_summarized(monkeypatch):
 def test_curves_of_several_epochs_and_a_table_of_one(tmp_path, epochs):
     layers = measure_layers(layers_of(2))
     for name, rows in {
-            'metrics': [dict(split=split, top1=10. + epoch, top5=50.) for epoch in range(epochs) for split in ('train', 'val')],
-            'weights': [dict(layer=layer.name, alpha=0.1, beta=-0.1, K_over_n=0.5, relative_error=0.3 + 0.1 * epoch, flip_ratio=0.)
+            'metrics': [dict(split=split, top1=10. + epoch, top5=50.) for epoch in range(epochs)
+                        for split in ('train', 'val')],
+            'weights': [dict(layer=layer.name, alpha=0.1, beta=-0.1, K_over_n=0.5,
+                             relative_error=0.3 + 0.1 * epoch, flip_ratio=0.)
                         for epoch in range(epochs) for layer in layers]}.items():
         of_epoch = len(rows) // epochs
         (tmp_path / f'{name}.jsonl').write_text(''.join(
-            json.dumps({'epoch': place // of_epoch, **row}) + '\n' for place, row in enumerate(rows)))
+            json.dumps({'epoch': place // of_epoch, **row}) + '\n'
+            for place, row in enumerate(rows)))
     page = Page('')
     curves.add_curves(page, layers, tmp_path, epochs)
     kinds = [part.kind for part in page.parts]
     if epochs == 1:
         assert kinds == ['text', 'table', 'text', 'table']
-        assert page.parts[1].rows == [['training', '10.00', '50.00'], ['validation', '10.00', '50.00']]
-        assert page.parts[3].rows[0] == ['2', '1', '0.1000', '−0.1000', '0.5000', '0.3000', '0.0000']
+        assert page.parts[1].rows == [['training', '10.00', '50.00'],
+                                      ['validation', '10.00', '50.00']]
+        assert page.parts[3].rows[0] == ['2', '1', '0.1000', '−0.1000', '0.5000', '0.3000',
+                                         '0.0000']
     else:
         assert kinds == ['figure', 'figure', 'folded'] and len(page.parts[2].parts) == 4
         assert 'top-1 of validation goes from 10 in epoch 1 to 12 in epoch 3, the highest is 12 in epoch 3' in page.parts[0].alt
@@ -271,9 +303,10 @@ def test_curves_of_several_epochs_and_a_table_of_one(tmp_path, epochs):
 @pytest.mark.parametrize(['side', 'inches'], [(4, 0.5), (8, 0.8), (31, 1.9)])
 def test_maps_are_drawn_in_proportion_to_their_size(side, inches):
     maps = torch.randn(4, side, side).numpy()
-    figure = pictures.responses([3, 1, 4, 2], {'real': maps, 'dab': maps}, set())
+    figure = responses.maps_figure([3, 1, 4, 2], {'real': maps, 'dab': maps}, set())
     width, height = figure.get_size_inches()
     assert len(figure.axes) == 8
     for ax in figure.axes:
-        assert (ax.get_position().width * width, ax.get_position().height * height) == pytest.approx((inches, inches))
+        assert (ax.get_position().width * width,
+                ax.get_position().height * height) == pytest.approx((inches, inches))
         assert 0 <= ax.get_position().x0 and ax.get_position().x1 <= 1 and 0 <= ax.get_position().y0

@@ -25,11 +25,10 @@ def sign_losses(x: Tensor) -> Tensor:
 @torch.no_grad()
 def binarization_losses(model: nn.Module, loader, device: torch.device,
                         progress) -> dict[str, list[float]]:
-    """{name of a sign layer: its MEASURES}, in evaluation mode, averaged over batches.
+    """{name of a sign layer: its MEASURES}, in evaluation mode, the mean of batches by images.
 
-    A batch counts by its images (the measures have roots of means over a batch, so they depend a
-    little on its size). loader yields (images, labels), one image or ten crops each; progress is a
-    Progress.
+    They have roots of means over a batch, so they depend a little on its size. loader yields
+    (images, labels), one image or ten crops each; progress is a Progress.
     """
     model.eval()
     signs = {name: module for name, module in model.named_modules() if isinstance(module, Sign)}

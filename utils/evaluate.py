@@ -12,9 +12,7 @@ from utils.record.provenance import device_name
 from utils.system import console
 from utils.system.errors import InputError, RunError, naming
 from utils.system.files import has_file, write_text
-from utils.training import epoch, parallel
-from utils.training.predictions import (Predictions, confused_pairs, confusion, lowest_first,
-                                        taken_for)
+from utils.training import epoch, parallel, predictions
 
 SHOWN = 10          # classes and pairs, without --verbose; all classes where there are few
 FEW = 20
@@ -31,14 +29,14 @@ def evaluate(experiment: Experiment) -> nn.Module:
             raise InputError(f'{flags.predictions} exists already: give another name, or '
                              '--overwrite it')
     network, (_, loader) = experiment.make_network(), experiment.make_loaders()
-    predictions = Predictions()
+    seen = predictions.Predictions()
     metrics = epoch.validate(network, loader, experiment.device, Progress(split, len(loader)),
-                             flags.amp, predictions.observe)
-    target, likeliest, probabilities = predictions.gather()
+                             flags.amp, seen.observe)
+    target, likeliest, probabilities = seen.gather()
     if parallel.rank() == 0:
         parallel.say(what_is_measured(experiment, network, split, len(target)))
         parallel.say(epoch.metrics_line(split, metrics))
-        counts = confusion(target, likeliest[:, 0], len(experiment.classes))
+        counts = predictions.confusion(target, likeliest[:, 0], len(experiment.classes))
         classes = list(map(console.one_line, experiment.classes))
         parallel.say(f'\n{class_table(counts, classes, flags.verbose)}\n')
         parallel.say(pair_table(counts, classes, flags.verbose))
@@ -65,13 +63,14 @@ def what_is_measured(experiment: Experiment, network: nn.Module, split: str, ima
 def class_table(counts: Tensor, classes: list[str], every: bool) -> str:
     """Top-1 accuracy per class, the lowest first; of many classes only the first, unless every."""
     images, right = counts.sum(1), counts.diagonal()
-    order = lowest_first(counts)
+    order = predictions.lowest_first(counts)
     shown = order if every or len(classes) <= FEW else order[:SHOWN]
     width = max(len('class'), *(len(classes[label]) for label in shown))
     lines = [f'{"class":{width}}  images  top-1 %  most often taken for']
     for label in shown:
         share = f'{100 * right[label] / images[label]:.2f}' if images[label] else '–'
-        taken = [f'{classes[other]} ({wrong})' for other, wrong in taken_for(counts, label)[:3]]
+        taken = [f'{classes[other]} ({wrong})'
+                 for other, wrong in predictions.taken_for(counts, label)[:3]]
         lines.append(f'{classes[label]:{width}}  {images[label]:6}  {share:>7}  '
                      f'{", ".join(taken)}'.rstrip())
     if len(shown) < len(order):
@@ -81,7 +80,7 @@ def class_table(counts: Tensor, classes: list[str], every: bool) -> str:
 
 def pair_table(counts: Tensor, classes: list[str], every: bool) -> str:
     """The pairs of classes that are confused most, in both directions together."""
-    found = confused_pairs(counts)
+    found = predictions.confused_pairs(counts)
     shown = found if every else found[:SHOWN]
     lines = ['most confused pairs:' if shown else 'no two classes are confused']
     for one, other in shown:
@@ -96,11 +95,14 @@ def as_csv(names: list[str], target: Tensor, likeliest: Tensor, probabilities: T
     """A row an image: its name, its class, and its likeliest classes with their probabilities."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
-    ranks = range(1, likeliest.size(1) + 1)
-    writer.writerow(['image', 'class', *(f'{column}{rank}' for rank in ranks
-                                         for column in ('class', 'probability'))])
+    header = ['image', 'class']
+    for rank in range(1, likeliest.size(1) + 1):
+        header += [f'class{rank}', f'probability{rank}']
+    writer.writerow(header)
     for name, label, labels, shares in zip(names, target.tolist(), likeliest.tolist(),
                                            probabilities.tolist()):
-        writer.writerow([name, classes[label], *(value for other, share in zip(labels, shares)
-                                                 for value in (classes[other], f'{share:.6f}'))])
+        row = [name, classes[label]]
+        for other, share in zip(labels, shares):
+            row += [classes[other], f'{share:.6f}']
+        writer.writerow(row)
     return file.getvalue()

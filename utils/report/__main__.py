@@ -22,21 +22,20 @@ import datasets
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
 from utils.flags.parser import Parser, at_least
-from utils.report.layer_errors import measure_layers
 from utils.source import Source, checkpoint_source, load_data, stored_network
 from utils.system import console
 from utils.system.errors import InputError, RunError, naming, reported
 from utils.system.files import check_file
 
-from .activations import add_activations
 from .curves import add_curves
+from .layer_errors import add_errors, measure_layers
 from .mistakes import add_mistakes
-from .network import add_network
+from .network import add_network, add_summary
 from .page import Page, check_folder
 from .responses import add_responses
-from .summary import add_summary
+from .signs import add_activations
 from .validation import Centers, evenly_spaced, measure
-from .weights import add_errors, add_weights
+from .weights import add_weights
 
 PROGRAM = 'utils.report'
 SIGN_IMAGES = 200       # on which sign layers are measured, at most

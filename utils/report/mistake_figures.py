@@ -45,47 +45,33 @@ def accuracies(rows: Sequence[tuple], mean: float, split: bool) -> Figure:
     return figure
 
 
-def matrix(shares: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """A confusion matrix with the names of its classes; rows are the true ones."""
-    names = list(map(shortened, names))
-    cell = min(0.45, max(0.235, 7.5 / len(names)))
-    side = cell * len(names) + 1.7
+def matrix(shares: np.ndarray, counts: np.ndarray, names: Sequence[str] = ()) -> Figure:
+    """A confusion matrix; rows are the true classes. Without names, one of many classes."""
+    cell = min(0.45, max(0.235, 7.5 / max(len(names), 1)))
+    side = cell * len(names) + 1.7 if names else 8.8
     figure = Figure(figsize=(side + 0.6, side), layout='constrained')
     ax = figure.subplots()
-    image = ax.imshow(shares, **SHADES)
-    is_wide = len(names) > 3 or max(map(width_of, names)) > cell
-    ax.set_xticks(range(len(names)), names, rotation=90 if is_wide else 0)
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel='taken for', ylabel='class')
-    ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    image = ax.imshow(shares, interpolation='nearest', **SHADES)
+    ax.set(xlabel='taken for', ylabel='class', xticks=[], yticks=[])
     ax.grid(False)
-    ax.grid(which='minor', color='0.93', linewidth=0.5)
-    ax.tick_params(which='minor', length=0)
-    if len(names) <= NUMBERED:
+    bar = figure.colorbar(image, ax=ax, shrink=0.5, aspect=25, pad=0.02)
+    bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=['0', '5', '20', '50', '100'])
+    bar.set_label('% of the images of a class')
+    if names:
+        labels = list(map(shortened, names))
+        is_wide = len(names) > 3 or max(map(width_of, labels)) > cell
+        ax.set_xticks(range(len(names)), labels, rotation=90 if is_wide else 0)
+        ax.set_yticks(range(len(names)), labels)
+        ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+        ax.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+        ax.grid(which='minor', color='0.93', linewidth=0.5)
+        ax.tick_params(which='minor', length=0)
+    if 0 < len(names) <= NUMBERED:
         for row, column in np.argwhere(counts):
             text = ax.text(column, row, str(counts[row, column]), ha='center', va='center',
                            fontsize=9 if cell > 0.4 else 7,
                            color='white' if shares[row, column] > 0.35 else 'black')
             text.set_in_layout(False)       # which takes seconds
-    add_bar(figure, ax, image)
-    return figure
-
-
-def add_bar(figure, ax, image):
-    bar = figure.colorbar(image, ax=ax, shrink=0.5, aspect=25, pad=0.02)
-    bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=['0', '5', '20', '50', '100'])
-    bar.set_label('% of the images of a class')
-
-
-def large_matrix(shares: np.ndarray) -> Figure:
-    """A confusion matrix without names."""
-    figure = Figure(figsize=(9.6, 8.6), layout='constrained')
-    ax = figure.subplots()
-    image = ax.imshow(shares, interpolation='nearest', **SHADES)
-    ax.set(xlabel='taken for', ylabel='class', xticks=[], yticks=[])
-    ax.grid(False)
-    add_bar(figure, ax, image)
     return figure
 
 

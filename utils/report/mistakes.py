@@ -1,19 +1,12 @@
 """The section on what the network gets right and wrong: accuracies, confusions, mistakes."""
+from collections.abc import Sequence
+
 from torch import Tensor
 
 import datasets
 from utils.source import Source
 from utils.style import drawable
-from utils.training.predictions import (
-    confused_adjacent,
-    confused_pairs,
-    confusion,
-    lowest_first,
-    mistakes,
-    most_confused,
-    taken_for,
-    wilson_interval,
-)
+from utils.training import predictions
 
 from . import mistake_figures as figures
 from .page import Page
@@ -32,7 +25,7 @@ FURTHER = 35        # of them folded
 def add_mistakes(page: Page, source: Source, measured: Measured, all_images: int):
     """all_images: how many the split has, of which those of `measured` are evenly spaced."""
     classes = source.classes
-    counts = confusion(measured.target, measured.likeliest[:, 0], len(classes))
+    counts = predictions.confusion(measured.target, measured.likeliest[:, 0], len(classes))
     page.text(what_was_measured(source, measured, all_images))
     page.table([], overall(source, measured, all_images))
     drawn = drawable(classes)
@@ -76,7 +69,7 @@ def recorded(metrics: dict, right: int, images: int, all_images: int) -> str:
     if metrics['images'] != all_images:
         return (f'{said}: other validation images than these {all_images:,}, or not all of them '
                 'then, so the two cannot be compared')
-    low, high = wilson_interval(right, images)
+    low, high = predictions.wilson_interval(right, images)
     if images < all_images:
         agrees = low <= metrics['top1'] / 100 <= high
         return said + (', within the interval' if agrees else
@@ -95,7 +88,7 @@ def percent(right: int, images: int) -> str:
 
 
 def interval(right: int, images: int) -> str:
-    low, high = wilson_interval(right, images)
+    low, high = predictions.wilson_interval(right, images)
     return f'{100 * low:.1f} to {100 * high:.1f} %' if images else '–'
 
 
@@ -105,13 +98,13 @@ def add_classes(page: Page, counts: Tensor, classes: list[str], drawn: list[str]
     drawn: the names of the classes for pictures, as below.
     """
     images, right = counts.sum(1).tolist(), counts.diagonal().tolist()
-    order = [label for label in lowest_first(counts) if images[label]]
+    order = [label for label in predictions.lowest_first(counts) if images[label]]
     shown, which = order, 'each class'
     if len(order) > MOST:
         shown = order[:EACH_END] + order[-EACH_END:]
         which = f'the {EACH_END} classes with the lowest and the {EACH_END} with the highest'
     rows = [(drawn[label], right[label] / images[label],
-             *wilson_interval(right[label], images[label])) for label in shown]
+             *predictions.wilson_interval(right[label], images[label])) for label in shown]
     mean = sum(right) / max(sum(images), 1)
     page.figure('classes', f'Top-1 accuracy of {which}, in percent, with its 95 % interval (thin). '
                 'Dotted: all images. Of few images an interval is wide; where two overlap widely, '
@@ -120,17 +113,20 @@ def add_classes(page: Page, counts: Tensor, classes: list[str], drawn: list[str]
                 alt=f'Accuracy of {len(shown)} classes: lowest {classes[shown[0]]} with '
                 f'{100 * rows[0][1]:.0f} %, highest {classes[shown[-1]]} with '
                 f'{100 * rows[-1][1]:.0f} %.')
+    table = []
+    for label in predictions.lowest_first(counts):
+        taken = [f'{classes[other]} ({wrong})'
+                 for other, wrong in predictions.taken_for(counts, label)[:TAKEN_FOR]]
+        table.append((classes[label], images[label], right[label],
+                      percent(right[label], images[label]),
+                      interval(right[label], images[label]), ', '.join(taken)))
     with page.folded(f'Accuracy of all {len(classes)} classes as a table'):
         page.table(['class', 'images', 'right', 'top-1', '95 % interval', 'most often taken for'],
-                   [(classes[label], images[label], right[label],
-                     percent(right[label], images[label]), interval(right[label], images[label]),
-                     ', '.join(f'{classes[other]} ({wrong})'
-                               for other, wrong in taken_for(counts, label)[:TAKEN_FOR]))
-                    for label in lowest_first(counts)])
+                   table)
 
 
 def add_pairs(page: Page, counts: Tensor, classes: list[str]):
-    pairs = confused_pairs(counts)[:PAIRS]
+    pairs = predictions.confused_pairs(counts)[:PAIRS]
     if not pairs:
         page.text('No image is misclassified.')
         return
@@ -150,42 +146,38 @@ def add_matrix(page: Page, counts: Tensor, classes: list[str]):
     how = ('Each row is a class, each column what its images were taken for: dark means a large '
            'share of the row. Classes that are confused lie side by side.')
     if len(classes) <= MOST:
-        order = confused_adjacent(counts)
+        order = predictions.confused_adjacent(counts)
         page.figure('confusion', f'The confusion matrix. {how} Numbers count images.',
                     matrix_figure(counts, order, classes),
                     alt=f'Confusion matrix of {len(classes)} classes.')
         return
-    worst = most_confused(counts, CONFUSED)
+    worst = predictions.most_confused(counts, CONFUSED)
     if worst:
-        part = counts[worst][:, worst]
+        order = [worst[place] for place in
+                 predictions.confused_adjacent(counts[worst][:, worst])]
         page.figure('confusion', f'The {len(worst)} of {len(classes)} classes with the most '
                     f'confused pairs. {how} Numbers count images; shares are of all images of a '
                     'class, also those taken for a class that is not shown.',
-                    matrix_figure(counts, [worst[place] for place in confused_adjacent(part)],
-                                  classes),
+                    matrix_figure(counts, order, classes),
                     alt=f'Confusion matrix of the {len(worst)} most confused classes.')
-    order = confused_adjacent(counts)
+    order = predictions.confused_adjacent(counts)
     with page.folded(f'The confusion matrix of all {len(classes)} classes'):
         page.figure('confusion-all', f'All {len(classes)} classes. {how} Off the diagonal, '
                     'clusters of classes that look alike are blocks.',
-                    figures.large_matrix(shares_of(counts, order)),
+                    matrix_figure(counts, order),
                     alt=f'Confusion matrix of all {len(classes)} classes, without their names.')
 
 
-def matrix_figure(counts, order, classes):
-    return figures.matrix(shares_of(counts, order), counts[order][:, order].numpy(),
-                          [classes[label] for label in order])
-
-
-def shares_of(counts: Tensor, order: list[int]):
-    """Rows of counts as shares of the images of a class, in this order of classes."""
+def matrix_figure(counts: Tensor, order: list[int], classes: Sequence[str] = ()):
+    """The confusion matrix of these classes; shares are of all images of a class."""
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
-    return shares[order][:, order].numpy()
+    return figures.matrix(shares[order][:, order].numpy(), counts[order][:, order].numpy(),
+                          [classes[label] for label in order] if classes else ())
 
 
 def add_pictures(page: Page, source: Source, measured: Measured, drawn: list[str]):
     """Misclassified images with the two likeliest classes, the most confident mistakes first."""
-    wrong = mistakes(measured.target, measured.likeliest, measured.probabilities)
+    wrong = predictions.mistakes(measured.target, measured.likeliest, measured.probabilities)
     if not wrong:
         return
     caption = ('Misclassified images as the network sees them, the most confident mistakes first: '
@@ -193,12 +185,12 @@ def add_pictures(page: Page, source: Source, measured: Measured, drawn: list[str
                'likeliest, with their probabilities.')
     first, further = wrong[:FIRST], wrong[FIRST:FIRST + FURTHER]
     page.figure('mistakes', caption, figures.pictures(described(first, source, measured, drawn)),
-                alt=f'{len(first)} of {len(wrong)} misclassified images.')
+                f'{len(first)} of {len(wrong)} misclassified images.')
     if further:
         with page.folded(f'{len(further)} more of {len(wrong)} misclassified images'):
             page.figure('mistakes-further', caption,
                         figures.pictures(described(further, source, measured, drawn)),
-                        alt=f'{len(further)} misclassified images.')
+                        f'{len(further)} misclassified images.')
 
 
 def described(numbers: list[int], source: Source, measured: Measured,

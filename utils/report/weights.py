@@ -1,15 +1,22 @@
-"""The sections on the weights: their two values, and what binarization loses of them."""
+"""The section on the weights: the two values of every filter, and how its weights split."""
+import math
+
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from utils import binarize
-from utils.report.layer_errors import ROUNDING, Layer
+from utils.report.layer_errors import Layer
 
-from . import figures
+from .figures import REFERENCE, WIDTH, legend_above, name_convolutions, panel_grid
 from .page import Page
 from .words import capitalized, extremes, number, span
 
 FILTERS = 4     # of each layer get a histogram
 FEW = 4         # layers, all of whose histograms are shown; of more, three are
+ALPHA: dict = dict(facecolor='#5b9bc8', edgecolor='0.2')
+BETA: dict = dict(facecolor='#e9c48a', edgecolor='0.2', hatch='////')
 
 
 def add_weights(page: Page, layers: list[Layer]):
@@ -41,7 +48,7 @@ def add_spread(page: Page, layers: list[Layer]):
                 'binarized convolution. The line in a box is the median, the box holds the middle '
                 'half of the filters, the whiskers the middle 90 %. Naive binarization (xnor) has '
                 'K wherever 0 cuts the weights, and β = −α.',
-                figures.spread(numbers, shares, alphas, betas),
+                spread(numbers, shares, alphas, betas),
                 'Medians over the filters of a convolution: K/n {}; α {}; β {}.'.format(*medians))
 
 
@@ -50,7 +57,7 @@ def add_histograms(page: Page, layer: Layer):
     page.figure(f'weights-{layer.number}',
                 f'{capitalized(layer.title)}: the {layer.projected[0].numel()} latent weights (no '
                 f'unit) of {len(filters)} of its {len(layer.projected)} filters.',
-                figures.histograms(filters), f'{capitalized(layer.title)}: ' + '; '.join(
+                histograms(filters), f'{capitalized(layer.title)}: ' + '; '.join(
                     f'{title}, β = {number(beta)}, α = {number(alpha)}, weights from '
                     f'{span(weights)}' for title, weights, _, alpha, beta in filters) + '.')
 
@@ -64,53 +71,54 @@ def evenly_spaced_filters(layer: Layer) -> list[tuple]:
             for i in order[places].tolist()]
 
 
-def add_errors(page: Page, layers: list[Layer], binarizer: str):
-    page.text('What the same latent weights W lose when they are binarized to W~ by each method: '
-              'the relative error ‖W − W~‖²/‖W‖², in float64. 0 would be no loss; 1 is the loss of '
-              f'setting all weights to 0. The network was trained under {binarizer}, and its '
-              'weights have adapted to that.')
-    page.table(['method', 'name', 'α and β'], [(name, method.title, method.formula)
-                                               for name, method in binarize.METHODS.items()])
-    relative = {method: [layer.relative_error(method) for layer in layers]
-                for method in binarize.METHODS}
-    numbers = [layer.number for layer in layers]
-    page.figure('errors', 'Relative error ‖W − W~‖²/‖W‖² of all weights of a convolution (no unit) '
-                'under the methods that lose less than everything (above), and by how many percent '
-                'the closest exceed dab, the smallest possible (below); the lines only guide the '
-                'eye.', figures.errors(numbers, relative),
-                'Relative error, its smallest and largest: ' + '; '.join(
-                    f'{method} {extremes(numbers, errors)}' for method, errors in relative.items())
-                + '.')
-    digits = {method: 4 if max(errors) < 10 else 1 for method, errors in relative.items()}
-    rows = [error_row(layer, digits) for layer in layers]
-    page.long_table(f'The errors of all {len(rows)} convolutions',
-                    ['convolution', 'name', 'filters', 'n', 'mean K/n', *relative, 'dab / xnor',
-                     'filters with dab > xnor'], rows)
-    add_filter_errors(page, layers, binarizer, figures.on_scale(relative))
+def histograms(filters: list[tuple]) -> Figure:
+    """A histogram of every (title, weights (n,), mask (n,), alpha, beta), the groups apart."""
+    figure, axes = panel_grid(len(filters), len(filters), 1.7)
+    for ax, (title, weights, mask, alpha, beta) in zip(axes, filters):
+        boundary = (alpha + beta) / 2
+        edges = edges_around(boundary, weights)
+        for group, style in ((~mask, BETA), (mask, ALPHA)):
+            counts = np.histogram(weights[group], edges)[0]
+            ax.stairs(counts, edges, fill=True, linewidth=0.4, **style)
+        for value, line in ((alpha, '-'), (beta, '--')):
+            ax.axvline(value, color='black', linestyle=line, linewidth=1.6)
+        ax.axvline(boundary, color='black', linestyle=':', linewidth=1.3)
+        ax.set(title=title, xlabel='weight')
+        ax.locator_params(axis='x', nbins=5)
+    axes[0].set_ylabel('number of weights')
+    legend_above(figure, [
+        *(Line2D([], [], color='black', linestyle=line, label=label)
+          for label, line in (('β', '--'), ('boundary', ':'), ('α', '-'))),
+        Patch(**BETA, label='weights that become β'),
+        Patch(**ALPHA, label='weights that become α')])
+    return figure
 
 
-def error_row(layer: Layer, methods: dict[str, int]) -> tuple:
-    """A row of the table of errors; methods: {name: digits after the point}."""
-    ratio = layer.errors['dab'].sum() / layer.errors['xnor'].sum()
-    errors = [f'{layer.relative_error(method):,.{digits}f}' for method, digits in methods.items()]
-    return (layer.number, layer.name, len(layer.projected), layer.projected[0].numel(),
-            f'{layer.shares.mean():.3f}', *errors, f'{ratio:.4f}', layer.worse_filters())
+def edges_around(boundary: float, weights: np.ndarray) -> np.ndarray:
+    """The edges of a histogram, one of them at the boundary, so that no bar lies on both sides."""
+    low, high = weights.min(), weights.max()
+    bars = min(40, max(8, round(math.sqrt(len(weights)))))
+    step = max(high - low, 1e-12) / bars
+    first, last = math.floor((low - boundary) / step), math.ceil((high - boundary) / step)
+    return boundary + step * np.arange(first, last + 1)
 
 
-def add_filter_errors(page: Page, layers: list[Layer], binarizer: str, on_scale: list[str]):
-    """Compare dab filter by filter with xnor and with the network's own method."""
-    worse = sum(layer.worse_filters() for layer in layers)
-    filters = sum(len(layer.projected) for layer in layers)
-    page.text(f'The error of dab exceeds that of xnor on {worse} of {filters} filters (differences '
-              f'below {ROUNDING:g} of ‖W‖², which are rounding, not counted). It never should, '
-              'since dab minimizes this error.')
-    others = ['xnor'] + [binarizer] * (binarizer in on_scale and binarizer not in ('dab', 'xnor'))
-    dab, *errors = (torch.cat([layer.errors[method] / layer.norms for layer in layers])
-                    for method in ('dab', *others))
-    page.figure('filters', 'Relative error of each single filter (no unit) under dab (vertical) '
-                f'and under {" and ".join(others)} (horizontal). Below the dotted line dab loses '
-                'less.', figures.error_pairs(dab.numpy(), {
-                    method: values.numpy() for method, values in zip(others, errors)}),
-                '; '.join(f'In the median, a filter loses {number(dab.median().item())} under dab '
-                          f'and {number(values.median().item())} under {method}'
-                          for method, values in zip(others, errors)) + '.')
+def spread(numbers: list[int], shares: list, alphas: list, betas: list) -> Figure:
+    """Box plots over the filters of each convolution: K/n above, α and β below."""
+    figure = Figure(figsize=(WIDTH, 4.6), layout='constrained')
+    above, below = figure.subplots(2, sharex=True)
+    places = np.arange(len(numbers))
+    common = dict(patch_artist=True, whis=(5, 95), showfliers=False,
+                  medianprops=dict(color='black', linewidth=1.4))
+    above.boxplot(shares, positions=places, widths=0.45, boxprops=dict(facecolor='#d5e5f1'),
+                  **common)
+    above.axhline(0.5, **REFERENCE)
+    above.set_ylabel('K/n')
+    for values, shift, style in ((alphas, -0.19, ALPHA), (betas, 0.19, BETA)):
+        below.boxplot(values, positions=places + shift, widths=0.32, boxprops=style, **common)
+    below.axhline(0, **REFERENCE)
+    below.set_ylabel('weight')
+    below.legend(handles=[Patch(**ALPHA, label='α'), Patch(**BETA, label='β')],
+                 loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+    name_convolutions(below, numbers)
+    return figure
