@@ -3,7 +3,7 @@
     data = datasets.load('tuberlin', 'data/tuberlin', inpsize=225)
     image, label = data.train[0]    # float32 (1, 225, 225), int
 
-    birds = datasets.spec('folder:birds', channels=3)       # one's own images, see own.py
+    birds = datasets.spec('folder:birds', channels=3)       # one's own images, see load
     data = datasets.load(birds, 'data/birds', inpsize=224)
     data.spec       # birds with the normalization measured of its training images
 
@@ -16,6 +16,7 @@ what a network of imagenet12 is to classify (--classify, experiment.load) is tur
 """
 from utils.system.errors import InputError      # first: utils prepares for signals and for torch
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,24 +25,31 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from datasets import cache, cifar, doodles, folders, transforms
+from datasets import doodles, transforms
 from datasets.augmentation import MIN_CROP
-from datasets.classes import nfc, shown
-from datasets.folders import image_files
-from datasets.identity import fingerprint, folder_of, image_names, names_digest
-from datasets.images import ImageError, as_channels, read_image
-from datasets.ink import INK, paper_fault
-from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, name_of_folder
-from datasets.squares import Squares
+from datasets.items import (
+    Squares, Transformed, TransformedSquares, fingerprint, folder_of, image_names, names_digest)
+from datasets.names import OWN, data_name, is_own, name_of_folder, nfc, shown
 from datasets.transforms import center, pixels
 
+# Names of modules that are imported when they are needed: doodles need none of them.
+IN_MODULES = {'ImageError': 'images', 'as_channels': 'images', 'paper_fault': 'images',
+              'read_image': 'images', 'image_files': 'files'}
 __all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
-           'ImageError', 'as_channels', 'center', 'crops_a_share', 'data_name', 'fingerprint',
-           'folder_of', 'image_files', 'image_names', 'is_own', 'load', 'name_of_folder', 'names',
-           'names_digest', 'nfc', 'normalization', 'paper_fault', 'pixels', 'read_image', 'shown',
-           'spec', 'transform']
+           'center', 'crops_a_share', 'data_name', 'fingerprint', 'folder_of', 'image_names',
+           'is_own', 'load', 'name_of_folder', 'names', 'names_digest', 'nfc', 'normalization',
+           'pixels', 'shown', 'spec', 'transform', *IN_MODULES]
 
+INK = 'auto', 'dark', 'light'   # how sketches in files are drawn; see images.as_channels
+KINDS = {1: 'sketches, dark on light', 3: 'photographs'}    # by channels
+KINDS_LISTED = ', '.join(f'{channels} for {kind}' for channels, kind in KINDS.items())
 SPLITS = 'train', 'val', 'test'
+
+
+def __getattr__(name):
+    if name not in IN_MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'datasets.{IN_MODULES[name]}'), name)
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Data:
-    train: transforms.Transformed   # items (tensor, label); call set_epoch(epoch) before each epoch
-    val: transforms.Transformed     # of the split that load was asked for
+    train: Transformed   # items (tensor, label); call set_epoch(epoch) before each epoch
+    val: Transformed     # of the split that load was asked for
     classes: list[str]  # in the order of the labels
     spec: DatasetSpec
     in_folders: bool    # image files in folders, to which skipBroken applies
@@ -85,7 +93,12 @@ class Data:
 
 def from_folders(*names: str, upright: bool = True) -> Callable:
     """The `find` of a dataset in data_dir or in a subfolder of these names; upright: see Folder."""
-    return partial(folders.find, names=names, upright=upright)
+    return partial(find_in, module='folders', names=names, upright=upright)
+
+
+def find_in(*arguments, module: str, **options):
+    """The `find` of a module of datasets, which is imported only now."""
+    return importlib.import_module(f'datasets.{module}').find(*arguments, **options)
 
 
 DATASETS = {
@@ -99,11 +112,11 @@ DATASETS = {
         from_folders('imagenet12', 'imagenet', upright=False)),    # as published
     'cifar10': DatasetSpec(
         transforms.thumbnails, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261),
-        partial(cifar.find, name='cifar10', official='CIFAR10')),
+        partial(find_in, module='cifar', name='cifar10', official='CIFAR10')),
     'cifar100': DatasetSpec(
         transforms.thumbnails,
         (129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255),
-        partial(cifar.find, name='cifar100', official='CIFAR100')),
+        partial(find_in, module='cifar', name='cifar100', official='CIFAR100')),
     'doodles': DatasetSpec(transforms.sketches, (0.06,), (0.93,), doodles.find),
 }
 
@@ -163,7 +176,7 @@ def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False,
 def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop: bool = False,
          seed: int = 0, plain: bool = False, skipBroken: bool = False, split: str = 'val',
          classes: Sequence[str] = ()) -> Data:
-    """The training and validation images of the dataset, transformed.
+    """Load the training and validation images of the dataset, transformed.
 
     `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
@@ -175,52 +188,45 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     the sorted names of the folders, or `classes` where these are the same in another order.
     """
     spec = _spec(dataset)
-    train, val, classes = _find(spec, data_dir, split, classes)
-    in_folders = isinstance(train, folders.Folder)
-    are_cached = in_folders and spec.is_sketch and not plain
-    if in_folders and skipBroken and not are_cached:
-        train, val = (cache.readable(images) for images in (train, val))
+    *images, found = spec.find(data_dir, spec.channels, split=split)    # of training, of the split
+    in_folders, order = folder_of(images[0]) is not None, found
+    if in_folders:
+        order = list(classes) if sorted(classes) == found else found
+        images = [part.read_as(spec.ink, found, order) for part in images]
     steps = spec.steps(inpsize, spec.minCrop)
-    if steps.enough and not plain:
-        train, val = (replace(images, enough=enough)
-                      for images, enough in zip((train, val), steps.enough))
-    if in_batches := steps.in_batches and not plain:
-        to_square = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
-        train, val = (cache.squares(images, to_square, skipBroken) if are_cached
-                      else Squares(images, to_square) for images in (train, val))
-    measured = 0
-    if not spec.is_measured:
-        seen = train if in_batches else replace(train, enough=val.enough)
-        spec, measured = _measure(spec, seen, steps)
-    options = steps, inpsize, spec.mean, spec.std
-    train = _transformed(train, seed, in_batches, *options, True)
-    val = _transformed(val, seed, in_batches, *options, False, tenCrop)
-    return Data(train, val, classes, spec, in_folders, measured)
-
-
-def _find(spec, data_dir, split, classes):
-    train, val, found = spec.find(data_dir, spec.channels, split=split)
-    if not isinstance(train, folders.Folder):
-        return train, val, found
-    order = list(classes) if sorted(classes) == found else found
-    return *(images.read_as(spec.ink, found, order) for images in (train, val)), order
-
-
-def _transformed(images, seed, in_batches, *options):
+    in_batches, measured = steps.in_batches and not plain, 0
+    if in_folders and skipBroken and not (in_batches and spec.is_sketch):
+        from datasets import cache
+        images = [cache.readable(part) for part in images]
     if in_batches:
-        return transforms.TransformedSquares(images, transforms.SquareTransform(*options), seed)
-    return transforms.Transformed(images, transforms.compose(*options), seed)
+        images = [_squares(part, steps, spec, inpsize, skipBroken) for part in images]
+    elif steps.enough and not plain:
+        images = [replace(part, enough=enough) for part, enough in zip(images, steps.enough)]
+    if not spec.is_measured:
+        spec, measured = _measured(spec, steps, *images)
+    kind, transform = ((TransformedSquares, transforms.SquareTransform) if in_batches else
+                       (Transformed, transforms.compose))
+    options = steps, inpsize, spec.mean, spec.std
+    train = kind(images[0], transform(*options, True), seed)
+    val = kind(images[1], transform(*options, False, tenCrop), seed)
+    return Data(train, val, order, spec, in_folders, measured)
 
 
-def _measure(spec, images, steps):
-    """The spec with the normalization of the images, squares or PIL images, and of how many."""
-    to_square = transforms.before_crop(steps)
+def _squares(images, steps, spec, inpsize, skipBroken):
+    """The squares of the images, from a cache file where they are sketches in folders."""
+    transform = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
+    if not (spec.is_sketch and folder_of(images)):
+        return Squares(images, transform)
+    from datasets import cache
+    return cache.squares(images, transform, skipBroken)
 
-    def square(index):
-        if isinstance(images, folders.Folder):
-            return to_square(images[index][0])
-        return images.take([index])[0][0]
-    mean, std, count = measure(square, len(images))
+
+def _measured(spec, steps, train, val):
+    """The spec with the normalization of the training images, and how many were measured."""
+    from datasets import measure
+    if not steps.in_batches:    # decoded like validation's, which are not cropped
+        train = replace(train, enough=val.enough)
+    mean, std, count = measure.measure(train, steps)
     return replace(spec, mean=tuple(mean), std=tuple(std), is_measured=True), count
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from datasets.transforms import Transformed, TransformedSquares
+from datasets.items import Transformed, TransformedSquares
 from utils.system import devices
 from utils.system.errors import InputError
 

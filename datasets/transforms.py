@@ -8,7 +8,6 @@ through torchvision's transforms, which are imported where they are used, since 
 as importing PyTorch.
 """
 import math
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datasets.augmentation import MIN_CROP, RATIO, SketchAugmentation, ThumbnailAugmentation
 
@@ -174,49 +172,3 @@ class SquareTransform:
         for channel, mean, std in zip(images.unbind(1), self.mean, self.std):
             channel.sub_(mean).div_(std)
         return images
-
-
-class Transformed(Dataset):
-    """Items (tensor, label) from a sequence of (PIL image, label), one by one.
-
-    All randomness in an item is drawn from (seed, epoch, index), whichever process makes it, and
-    the global random state is left alone. The epoch is in shared memory, so that persistent workers
-    see it change.
-    """
-
-    def __init__(self, images, transform, seed):
-        self.images, self.transform, self.seed = images, transform, seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        image, label = self.images[index]
-        rng = random.Random(f'{self.seed} {int(self.epoch)} {index}')
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would reseed the GPUs too
-            torch.default_generator.manual_seed(rng.getrandbits(63))
-            return self.transform(image), label
-
-
-class TransformedSquares(Transformed):
-    """Transformed, from a sequence of squares (squares.py) in batches, by a SquareTransform.
-
-    What chance decides of an image is a function of (seed, epoch, index) here too.
-    """
-
-    def draw(self, indices: Sequence[int]) -> Tensor:
-        """What chance decides of these images in this epoch; see SquareTransform."""
-        return self.transform.draw(self.seed, int(self.epoch), indices)
-
-    def __getitem__(self, index):
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices):
-        """The items of these indices, which a DataLoader asks for at once."""
-        squares, labels = self.images.take(indices)
-        return list(zip(self.transform(squares, self.draw(indices)), labels))

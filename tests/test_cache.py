@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets import cache, folders, made_once, prepare
-from datasets.squares import Squares
+from datasets.items import Squares
 from datasets.transforms import side_before_crop
 from utils.system import files
 from utils.system.errors import InputError, RunError
@@ -126,7 +126,8 @@ def test_each_inpsize_has_its_own(root, home):
 def arguments_of(path, inpsize=32):
     """Those that open a cache file of 6 images, of 3 each of 2 classes."""
     side = side_before_crop(inpsize)
-    return path, path.read_bytes()[-32:], [0, 0, 0, 1, 1, 1], (1, side, side)
+    images = folders.Folder(path.parent, [(str(number), number // 3) for number in range(6)], 1)
+    return path, path.read_bytes()[-32:], images, (1, side, side)
 
 
 def side(path):

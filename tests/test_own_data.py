@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import datasets
 import main
 import opts
-from datasets import own
+from datasets import measure as measuring
 from utils import experiment, packed
 from utils.compare import __main__ as compare
 from utils.compare import output
@@ -74,7 +74,7 @@ def model(run, tmp_path_factory):
 
 @pytest.fixture
 def never_measured(monkeypatch):
-    monkeypatch.setattr(datasets, 'measure', None)
+    monkeypatch.setattr(measuring, 'measure', None)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_photographs_are_measured_evenly_spaced(tmp_path, monkeypatch):
     for name, color in ('ant', (255, 0, 51)), ('bee', (51, 102, 51)):
         for path in sorted((tmp_path / 'train' / name).iterdir()):
             Image.new('RGB', (40, 50), color).save(path)
-    monkeypatch.setattr(own, 'MEASURED', 2)     # the first of each class
+    monkeypatch.setattr(measuring, 'MEASURED', 2)     # the first of each class
     spec = datasets.spec('folder:x', 3)
     with pytest.raises(InputError, match='all pixels of the training images have the same value in a channel'):
         datasets.load(spec, tmp_path, 32)
@@ -205,7 +205,7 @@ def test_a_resumed_run_never_measures_again(run, birds, tmp_path, monkeypatch):
     shutil.copytree(birds, moved)
     Image.new('L', (90, 90)).save(moved / 'train' / 'bar' / 'new.png')      # would change what is measured
     (moved / 'train' / 'bar' / 'new.png').rename(tmp_path / 'new.png')
-    monkeypatch.setattr(datasets, 'measure', None)
+    monkeypatch.setattr(measuring, 'measure', None)
     main.main([f'--resume={tmp_path}/short/last.pth.tar', '--epochs=2', '--dataset=folder', f'--data_dir={moved}'])
     whole, resumed = (read_checkpoint(folder / 'last.pth.tar') for folder in (run, tmp_path / 'short'))
     assert all(torch.equal(whole['model'][name], tensor) for name, tensor in resumed['model'].items())
@@ -300,8 +300,8 @@ def test_a_checkpoint_older_than_the_flags(run, birds, tmp_path, refused):
 def test_a_comparison_measures_once_for_all_cells(birds, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, 'call_in_new_process', lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(output, 'write', lambda folder, text, *_: (folder / 'compare.md').write_text(text))
-    measure, calls = datasets.measure, []
-    monkeypatch.setattr(datasets, 'measure', lambda *arguments: calls.append(1) or measure(*arguments))
+    measure, calls = measuring.measure, []
+    monkeypatch.setattr(measuring, 'measure', lambda *arguments: calls.append(1) or measure(*arguments))
     flags = ['--model_def=sketchanet', '--methods=dab', '--inputs=real', '--seeds=1', *FLAGS[:4], '--inpsize=81', '--epochs=1',
              f'--logdir={tmp_path}']
     compare.main([*flags, f'--data_dir={birds}'])

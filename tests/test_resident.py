@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 import datasets
 import main
-from datasets import augmentation, chance, resident
+from datasets import augmentation, resident
 from datasets.resident import DeviceLoader
 from utils.bench import __main__ as bench
 from utils.experiment import from_command
@@ -50,10 +50,10 @@ def batches(loader):
 
 def test_splitmix64():
     """The published stream of the seed 1234567, and numbers that are as even as chance allows."""
-    steps = np.uint64(chance.GOLDEN) * np.arange(1, 4, dtype=np.uint64)
-    assert chance._mix(np.uint64([1234567]) + steps).tolist() == [
+    steps = np.uint64(augmentation.GOLDEN) * np.arange(1, 4, dtype=np.uint64)
+    assert augmentation._mix(np.uint64([1234567]) + steps).tolist() == [
         6457827717110365317, 3203168211198807973, 9817491932198370423]
-    numbers = chance.uniform(0, 0, range(2000), 42)
+    numbers = augmentation.uniform(0, 0, range(2000), 42)
     assert 0 <= numbers.min() and numbers.max() < 1 and len(np.unique(numbers)) == numbers.size
     counts = np.histogram(numbers, 100)[0]
     assert ((counts - 840) ** 2 / 840).sum() < 149      # chi squared of 99 degrees, p = .001
@@ -62,10 +62,10 @@ def test_splitmix64():
 
 
 def test_numbers_are_a_function_of_seed_epoch_and_index():
-    numbers = chance.uniform(1, 2, range(100), 5)
-    assert np.array_equal(chance.uniform(1, 2, [70, 3], 5), numbers[[70, 3]])
-    assert np.array_equal(chance.uniform(1, 2, [70], 9)[:, :5], numbers[[70]])
-    others = [chance.uniform(*key, range(100), 5) for key in ((2, 1), (1, 3), (0, 2), (2 ** 63, 2))]
+    numbers = augmentation.uniform(1, 2, range(100), 5)
+    assert np.array_equal(augmentation.uniform(1, 2, [70, 3], 5), numbers[[70, 3]])
+    assert np.array_equal(augmentation.uniform(1, 2, [70], 9)[:, :5], numbers[[70]])
+    others = [augmentation.uniform(*key, range(100), 5) for key in ((2, 1), (1, 3), (0, 2), (2 ** 63, 2))]
     assert len(np.unique(np.stack([numbers, *others]))) == 2500
 
 

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from datasets import prepare
-from datasets.archives import ArchivedSketch
-from datasets.splits import Split, split_sketches
+from datasets.splits import ArchivedSketch, Split, split_sketches
 from utils.system.errors import InputError
 
 SOURCE = Path('archive.zip')
