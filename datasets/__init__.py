@@ -3,7 +3,7 @@
     data = datasets.load('tuberlin', 'data/tuberlin', inpsize=225)
     image, label = data.train[0]    # float32 (1, 225, 225), int
 
-    birds = datasets.spec('folder:birds', channels=3)       # one's own images, see load
+    birds = datasets.spec('folder:birds', channels=3)       # a user's own images
     data = datasets.load(birds, 'data/birds', inpsize=224)
     data.spec       # birds with the normalization measured of its training images
 
@@ -28,17 +28,17 @@ from torch import Tensor
 from datasets import doodles, transforms
 from datasets.augmentation import MIN_CROP
 from datasets.items import (
-    Squares, Transformed, TransformedSquares, fingerprint, folder_of, image_names, names_digest)
-from datasets.names import OWN, data_name, is_own, name_of_folder, nfc, shown
+    Squares, Transformed, TransformedSquares, folder_of, image_names, names_digest)
+from datasets.names import OWN, data_name, is_own, name_of_folder, nfc
 from datasets.transforms import center, pixels
 
 # Names of modules that are imported when they are needed: doodles need none of them.
 IN_MODULES = {'ImageError': 'images', 'as_channels': 'images', 'paper_fault': 'images',
-              'read_image': 'images', 'image_files': 'files'}
+              'read_image': 'images', 'image_files': 'files', 'shown': 'folders'}
 __all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
            'center', 'crops_a_share', 'data_name', 'fingerprint', 'folder_of', 'image_names',
            'is_own', 'load', 'name_of_folder', 'names', 'names_digest', 'nfc', 'normalization',
-           'pixels', 'shown', 'spec', 'transform', *IN_MODULES]
+           'pixels', 'spec', 'transform', *IN_MODULES]
 
 INK = 'auto', 'dark', 'light'   # how sketches in files are drawn; see images.as_channels
 KINDS = {1: 'sketches, dark on light', 3: 'photographs'}    # by channels
@@ -91,14 +91,14 @@ class Data:
         return self.spec.channels
 
 
+def find_by(module: str, *arguments, **options):
+    """Import a module of datasets, and call its `find`."""
+    return importlib.import_module(f'datasets.{module}').find(*arguments, **options)
+
+
 def from_folders(*names: str, upright: bool = True) -> Callable:
     """The `find` of a dataset in data_dir or in a subfolder of these names; upright: see Folder."""
-    return partial(find_in, module='folders', names=names, upright=upright)
-
-
-def find_in(*arguments, module: str, **options):
-    """The `find` of a module of datasets, which is imported only now."""
-    return importlib.import_module(f'datasets.{module}').find(*arguments, **options)
+    return partial(find_by, 'folders', names=names, upright=upright)
 
 
 DATASETS = {
@@ -112,29 +112,30 @@ DATASETS = {
         from_folders('imagenet12', 'imagenet', upright=False)),    # as published
     'cifar10': DatasetSpec(
         transforms.thumbnails, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261),
-        partial(find_in, module='cifar', name='cifar10', official='CIFAR10')),
+        partial(find_by, 'cifar', name='cifar10', official='CIFAR10')),
     'cifar100': DatasetSpec(
         transforms.thumbnails,
         (129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255),
-        partial(find_in, module='cifar', name='cifar100', official='CIFAR100')),
+        partial(find_by, 'cifar', name='cifar100', official='CIFAR100')),
     'doodles': DatasetSpec(transforms.sketches, (0.06,), (0.93,), doodles.find),
 }
 
 
 def names() -> list[str]:
-    """The names of all datasets, without that of one's own images, OWN."""
+    """The names of all datasets, without that of a user's own images, OWN."""
     return list(DATASETS)
 
 
 def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = None,
          std: Sequence[float] | None = None, ink: str = 'dark',
          minCrop: float = MIN_CROP) -> DatasetSpec:
-    """The DatasetSpec of a dataset; channels, mean and std are those of one's own, 'folder:NAME'.
+    """The DatasetSpec of a dataset. channels, mean and std are for a user's own, 'folder:NAME'.
 
     channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
     load is to measure them. ink, minCrop: see DatasetSpec. Raises InputError.
     """
-    return replace(_spec_of(name, channels, mean, std), ink=ink, minCrop=minCrop)
+    return replace(_own_spec(name, channels, mean, std) if is_own(name) else _spec(name),
+                   ink=ink, minCrop=minCrop)
 
 
 def crops_a_share(name: str) -> bool:
@@ -142,9 +143,7 @@ def crops_a_share(name: str) -> bool:
     return is_own(name) or _spec(name).steps is not transforms.thumbnails
 
 
-def _spec_of(name, channels, mean, std):
-    if not is_own(name):
-        return _spec(name)
+def _own_spec(name, channels, mean, std):
     if channels not in KINDS:
         raise InputError(f'the dataset {name} needs a number of channels: {KINDS_LISTED}')
     steps = transforms.sketches if channels == 1 else transforms.photographs
@@ -203,13 +202,14 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     elif steps.enough and not plain:
         images = [replace(part, enough=enough) for part, enough in zip(images, steps.enough)]
     if not spec.is_measured:
-        spec, measured = _measured(spec, steps, *images)
-    kind, transform = ((TransformedSquares, transforms.SquareTransform) if in_batches else
-                       (Transformed, transforms.compose))
+        from datasets import measure
+        spec, measured = measure.measured(spec, steps, *images)
+    items, transform = ((TransformedSquares, transforms.SquareTransform) if in_batches else
+                        (Transformed, transforms.compose))
     options = steps, inpsize, spec.mean, spec.std
-    train = kind(images[0], transform(*options, True), seed)
-    val = kind(images[1], transform(*options, False, tenCrop), seed)
-    return Data(train, val, order, spec, in_folders, measured)
+    return Data(items(images[0], transform(*options, True), seed),
+                items(images[1], transform(*options, False, tenCrop), seed),
+                order, spec, in_folders, measured)
 
 
 def _squares(images, steps, spec, inpsize, skipBroken):
@@ -221,13 +221,14 @@ def _squares(images, steps, spec, inpsize, skipBroken):
     return cache.squares(images, transform, skipBroken)
 
 
-def _measured(spec, steps, train, val):
-    """The spec with the normalization of the training images, and how many were measured."""
-    from datasets import measure
-    if not steps.in_batches:    # decoded like validation's, which are not cropped
-        train = replace(train, enough=val.enough)
-    mean, std, count = measure.measure(train, steps)
-    return replace(spec, mean=tuple(mean), std=tuple(std), is_measured=True), count
+def fingerprint(images: Transformed) -> str:
+    """A key of the images, which changes where their files do."""
+    if hasattr(images.images, 'key'):       # of the cache file
+        return images.images.key.hex()
+    if folder_of(images) is None:
+        return str(len(images))
+    from datasets import cache
+    return cache.fingerprint(folder_of(images))
 
 
 def _spec(dataset):

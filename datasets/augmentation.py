@@ -3,7 +3,7 @@
 An augmentation is made for one size of the network's input and has
 
     side                                    of the uint8 squares (N, C, side, side) that it takes
-    draw(seed, epoch, indices)              what chance decides of each image: float32 (N, numbers)
+    draw(seed, epoch, indices)              random numbers of each image: float32 (N, numbers)
     augment(squares, drawn)                 float32 images (N, C, inpsize, inpsize), values 0..255
 
 The distribution is that of torchvision's transforms of these names, to which tests compare it.

@@ -1,4 +1,4 @@
-"""What decoding all images once tells: the squares of sketches, and which images are broken.
+"""Cache what decoding all images once finds: squares of sketches, and which images are broken.
 
 The squares of a folder lie in one file, which all processes map into memory.
 """

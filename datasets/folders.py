@@ -4,6 +4,7 @@ Validation takes val/, or test/ where there is no val/. Only the folders of trai
 split that is asked for are looked at.
 """
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from datasets.files import (
     files_below, holds, images_and_others, is_hidden, is_image_file, warn, warn_left_out)
 from datasets.images import LONGEST, ImageError, read_image
-from datasets.names import nfc, shown
+from datasets.names import nfc
 from utils.system.errors import InputError
 
 
@@ -185,3 +186,24 @@ def summary(names: Collection[str], others: Collection[str] = ()) -> str:
     """The first of the names and how many more there are; see shown."""
     first, *more = sorted(names)
     return shown(first, others) + (f' (and {len(more)} more)' if more else '')
+
+
+def shown(name: str, others: Collection[str]) -> str:
+    """The name as a sentence shows it: with escapes where one of the others looks like it."""
+    return ascii(name) if any(looks_like(name, other) for other in others) else name
+
+
+def looks_like(one: str, other: str) -> bool:
+    """Whether two different names may look alike: by invisible characters, or other scripts."""
+    if one == other:
+        return False
+    one, other = (''.join(character for character in unicodedata.normalize('NFKC', name)
+                          if unicodedata.category(character)[0] not in 'CZ')
+                  for name in (one, other))
+    return len(one) == len(other) and all(
+        a == b or not (a + b).isascii() and script(a) != script(b) for a, b in zip(one, other))
+
+
+def script(character: str) -> str:
+    """LATIN, CYRILLIC, GREEK, …"""
+    return unicodedata.name(character, '').partition(' ')[0]

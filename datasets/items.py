@@ -9,7 +9,6 @@ import random
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -18,8 +17,6 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.transforms import SquareTransform
-
-Result = TypeVar('Result')
 
 
 class Transformed(Dataset):
@@ -43,8 +40,7 @@ class Transformed(Dataset):
     def __getitem__(self, index):
         image, label = self.images[index]
         rng = random.Random(f'{self.seed} {int(self.epoch)} {index}')
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would reseed the GPUs too
+        with torch.random.fork_rng(devices=[]):     # torch.manual_seed would reseed the GPUs too
             torch.default_generator.manual_seed(rng.getrandbits(63))
             return self.transform(image), label
 
@@ -52,11 +48,11 @@ class Transformed(Dataset):
 class TransformedSquares(Transformed):
     """Transformed, from a sequence of squares (see Squares) in batches, by a SquareTransform.
 
-    What chance decides of an image is a function of (seed, epoch, index) here too.
+    The random numbers of an image are a function of (seed, epoch, index) here too.
     """
 
     def draw(self, indices: Sequence[int]) -> Tensor:
-        """What chance decides of these images in this epoch; see SquareTransform."""
+        """Draw the random numbers of these images in this epoch; see SquareTransform."""
         return self.transform.draw(self.seed, int(self.epoch), indices)
 
     def __getitem__(self, index):
@@ -96,8 +92,8 @@ class Squares:
         return self.transform.square(image), label
 
 
-def in_threads(function: Callable[[int], Result], count: int, title: str) -> Iterator[Result]:
-    """function(0), function(1), … in order, by threads, since Pillow releases the GIL."""
+def in_threads(function: Callable[[int], object], count: int, title: str) -> Iterator:
+    """Yield function(0), function(1), … in order, by threads, since Pillow releases the GIL."""
     threads = os.cpu_count() or 1
     indices = iter(tqdm(range(count), title, disable=None, unit=' images'))
     with ThreadPoolExecutor(threads) as pool:
@@ -113,16 +109,6 @@ def folder_of(images):
     while hasattr(images, 'images'):    # of Transformed, and of Squares or CachedSquares
         images = images.images
     return images if hasattr(images, 'samples') else None
-
-
-def fingerprint(images: Transformed) -> str:
-    """A key of the images, which changes where their files do."""
-    if hasattr(images.images, 'key'):
-        return images.images.key.hex()
-    if folder := folder_of(images):
-        from datasets import cache
-        return cache.fingerprint(folder)
-    return str(len(images))
 
 
 def image_names(images: Transformed, below: bool = False) -> list[str]:

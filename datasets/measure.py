@@ -1,5 +1,6 @@
 """Measure the normalization of a user's own images."""
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,14 @@ from utils.system.errors import InputError
 
 MEASURED = 2000     # images
 DECIMALS = 4
+
+
+def measured(spec, steps: Steps, train: Sequence, val: Sequence) -> tuple:
+    """The DatasetSpec with the normalization of the training images, and how many were measured."""
+    if not steps.in_batches:    # decoded like validation's, which are not cropped
+        train = replace(train, enough=val.enough)
+    mean, std, count = measure(train, steps)
+    return replace(spec, mean=tuple(mean), std=tuple(std), is_measured=True), count
 
 
 def measure(images: Sequence, steps: Steps) -> tuple[list[float], list[float], int]:

@@ -7,7 +7,6 @@ store one character (NFC).
 """
 import os
 import unicodedata
-from collections.abc import Collection
 
 OWN = 'folder'
 MAX_NAME = 50       # characters, which leaves room in the name of a run's folder
@@ -33,24 +32,3 @@ def name_of_folder(data_dir: str) -> str:
 def nfc(name: str) -> str:
     """The name, or path, in the Unicode form NFC, in which names are compared and recorded."""
     return unicodedata.normalize('NFC', name)
-
-
-def shown(name: str, others: Collection[str]) -> str:
-    """The name as a sentence shows it: with escapes where one of the others looks like it."""
-    return ascii(name) if any(looks_like(name, other) for other in others) else name
-
-
-def looks_like(one: str, other: str) -> bool:
-    """Whether two different names may look alike: by invisible characters, or other scripts."""
-    if one == other:
-        return False
-    one, other = (''.join(character for character in unicodedata.normalize('NFKC', name)
-                          if unicodedata.category(character)[0] not in 'CZ')
-                  for name in (one, other))
-    return len(one) == len(other) and all(
-        a == b or not (a + b).isascii() and script(a) != script(b) for a, b in zip(one, other))
-
-
-def script(character: str) -> str:
-    """LATIN, CYRILLIC, GREEK, …"""
-    return unicodedata.name(character, '').partition(' ')[0]

@@ -1,4 +1,4 @@
-"""Data on the device: a whole set as uint8 squares, from which batches are made without workers."""
+"""A whole split on the device as uint8 squares, from which batches are made without workers."""
 import ctypes
 import itertools
 import math

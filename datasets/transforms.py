@@ -1,11 +1,10 @@
 """From a PIL image, or from a batch of squares, to what a network sees.
 
-Each kind of image is a function (inpsize, minCrop) -> Steps; minCrop is the smallest share of its
-area that a random crop of an image keeps. Validation takes the center crop or ten crops of what
-before_crop makes; of sketches and thumbnails that is a square of uint8 of the same side for all
-images, from which training batches are augmented too (augmentation.py). Photographs go one by one
-through torchvision's transforms, which are imported where they are used, since that takes as long
-as importing PyTorch.
+Each kind of image is a function (inpsize, minCrop) -> Steps. Validation takes the center crop or
+ten crops of what before_crop makes; of sketches and thumbnails that is a uint8 square of one side
+for all images, from which training batches are augmented too (augmentation.py). Photographs go one
+by one through torchvision's transforms. torchvision is imported where it is used, since that takes
+as long as importing PyTorch.
 """
 import math
 from collections.abc import Callable, Sequence
@@ -129,7 +128,7 @@ def center(image: Tensor) -> Tensor:
 
 
 def pixels(image: Tensor, spec) -> Tensor:
-    """What a network sees of an image, or of its center crop, normalized as the DatasetSpec says.
+    """The pixels of a normalized image, or of its center crop, as a network sees them.
 
     (C, h, w) in [0, 1]; sketches are dark on light.
     """
@@ -139,7 +138,7 @@ def pixels(image: Tensor, spec) -> Tensor:
 
 
 class SquareTransform:
-    """What compose does, of a batch and on any device; for Steps that augment in batches."""
+    """Transform a batch on any device as compose does an image; for Steps that augment batches."""
 
     def __init__(self, steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[float],
                  train: bool = False, tenCrop: bool = False):
@@ -149,7 +148,7 @@ class SquareTransform:
         self.augmentation = steps.augment if train else None
 
     def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> Tensor:
-        """What chance decides of the images of these indices: (len(indices), numbers)."""
+        """Draw the random numbers of the images of these indices: (len(indices), numbers)."""
         if self.augmentation is None:
             return torch.empty(len(indices), 0)
         return torch.from_numpy(self.augmentation.draw(seed, epoch, indices))
