@@ -74,8 +74,8 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Data:
-    train: Transformed   # items (tensor, label); call set_epoch(epoch) before each epoch
-    val: Transformed     # of the split that load was asked for
+    train: Transformed  # items (tensor, label); call set_epoch(epoch) before each epoch
+    val: Transformed    # of the split that load was asked for
     classes: list[str]  # in the order of the labels
     spec: DatasetSpec
     in_folders: bool    # image files in folders, to which skipBroken applies
@@ -162,10 +162,10 @@ def normalization(dataset: str | DatasetSpec) -> tuple[list[float], list[float]]
 
 def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False,
               tenCrop: bool = False) -> Callable[[Image.Image], Tensor]:
-    """The callable from a PIL image, as read_image returns it, to a normalized float32 tensor.
+    """Return the callable from a PIL image, as read_image returns it, to a normalized tensor.
 
-    The tensor is (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which training
-    ignores. Training draws from PyTorch's random state.
+    The tensor is float32 (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which
+    training ignores. Training draws from PyTorch's random state.
     """
     spec = _measured_spec(dataset)
     steps = spec.steps(inpsize, spec.minCrop)
@@ -199,7 +199,7 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
         images = [cache.readable(part) for part in images]
     if in_batches:
         images = [_squares(part, steps, spec, inpsize, skipBroken) for part in images]
-    elif steps.enough and not plain:
+    elif in_folders and steps.enough and not plain:
         images = [replace(part, enough=enough) for part, enough in zip(images, steps.enough)]
     if not spec.is_measured:
         from datasets import measure
@@ -215,7 +215,7 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
 def _squares(images, steps, spec, inpsize, skipBroken):
     """The squares of the images, from a cache file where they are sketches in folders."""
     transform = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
-    if not (spec.is_sketch and folder_of(images)):
+    if folder_of(images) is None or not spec.is_sketch:
         return Squares(images, transform)
     from datasets import cache
     return cache.squares(images, transform, skipBroken)

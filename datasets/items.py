@@ -108,7 +108,7 @@ def folder_of(images):
     """
     while hasattr(images, 'images'):    # of Transformed, and of Squares or CachedSquares
         images = images.images
-    return images if hasattr(images, 'samples') else None
+    return images if hasattr(images, 'read_as') else None
 
 
 def image_names(images: Transformed, below: bool = False) -> list[str]:

@@ -412,7 +412,8 @@ def test_many_broken_images_are_counted_and_some_named(name, root):
     drawing(30, 30, 0).save(root / 'train' / 'bee' / 'whole.png')
     _, said = load_readable(name, root)
     assert said == [
-        f'{root}/train: 4 files are left out (cannot be read): ant/0.png, bee/0.png, bee/1.png, and 1 more']
+        f'{root}/train: 4 files are left out (cannot be read): ant/0.png, bee/0.png, bee/1.png, '
+        'and 1 more']
 
 
 def test_broken_images_are_left_out_without_a_cache(name, root, home):

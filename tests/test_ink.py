@@ -25,6 +25,9 @@ SMALL = ['--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=de
          '--inpsize=16', '--binEnd=7', '--binaryWeight', '--epochs=1']
 DOODLES = [Doodles('val')[index][0] for index in range(26)]
 WIDE = DOODLES[0].crop((0, 20, 128, 90))
+# Strokes on a transparent ground, and the --ink that reads them.
+COLORS = [((0, 0, 0), 'dark'), ((255, 255, 255), 'light'), ((0, 0, 0), 'auto'),
+          ((255, 255, 255), 'auto')]
 
 
 def seen(name, image, ink='dark', size=32):
@@ -54,21 +57,13 @@ def same(one, two):
 @pytest.mark.parametrize('sketch', [DOODLES[1], WIDE], ids=['square', 'wide'])
 def test_light_and_auto_make_dark_on_light(name, sketch):
     expected = datasets.transform(name, 32)(sketch)
-    for ink, drawn in ('dark', sketch), ('light', ImageOps.invert(sketch)), ('auto',
-                                                                             sketch), (
-                                                                                 'auto', ImageOps.invert(sketch)):
+    negative = ImageOps.invert(sketch)
+    for ink, drawn in ('dark', sketch), ('light', negative), ('auto', sketch), ('auto', negative):
         assert torch.equal(seen(name, drawn, ink), expected)
     assert not torch.equal(seen(name, sketch, 'light'), expected)
     paper = datasets.transform(name, 32)(Image.new('L', (9, 9), 255)).max()
     # the padding is paper
     assert torch.equal(expected[0, 0, :], paper.expand(32)) or sketch is not WIDE
-
-
-@pytest.mark.parametrize('plain', [False, True])
-def test_training_images(sketch_folder, negatives, plain):
-    dark, light = (datasets.load(datasets.spec('tuberlin', ink=ink), folder, 32, plain=plain).train
-                   for ink, folder in (('dark', sketch_folder), ('light', negatives)))
-    assert same(dark, light)
 
 
 # A transparent ground
@@ -81,15 +76,11 @@ def test_strokes_on_a_transparent_ground(sketch, mode, tmp_path):
         image = image.quantize(64) if mode == 'P' else image
         path = tmp_path / f'x.{"tif" if mode == "PA" else "png"}'
         image.save(path) if mode != 'PA' else None
-        image = datasets.read_image(path, channels,
-                                    ink=ink) if mode != 'PA' else datasets.as_channels(
-                                        image, channels, ink=ink)
+        image = (datasets.read_image(path, channels, ink=ink) if mode != 'PA' else
+                 datasets.as_channels(image, channels, ink=ink))
         return np.asarray(image, int)
     expected = np.asarray(sketch, int)
-    for color, ink in ((0, 0, 0), 'dark'), ((255, 255, 255), 'light'), ((0, 0, 0),
-                                                                        'auto'), (
-                                                                            (255, 255, 255),
-                                                                            'auto'):
+    for color, ink in COLORS:
         assert np.abs(read(color, ink) - expected).max() <= 2, (color, ink)
     assert read((255, 255, 255), 'dark').min() == read((0, 0, 0), 'light').min() == 255
     for ink in 'dark', 'light', 'auto':     # of a photograph it is white
@@ -140,8 +131,7 @@ def test_auto_looks_at_what_is_opaque(image, dark_at, light_at):
 
 def test_an_opaque_alpha_channel_changes_nothing():
     for ink in datasets.INK:
-        for sketch in DOODLES[3], ImageOps.invert(DOODLES[3]), lit(DOODLES[3], lambda x,
-                                                                   y: 0.45 + 0 * x):
+        for sketch in DOODLES[3], ImageOps.invert(DOODLES[3]), lit(DOODLES[3], even(0.45)):
             assert np.array_equal(datasets.as_channels(sketch.convert('RGBA'), 1, ink=ink),
                                   datasets.as_channels(sketch, 1, ink=ink))
 
@@ -158,8 +148,9 @@ def chalk(sketch_folder, tmp_path_factory):
 
 
 def test_sheets_without_ink_are_counted_and_named_at_each_start(chalk, sketch_folder, monkeypatch):
-    sentence = '{}/{}: {} of {} sketches have hardly any ink: bar/0.png, bar/1.png, bar/{}.png, and {} more; light strokes on a dark or transparent ground ' \
-               'need --ink=light or --ink=auto'
+    sentence = ('{}/{}: {} of {} sketches have hardly any ink: bar/0.png, bar/1.png, bar/{}.png, '
+                'and {} more; light strokes on a dark or transparent ground need --ink=light or '
+                '--ink=auto')
     for _ in range(2):
         with pytest.warns(UserWarning) as caught:
             data = datasets.load('tuberlin', chalk, 32)
@@ -187,8 +178,8 @@ def test_dark_sketches_are_counted_where_there_are_many(sketch_folder, negatives
         ImageOps.invert(Image.open(path)).save(path)
     datasets.load(spec, data, 32)
     ImageOps.invert(Image.open(strange[3])).save(strange[3])
-    with pytest.warns(UserWarning,
-                      match=f'^{data}/train: 4 of 36 sketches are mostly dark: ring/0.png, .*, and 1 more{hint}$'):
+    sentence = f'4 of 36 sketches are mostly dark: ring/0.png, .*, and 1 more{hint}'
+    with pytest.warns(UserWarning, match=f'^{data}/train: {sentence}$'):
         datasets.load(spec, data, 32)
 
 
@@ -200,7 +191,8 @@ def test_broken_images_are_not_without_ink(chalk, tmp_path):
     said = [str(warning.message) for warning in caught]
     assert 'cannot be read' in said[0]
     assert said[1].startswith(
-        f'{data}/train: 35 of 35 sketches have hardly any ink: bar/0.png, bar/10.png, bar/11.png, and 32 more')
+        f'{data}/train: 35 of 35 sketches have hardly any ink: bar/0.png, bar/10.png, bar/11.png, '
+        'and 32 more')
     assert len(loaded.train) == 35
 
 
@@ -290,11 +282,15 @@ def lit(sketch, field, noise=0.0):
     return Image.fromarray((255 * values.clip(0, 1)).astype(np.uint8))
 
 
+def even(light):
+    return lambda x, y: light + 0 * x
+
+
 PHOTOGRAPHS = {
-    'gray': lambda x, y: 0.6 + 0 * x, 'light gray': lambda x, y: 0.85 + 0 * x, 'gradient': lambda x,
-    y: 0.6 + 0.3 * (x + y) / 2,
-    'bright gradient': lambda x, y: 0.7 + 0.3 * x, 'shadow': lambda x,
-    y: np.where(y > 0.6, 0.6, 1.0)}
+    'gray': even(0.6), 'light gray': even(0.85),
+    'gradient': lambda x, y: 0.6 + 0.3 * (x + y) / 2,
+    'bright gradient': lambda x, y: 0.7 + 0.3 * x,
+    'shadow': lambda x, y: np.where(y > 0.6, 0.6, 1.0)}
 
 
 @pytest.mark.parametrize('light', PHOTOGRAPHS)
@@ -306,7 +302,7 @@ def test_paper_that_is_not_white(light, noise):
 
 
 def test_sketches_without_a_fault():
-    thick = [lit(sketch, lambda x, y: 1.0 + 0 * x, 0.02) for sketch in DOODLES]
+    thick = [lit(sketch, even(1.0), 0.02) for sketch in DOODLES]
     for width in 8, 14:
         sketch = Image.new('L', (128, 128), 255)
         ImageDraw.Draw(sketch).line([(20, 20), (100, 30), (90, 100), (30, 110), (20, 20)], fill=0,
@@ -320,17 +316,14 @@ def test_sketches_without_a_fault():
         assert paper_fault(ImageOps.invert(sketch), 'auto') is None
         assert paper_fault(ImageOps.invert(sketch)).startswith('is mostly dark: ')
         assert '--ink=light' in paper_fault(ImageOps.invert(sketch))
-        assert paper_fault(sketch,
-                           'light').startswith(
-                               'is mostly dark once --ink=light has inverted it; dark strokes on a light ')
+        assert paper_fault(sketch, 'light').startswith(
+            'is mostly dark once --ink=light has inverted it; dark strokes on a light ')
 
 
 @pytest.mark.parametrize('value', [0, 128, 255])
 def test_a_sheet_without_ink(value):
-    for image in Image.new('L', (1, 1), value), Image.new('L', (60, 40),
-                                                          value), Image.new('RGBA', (40, 40),
-                                                                            (value, value, value,
-                                                                             0)):
+    for image in (Image.new('L', (1, 1), value), Image.new('L', (60, 40), value),
+                  Image.new('RGBA', (40, 40), (value, value, value, 0))):
         hints = [paper_fault(image, ink) for ink in ('dark', 'light', 'auto')]
         assert [hint.partition('; ')[0] for hint in hints] == ['has hardly any ink'] * 3
         assert '--ink=light' in hints[0] and '--ink=dark' in hints[1] and '--ink' not in hints[2]
@@ -398,8 +391,8 @@ def test_training_resuming_and_evaluating(trained, negatives, capsys, tmp_path):
                  weights(tmp_path / 'unbroken/last.pth.tar'))
     capsys.readouterr()
     lines = []
-    for resume, ink in ('dark', ['--ink=light']), ('dark', ['--ink=auto']), ('light',
-                                                                             []), ('light', ['--ink=dark']):
+    for resume, ink in (('dark', ['--ink=light']), ('dark', ['--ink=auto']), ('light', []),
+                        ('light', ['--ink=dark'])):
         main.main([f'--resume={trained[resume]}', '--evaluate', f'--data_dir={negatives}', *ink])
         lines.append(capsys.readouterr().out.split('loss')[1].splitlines()[0])
     assert lines[0] == lines[1] == lines[2] != lines[3]
@@ -429,22 +422,18 @@ def test_classifying(trained, classify, tmp_path):
     assert warning.startswith(f'{photo}is mostly dark: ')
     assert warning.count('\n') == 1
     for network in resume, f'--packed={model}':
-        for ink, drawn in ('light', ImageOps.invert(DOODLES[2])), ('auto',
-                                                                   ImageOps.invert(
-                                                                       DOODLES[2])), (
-                                                                           'auto', DOODLES[2]):
+        for ink, drawn in (('light', ImageOps.invert(DOODLES[2])), ('auto', DOODLES[2]),
+                           ('auto', ImageOps.invert(DOODLES[2]))):
             assert classify(drawn, network, f'--ink={ink}') == (expected, ''), sketch
         out, warning = classify(DOODLES[2], network, '--ink=light')
         assert out == wrong
         assert warning.startswith(f'{photo}is mostly dark once --ink=light has inverted it')
-        for color, ink in ((0, 0, 0), 'dark'), ((255, 255, 255), 'light'), ((0, 0, 0),
-                                                                            'auto'), (
-                                                                                (255, 255, 255), 'auto'):
+        for color, ink in COLORS:
             assert classify(transparent(DOODLES[2], color), network,
                             f'--ink={ink}') == (expected, '')
-        assert classify(transparent(DOODLES[2]),
-                        network)[1].startswith(
-                            f'{photo}has hardly any ink; light strokes on a dark or transparent ground need --ink=light')
+        assert classify(transparent(DOODLES[2]), network)[1].startswith(
+            f'{photo}has hardly any ink; light strokes on a dark or transparent ground need '
+            '--ink=light')
     assert classify(lit(DOODLES[2], PHOTOGRAPHS['gradient']),
                     resume)[1].startswith(f'{photo}is not on white paper')
     assert classify(ImageOps.invert(DOODLES[2]), f'--resume={trained["light"]}') == (expected, '')
@@ -456,7 +445,8 @@ def test_a_packed_model_does_not_record_it(trained, tmp_path, capsys):
         note = f'{tmp_path}/{ink}.dab does not record --ink={ink}: give it with --packed'
         assert (note in capsys.readouterr().out) == (ink == 'light')
     main.main([f'--resume={trained["light"]}', f'--export={tmp_path}/light.pt'])
-    assert 'light.pt does not record --ink=light: make its images dark on light' in capsys.readouterr().out
+    note = 'light.pt does not record --ink=light: make its images dark on light'
+    assert note in capsys.readouterr().out
 
 
 def test_scripts_and_reports_read_as_the_checkpoint_did(trained, tmp_path):

@@ -142,10 +142,8 @@ def test_refused_flags(birds, refused, flags, part):
 def test_sketches_are_measured_after_inverting(birds):
     data = datasets.load(datasets.spec('folder:birds', 1), birds, 81)
     side = data.train.images.pixels.shape[-1]
-    pixels = np.stack([np.asarray(Image.open(path).convert('L').resize((side, side),
-                                                                       Image.BILINEAR)) for path in
-                       sorted((birds / 'train').glob('*/*.png'))])
-    pixels = 1 - pixels / 255
+    gray = [Image.open(path).convert('L') for path in sorted((birds / 'train').glob('*/*.png'))]
+    pixels = 1 - np.stack([image.resize((side, side), Image.BILINEAR) for image in gray]) / 255
     assert data.measured == len(data.train) == 12
     assert np.allclose([*data.spec.mean, *data.spec.std], [pixels.mean(), pixels.std()], atol=0.005)
     assert data.train.transform.mean == data.val.transform.mean == data.spec.mean != (0.,)
@@ -209,11 +207,10 @@ def test_what_was_not_measured_is_not_used():
 
 def test_a_run_records_what_it_measured(run, birds):
     log, flags = (run / 'log.txt').read_text(), json.loads((run / 'flags.json').read_text())
-    mean, std = (text.removeprefix(f'--{name}=')
-                 for name,
-                 text in zip(('mean', 'std'),
-                             log.split('normalized by ')[1].split(', ')[0].split()))
-    assert f'own images: birds (sketches, --ink=dark), normalized by --mean={mean} --std={std}, measured on 12 of 12 training' in log
+    said = log.split('normalized by ')[1].split(', ')[0].split()
+    mean, std = (text.removeprefix(f'--{name}=') for name, text in zip(('mean', 'std'), said))
+    assert (f'own images: birds (sketches, --ink=dark), normalized by --mean={mean} --std={std}, '
+            'measured on 12 of 12 training') in log
     assert [flags[name]
             for name in ('dataset', 'channels', 'mean', 'std')] == ['folder:birds', 1, mean, std]
     assert 'data: 12 training images, 6 validation images, 3 classes' in log
@@ -235,17 +232,15 @@ def test_a_resumed_run_never_measures_again(run, birds, tmp_path, monkeypatch):
                       for folder in (run, tmp_path / 'short'))
     assert all(torch.equal(whole['model'][name], tensor)
                for name, tensor in resumed['model'].items())
-    assert [resumed['flags'][name] for name in ('dataset', 'mean', 'std')] == [whole['flags'][name]
-                                                                               for name in (
-                                                                                   'dataset', 'mean', 'std')]
+    for name in 'dataset', 'mean', 'std':
+        assert resumed['flags'][name] == whole['flags'][name]
 
 
 def test_every_way_to_use_it_normalizes_alike(run, model, birds, tmp_path, never_measured, capsys):
     source = checkpoint_source(run / 'last.pth.tar')
     description, _ = packed.load(model)
-    assert (description.dataset, description.mean, description.std) == ('folder:birds',
-                                                                        *datasets.normalization(
-                                                                            source.spec))
+    assert description.dataset == 'folder:birds'
+    assert (description.mean, description.std) == datasets.normalization(source.spec)
     moved, file = tmp_path / 'moved.dab', tmp_path / 'ring.png'
     shutil.copy(model, moved)
     shutil.copy(birds / 'val' / 'ring' / '0.png', file)
@@ -379,8 +374,8 @@ def test_a_comparison_measures_once_for_all_cells(birds, tmp_path, monkeypatch, 
 def test_each_split_is_named_in_its_line(run, birds, capsys):
     train = datasets.load(checkpoint_source(run / 'last.pth.tar').spec, birds, 81, split='train')
     assert not torch.equal(train.train[0][0], train.val[0][0]) and len(train.val) == 12
-    for split, name, images in (None, 'Val:', 6), ('val', 'Val:', 6), ('train', 'Train:',
-                                                                       12), ('test', 'Test:', 5):
+    for split, name, images in ((None, 'Val:', 6), ('val', 'Val:', 6), ('train', 'Train:', 12),
+                                ('test', 'Test:', 5)):
         capsys.readouterr()
         main.main([f'--resume={run}/last.pth.tar', '--evaluate',
                    *([f'--split={split}'] if split else [])])
@@ -400,7 +395,8 @@ def test_labels_of_a_third_split_are_those_of_training(tmp_path):
 @pytest.mark.parametrize('splits, spoil, sentence', [
     (('train', 'val'), None, r'no third split, test/, beside train/ and val/'),
     (('train', 'test'), None,
-     'train/ and test/, but no val/: validation uses its test/, on which the best checkpoint was chosen'),
+     'train/ and test/, but no val/: validation uses its test/, on which the best checkpoint was '
+     'chosen'),
     (('train', 'val', 'test'), 'test/bee',
      'train and test must have the same classes, but only .*/train has bee'),
     (('train',), None, 'neither val/ nor test/')])
@@ -413,8 +409,8 @@ def test_a_third_split_that_does_not_exist(tmp_path, name, splits, spoil, senten
     with pytest.raises(InputError, match=sentence):
         datasets.load(spec, tmp_path, 32, split='test')
     if splits[1:]:
-        assert len(datasets.load(spec, tmp_path, 32).val) == len(datasets.load(spec, tmp_path, 32,
-                                                                               split='train').val) == 6
+        for split in 'val', 'train':
+            assert len(datasets.load(spec, tmp_path, 32, split=split).val) == 6
 
 
 def test_doodles_and_official_batches_have_no_third_split(tmp_path):
@@ -478,10 +474,9 @@ def test_light_and_dark_strokes_are_noticed(tmp_path, sketch_folder, dataset):
         shutil.copytree(sketch_folder, tmp_path / name)
     for path in (tmp_path / 'light').rglob('*.png'):
         ImageOps.invert(Image.open(path)).save(path)
-    for drawn, ink, hint in ('light', 'dark',
-                             'need --ink=light or --ink=auto'), ('dark', 'light',
-                                                                 'need --ink=dark or --ink=auto'), \
-            ('light', 'light', ''), ('light', 'auto', ''):
+    for drawn, ink, hint in (('light', 'dark', 'need --ink=light or --ink=auto'),
+                             ('dark', 'light', 'need --ink=dark or --ink=auto'),
+                             ('light', 'light', ''), ('light', 'auto', '')):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('default')
             main.main([f'--dataset={dataset}', f'--data_dir={tmp_path}/{drawn}', '--channels=1',

@@ -40,6 +40,10 @@ def count(places, label, place):
     return sum(name.startswith(f'{label}/') and found == place for name, found in places.items())
 
 
+def of_split(places, split):
+    return {name for name, place in places.items() if place == split}
+
+
 # By chance
 
 @pytest.mark.parametrize('seed, val_fraction', [(0, None), (3, 0.34)])
@@ -48,8 +52,7 @@ def test_the_default_split_stays_as_it_was(seed, val_fraction):
     names = [f'n{number:03}' for number in range(80)]
     val = random.Random(f'{seed} ant').sample(names, round((val_fraction or 0.2) * 80))
     places = split(sketches(ant=80), seed=seed, val_fraction=val_fraction)
-    assert {name for name, place in places.items() if place == 'val'} == {f'ant/{name}'
-                                                                          for name in val}
+    assert of_split(places, 'val') == {f'ant/{name}' for name in val}
     assert set(places.values()) == {'train', 'val'}
 
 
@@ -59,10 +62,10 @@ def test_folds(K, test_fraction):
     images = sketches(ant=10, bee=7, cat=5 + (test_fraction > 0))
     folds = [split(images, folds=K, fold=fold, test_fraction=test_fraction)
              for fold in range(1, K + 1)]
-    test = {name for name, place in folds[0].items() if place == 'test'}
+    test = of_split(folds[0], 'test')
     assert len(test) == (2 + 1 + 1 if test_fraction else 0)
     for places in folds:
-        assert {name for name, place in places.items() if place == 'test'} == test
+        assert of_split(places, 'test') == test
     times_in_val = Counter(name for places in folds
                            for name, place in places.items() if place == 'val')
     assert times_in_val == dict.fromkeys(folds[0].keys() - test, 1)
@@ -81,14 +84,11 @@ def test_a_third_split():
     places = split(images, test_fraction=0.2, val_fraction=0.3)
     assert [count(places, 'ant', place) for place in ('train', 'val', 'test')] == [5, 3, 2]
     assert [count(places, 'bee', place) for place in ('train', 'val', 'test')] == [10, 6, 4]
-    test = {name for name, place in places.items() if place == 'test'}
+    test = of_split(places, 'test')
     others = [split(images, test_fraction=0.2, val_fraction=0.5),
               split(images, test_fraction=0.2, folds=3, fold=2)]
-    assert all({name for name, place in other.items() if place == 'test'} == test
-               for other in others)
-    assert test != {name
-                    for name,
-                    place in split(images, test_fraction=0.2, seed=1).items() if place == 'test'}
+    assert all(of_split(other, 'test') == test for other in others)
+    assert test != of_split(split(images, test_fraction=0.2, seed=1), 'test')
     assert [count(split(sketches(ant=3), test_fraction=0.9, val_fraction=0.05), 'ant', place)
             for place in ('train', 'val', 'test')] == [1, 1, 1]
 
@@ -97,8 +97,8 @@ def test_a_third_split():
     (1, {}, 2), (2, {'test_fraction': 0.1}, 3), (2, {'folds': 3, 'fold': 1}, 3),
     (3, {'folds': 3, 'fold': 1, 'test_fraction': 0.1}, 4)])
 def test_a_class_too_small(photographs, choices, needed):
-    with pytest.raises(InputError,
-                       match=f'^--source: class bee in archive.zip .*needs {needed} .* has {photographs}'):
+    sentence = f'class bee in archive.zip .*needs {needed} .* has {photographs}'
+    with pytest.raises(InputError, match=f'^--source: {sentence}'):
         split(sketches(ant=9, bee=photographs), **choices)
     assert split(sketches(ant=9, bee=needed), **choices)
 
@@ -216,8 +216,8 @@ def test_a_listed_folder(tuberlin, tmp_path, run):
     path.write_text('\n'.join(lines))
     code, out = run('tuberlin', source=tuberlin, split_list=path)
     assert code == 0
-    assert out.endswith(
-        'out: 4 images in train/, 2 in val/, 2 in test/; 4 that --split_list does not name left out\n')
+    assert out.endswith('out: 4 images in train/, 2 in val/, 2 in test/; 4 that --split_list does '
+                        'not name left out\n')
     assert images(tmp_path / 'out') == sorted(f'{place}/{name}'
                                               for name, place in (line.split() for line in lines))
     path.write_text('\n'.join(reversed(lines)))     # the same split
@@ -293,20 +293,20 @@ def test_kaggles_folders(kaggle, tmp_path, run, source):
     assert out.endswith('out: 4 images in train/, 3 in val/\n')
     assert images(tmp_path / 'out') == MADE
     assert 'already prepared' in run('imagenet12', source=kaggle / source)[1]
-    assert set(
-        json.loads((tmp_path / 'out' / 'prepared.json').read_text())) == {'dataset', 'source',
-                                                                          'size', 'places'}
+    made = json.loads((tmp_path / 'out' / 'prepared.json').read_text())
+    assert set(made) == {'dataset', 'source', 'size', 'places'}
 
 
 def test_wrong_labels_of_kaggles_folders(kaggle, tmp_path, run):
     labels = kaggle / 'LOC_val_solution.csv'
     text = labels.read_text()
-    for changed, says in [(text.replace(VAL[0], 'x'),
-                           f'--val_labels: the class of {kaggle}/ILSVRC/Data/CLS-LOC/val/{VAL[0]}.JPEG is missing'),
-                          (text + f'ILSVRC2012_val_00000004,{WNIDS[0]} 1 2 3 4',
-                           'lacks 1 images that --val_labels names'),
-                          (text.replace(WNIDS[0], 'n00000001'),
-                           f'only {kaggle}/ILSVRC/Data/CLS-LOC/val has images of class n00000001')]:
+    val = f'{kaggle}/ILSVRC/Data/CLS-LOC/val'
+    for changed, says in [
+            (text.replace(VAL[0], 'x'),
+             f'--val_labels: the class of {val}/{VAL[0]}.JPEG is missing'),
+            (text + f'ILSVRC2012_val_00000004,{WNIDS[0]} 1 2 3 4',
+             'lacks 1 images that --val_labels names'),
+            (text.replace(WNIDS[0], 'n00000001'), f'only {val} has images of class n00000001')]:
         labels.write_text(changed)
         code, error = run('imagenet12', source=kaggle)
         assert code == 2
@@ -330,8 +330,8 @@ def test_class_folders_are_only_shrunk(tmp_path, run):
 
 
 def test_imagenet_is_not_split(tmp_path, run):
-    for flags in {'folds': 2,
-                  'fold': 1}, {'test_fraction': 0.1}, {'split_list': 'x'}, {'val_fraction': 0.1}:
+    for flags in ({'folds': 2, 'fold': 1}, {'test_fraction': 0.1}, {'split_list': 'x'},
+                  {'val_fraction': 0.1}):
         code, error = run('imagenet12', source=tmp_path, **flags)
         assert code == 2 and 'the split of imagenet12 is published' in error
 
