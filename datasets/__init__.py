@@ -3,7 +3,7 @@
     data = datasets.load('tuberlin', 'data/tuberlin', inpsize=225)
     image, label = data.train[0]    # float32 (1, 225, 225), int
 
-    birds = datasets.spec('folder:birds', channels=3)       # one's own images, see own.py
+    birds = datasets.spec('folder:birds', channels=3)       # a user's own images
     data = datasets.load(birds, 'data/birds', inpsize=224)
     data.spec       # birds with the normalization measured of its training images
 
@@ -16,6 +16,7 @@ what a network of imagenet12 is to classify (--classify, experiment.load) is tur
 """
 from utils.system.errors import InputError      # first: utils prepares for signals and for torch
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,24 +25,31 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from datasets import cache, cifar, doodles, folders, transforms
+from datasets import doodles, transforms
 from datasets.augmentation import MIN_CROP
-from datasets.classes import nfc, shown
-from datasets.folders import image_files
-from datasets.identity import fingerprint, folder_of, image_names, names_digest
-from datasets.images import ImageError, as_channels, read_image
-from datasets.ink import INK, paper_fault
-from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, name_of_folder
-from datasets.squares import Squares
+from datasets.items import (
+    Squares, Transformed, TransformedSquares, folder_of, image_names, names_digest)
+from datasets.names import OWN, data_name, is_own, name_of_folder, nfc
 from datasets.transforms import center, pixels
 
+# Names of modules that are imported when they are needed: doodles need none of them.
+IN_MODULES = {'ImageError': 'images', 'as_channels': 'images', 'paper_fault': 'images',
+              'read_image': 'images', 'image_files': 'files', 'shown': 'folders'}
 __all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
-           'ImageError', 'as_channels', 'center', 'crops_a_share', 'data_name', 'fingerprint',
-           'folder_of', 'image_files', 'image_names', 'is_own', 'load', 'name_of_folder', 'names',
-           'names_digest', 'nfc', 'normalization', 'paper_fault', 'pixels', 'read_image', 'shown',
-           'spec', 'transform']
+           'center', 'crops_a_share', 'data_name', 'fingerprint', 'folder_of', 'image_names',
+           'is_own', 'load', 'name_of_folder', 'names', 'names_digest', 'nfc', 'normalization',
+           'pixels', 'spec', 'transform', *IN_MODULES]
 
+INK = 'auto', 'dark', 'light'   # how sketches in files are drawn; see images.as_channels
+KINDS = {1: 'sketches, dark on light', 3: 'photographs'}    # by channels
+KINDS_LISTED = ', '.join(f'{channels} for {kind}' for channels, kind in KINDS.items())
 SPLITS = 'train', 'val', 'test'
+
+
+def __getattr__(name):
+    if name not in IN_MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'datasets.{IN_MODULES[name]}'), name)
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class Data:
-    train: transforms.Transformed   # items (tensor, label); call set_epoch(epoch) before each epoch
-    val: transforms.Transformed     # of the split that load was asked for
+    train: Transformed  # items (tensor, label); call set_epoch(epoch) before each epoch
+    val: Transformed    # of the split that load was asked for
     classes: list[str]  # in the order of the labels
     spec: DatasetSpec
     in_folders: bool    # image files in folders, to which skipBroken applies
@@ -83,9 +91,14 @@ class Data:
         return self.spec.channels
 
 
+def find_by(module: str, *arguments, **options):
+    """Import a module of datasets, and call its `find`."""
+    return importlib.import_module(f'datasets.{module}').find(*arguments, **options)
+
+
 def from_folders(*names: str, upright: bool = True) -> Callable:
     """The `find` of a dataset in data_dir or in a subfolder of these names; upright: see Folder."""
-    return partial(folders.find, names=names, upright=upright)
+    return partial(find_by, 'folders', names=names, upright=upright)
 
 
 DATASETS = {
@@ -99,29 +112,30 @@ DATASETS = {
         from_folders('imagenet12', 'imagenet', upright=False)),    # as published
     'cifar10': DatasetSpec(
         transforms.thumbnails, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261),
-        partial(cifar.find, name='cifar10', official='CIFAR10')),
+        partial(find_by, 'cifar', name='cifar10', official='CIFAR10')),
     'cifar100': DatasetSpec(
         transforms.thumbnails,
         (129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255),
-        partial(cifar.find, name='cifar100', official='CIFAR100')),
+        partial(find_by, 'cifar', name='cifar100', official='CIFAR100')),
     'doodles': DatasetSpec(transforms.sketches, (0.06,), (0.93,), doodles.find),
 }
 
 
 def names() -> list[str]:
-    """The names of all datasets, without that of one's own images, OWN."""
+    """The names of all datasets, without that of a user's own images, OWN."""
     return list(DATASETS)
 
 
 def spec(name: str, channels: int | None = None, mean: Sequence[float] | None = None,
          std: Sequence[float] | None = None, ink: str = 'dark',
          minCrop: float = MIN_CROP) -> DatasetSpec:
-    """The DatasetSpec of a dataset; channels, mean and std are those of one's own, 'folder:NAME'.
+    """The DatasetSpec of a dataset. channels, mean and std are for a user's own, 'folder:NAME'.
 
     channels: 1 for sketches, 3 for photographs. mean, std: a number per channel each; None where
     load is to measure them. ink, minCrop: see DatasetSpec. Raises InputError.
     """
-    return replace(_spec_of(name, channels, mean, std), ink=ink, minCrop=minCrop)
+    return replace(_own_spec(name, channels, mean, std) if is_own(name) else _spec(name),
+                   ink=ink, minCrop=minCrop)
 
 
 def crops_a_share(name: str) -> bool:
@@ -129,9 +143,7 @@ def crops_a_share(name: str) -> bool:
     return is_own(name) or _spec(name).steps is not transforms.thumbnails
 
 
-def _spec_of(name, channels, mean, std):
-    if not is_own(name):
-        return _spec(name)
+def _own_spec(name, channels, mean, std):
     if channels not in KINDS:
         raise InputError(f'the dataset {name} needs a number of channels: {KINDS_LISTED}')
     steps = transforms.sketches if channels == 1 else transforms.photographs
@@ -150,10 +162,10 @@ def normalization(dataset: str | DatasetSpec) -> tuple[list[float], list[float]]
 
 def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False,
               tenCrop: bool = False) -> Callable[[Image.Image], Tensor]:
-    """The callable from a PIL image, as read_image returns it, to a normalized float32 tensor.
+    """Return the callable from a PIL image, as read_image returns it, to a normalized tensor.
 
-    The tensor is (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which training
-    ignores. Training draws from PyTorch's random state.
+    The tensor is float32 (C, inpsize, inpsize), or (10, C, inpsize, inpsize) with `tenCrop`, which
+    training ignores. Training draws from PyTorch's random state.
     """
     spec = _measured_spec(dataset)
     steps = spec.steps(inpsize, spec.minCrop)
@@ -163,7 +175,7 @@ def transform(dataset: str | DatasetSpec, inpsize: int, train: bool = False,
 def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop: bool = False,
          seed: int = 0, plain: bool = False, skipBroken: bool = False, split: str = 'val',
          classes: Sequence[str] = ()) -> Data:
-    """The training and validation images of the dataset, transformed.
+    """Load the training and validation images of the dataset, transformed.
 
     `seed` determines the augmentation, not the doodles, so that runs with other seeds see the same
     drawings. Raises InputError where `data_dir` does not hold the dataset, OSError where a folder
@@ -175,53 +187,48 @@ def load(dataset: str | DatasetSpec, data_dir: str | Path, inpsize: int, tenCrop
     the sorted names of the folders, or `classes` where these are the same in another order.
     """
     spec = _spec(dataset)
-    train, val, classes = _find(spec, data_dir, split, classes)
-    in_folders = isinstance(train, folders.Folder)
-    are_cached = in_folders and spec.is_sketch and not plain
-    if in_folders and skipBroken and not are_cached:
-        train, val = (cache.readable(images) for images in (train, val))
+    *images, found = spec.find(data_dir, spec.channels, split=split)    # of training, of the split
+    in_folders, order = folder_of(images[0]) is not None, found
+    if in_folders:
+        order = list(classes) if sorted(classes) == found else found
+        images = [part.read_as(spec.ink, found, order) for part in images]
     steps = spec.steps(inpsize, spec.minCrop)
-    if steps.enough and not plain:
-        train, val = (replace(images, enough=enough)
-                      for images, enough in zip((train, val), steps.enough))
-    if in_batches := steps.in_batches and not plain:
-        to_square = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
-        train, val = (cache.squares(images, to_square, skipBroken) if are_cached
-                      else Squares(images, to_square) for images in (train, val))
-    measured = 0
-    if not spec.is_measured:
-        seen = train if in_batches else replace(train, enough=val.enough)
-        spec, measured = _measure(spec, seen, steps)
-    options = steps, inpsize, spec.mean, spec.std
-    train = _transformed(train, seed, in_batches, *options, True)
-    val = _transformed(val, seed, in_batches, *options, False, tenCrop)
-    return Data(train, val, classes, spec, in_folders, measured)
-
-
-def _find(spec, data_dir, split, classes):
-    train, val, found = spec.find(data_dir, spec.channels, split=split)
-    if not isinstance(train, folders.Folder):
-        return train, val, found
-    order = list(classes) if sorted(classes) == found else found
-    return *(images.read_as(spec.ink, found, order) for images in (train, val)), order
-
-
-def _transformed(images, seed, in_batches, *options):
+    in_batches, measured = steps.in_batches and not plain, 0
+    if in_folders and skipBroken and not (in_batches and spec.is_sketch):
+        from datasets import cache
+        images = [cache.readable(part) for part in images]
     if in_batches:
-        return transforms.TransformedSquares(images, transforms.SquareTransform(*options), seed)
-    return transforms.Transformed(images, transforms.compose(*options), seed)
+        images = [_squares(part, steps, spec, inpsize, skipBroken) for part in images]
+    elif in_folders and steps.enough and not plain:
+        images = [replace(part, enough=enough) for part, enough in zip(images, steps.enough)]
+    if not spec.is_measured:
+        from datasets import measure
+        spec, measured = measure.measured(spec, steps, *images)
+    items, transform = ((TransformedSquares, transforms.SquareTransform) if in_batches else
+                        (Transformed, transforms.compose))
+    options = steps, inpsize, spec.mean, spec.std
+    return Data(items(images[0], transform(*options, True), seed),
+                items(images[1], transform(*options, False, tenCrop), seed),
+                order, spec, in_folders, measured)
 
 
-def _measure(spec, images, steps):
-    """The spec with the normalization of the images, squares or PIL images, and of how many."""
-    to_square = transforms.before_crop(steps)
+def _squares(images, steps, spec, inpsize, skipBroken):
+    """The squares of the images, from a cache file where they are sketches in folders."""
+    transform = transforms.SquareTransform(steps, inpsize, spec.mean, spec.std)
+    if folder_of(images) is None or not spec.is_sketch:
+        return Squares(images, transform)
+    from datasets import cache
+    return cache.squares(images, transform, skipBroken)
 
-    def square(index):
-        if isinstance(images, folders.Folder):
-            return to_square(images[index][0])
-        return images.take([index])[0][0]
-    mean, std, count = measure(square, len(images))
-    return replace(spec, mean=tuple(mean), std=tuple(std), is_measured=True), count
+
+def fingerprint(images: Transformed) -> str:
+    """A key of the images, which changes where their files do."""
+    if hasattr(images.images, 'key'):       # of the cache file
+        return images.images.key.hex()
+    if folder_of(images) is None:
+        return str(len(images))
+    from datasets import cache
+    return cache.fingerprint(folder_of(images))
 
 
 def _spec(dataset):

@@ -3,7 +3,7 @@
 An augmentation is made for one size of the network's input and has
 
     side                                    of the uint8 squares (N, C, side, side) that it takes
-    draw(seed, epoch, indices)              what chance decides of each image: float32 (N, numbers)
+    draw(seed, epoch, indices)              random numbers of each image: float32 (N, numbers)
     augment(squares, drawn)                 float32 images (N, C, inpsize, inpsize), values 0..255
 
 The distribution is that of torchvision's transforms of these names, to which tests compare it.
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from datasets.chance import uniform
-
 MIN_CROP, RATIO, ATTEMPTS = 0.08, (3 / 4, 4 / 3), 10    # of torchvision's RandomResizedCrop
 DEGREES = 10
+GOLDEN = 0x9e3779b97f4a7c15
 
 
 class SketchAugmentation:
@@ -95,3 +94,26 @@ def crop_boxes(chance: np.ndarray, side: int, minCrop: float) -> list[np.ndarray
     left, top = left * (side - width + 1) // 1, top * (side - height + 1) // 1
     return [np.where(any_fits, numbers[first], otherwise)
             for numbers, otherwise in zip((left, top, width, height), whole)]
+
+
+def uniform(seed: int, epoch: int, indices: Sequence[int], count: int) -> np.ndarray:
+    """(len(indices), count) float64 numbers in [0, 1), a stream for each index.
+
+    They depend on (seed, epoch, index) alone, so that neither the batch size nor the number of
+    processes or workers changes an image, and a GPU gets the numbers of the CPU.
+
+    SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), whose
+    state is a hash of seed, epoch and index.
+    """
+    state = np.zeros(1, np.uint64)
+    for value in seed, epoch, indices:
+        state = _mix((state + GOLDEN) ^ np.asarray(value, np.uint64))
+    steps = GOLDEN * np.arange(1, count + 1, dtype=np.uint64)
+    return (_mix(state[:, None] + steps) >> 11) * 2.0 ** -53
+
+
+def _mix(z):
+    """SplitMix64's bijective finalizer, modulo 2^64."""
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9
+    z = (z ^ (z >> 27)) * 0x94d049bb133111eb
+    return z ^ (z >> 31)

@@ -1,4 +1,4 @@
-"""What decoding all images once tells: the squares of sketches, and which images are broken.
+"""Cache what decoding all images once finds: squares of sketches, and which images are broken.
 
 The squares of a folder lie in one file, which all processes map into memory.
 """
@@ -16,33 +16,36 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.folders import Folder, first_names, warn
-from datasets.images import ImageError
-from datasets.ink import HINTS, is_blank, is_dark
+from datasets.files import first_names, warn
+from datasets.folders import Folder
+from datasets.images import HINTS, ImageError, is_blank, is_dark
+from datasets.items import Squares, in_threads
 from datasets.made_once import made_once, make_room, open_in_use
-from datasets.squares import Squares, in_threads
 from datasets.transforms import SquareTransform
 from utils.system.errors import explained
 from utils.system.files import cache_folder
 
-BROKEN, WHOLE, BLANK, DARK = range(4)   # an image: see ink.py about the last two
+BROKEN, WHOLE, BLANK, DARK = range(4)   # an image; see is_blank and is_dark
 
 
 class CachedSquares:
     """Squares from the cache file `path`, mapped into memory.
 
     The file holds the pixels of the squares, then a byte for each image, such as BROKEN for one
-    without a square, then `key`, the fingerprint of the images it was made from. `labels` are those
-    of all images, `shape` that of a square. Raises OSError or ValueError where the file is absent,
-    truncated or stale. A pickled copy, as a spawned worker gets it, maps the same file.
+    without a square, then `key`, the fingerprint of the images it was made from. `images` are all
+    of these, the attribute those with a square; `shape` is that of a square. Raises OSError or
+    ValueError where the file is absent, truncated or stale. A pickled copy, as a spawned worker
+    gets it, maps the same file.
     """
 
-    def __init__(self, path: Path, key: bytes, labels: Sequence[int], shape: tuple[int, int, int]):
-        self.arguments, self.key = (path, key, labels, shape), key
+    def __init__(self, path: Path, key: bytes, images: Folder, shape: tuple[int, int, int]):
+        self.arguments, self.key = (path, key, images, shape), key
         with open_in_use(path) as opened:       # a private map: PyTorch takes no read-only one
             file = np.memmap(opened, np.uint8, 'c').view(np.ndarray)
-        pixels, self.kinds, stored_key = np.split(file, [-len(labels) - len(key), -len(key)])
-        self.labels = np.array(labels)[self.kinds != BROKEN].tolist()
+        pixels, kinds, stored_key = np.split(file, [-len(images) - len(key), -len(key)])
+        self.broken, self.kinds = np.flatnonzero(kinds == BROKEN), kinds[kinds != BROKEN]
+        self.images = images.without(self.broken)
+        self.labels = [label for _, label in self.images.samples]
         if stored_key.tobytes() != key or len(pixels) != len(self.labels) * math.prod(shape):
             raise ValueError(f'{path} is stale')
         self.pixels = torch.from_numpy(pixels).view(-1, *shape)
@@ -70,20 +73,18 @@ def squares(images: Folder, transform: SquareTransform,
     Broken images raise ImageError; with skipBroken they are left out. Warns of sketches without ink
     and of many that are dark. Where no file can be made, warns and returns Squares.
     """
-    labels = [label for _, label in images.samples]
     try:
         side = transform.shape[-1]
         made_from = f'{content(images)} {side} {skipBroken} {images.ink} {code()}'
         key = hashlib.sha256(made_from.encode()).digest()
         path = cache_folder() / f'{key.hex()[:32]}.sketches'
-        cached = made_once(path, lambda path: CachedSquares(path, key, labels, transform.shape),
+        cached = made_once(path, lambda path: CachedSquares(path, key, images, transform.shape),
                            partial(write_squares, images, transform, skipBroken, key))
     except OSError as error:
         warn_not_cached(error, 'so every start or epoch decodes the sketches again')
         return Squares(readable(images) if skipBroken else images, transform)
-    kept = cached.kinds != BROKEN
-    cached.images = images.without(np.flatnonzero(~kept))
-    warn_of_ink(cached.images, cached.kinds[kept])
+    images.report_broken(cached.broken)
+    warn_of_ink(cached.images, cached.kinds)
     return cached
 
 
@@ -108,6 +109,7 @@ def readable(images: Folder) -> Folder:
     except OSError as error:
         warn_not_cached(error, 'so every start decodes the images once')
         indices = list(broken(images))
+    images.report_broken(indices)
     return images.without(indices)
 
 
@@ -121,7 +123,7 @@ def warn_not_cached(error, consequence):
 def code() -> str:
     """A hash of the source of how images become squares: what an edit of it made is made anew."""
     digest = hashlib.sha256()
-    for name in 'cache.py', 'images.py', 'ink.py', 'transforms.py':
+    for name in 'cache.py', 'images.py', 'transforms.py':
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -4,16 +4,17 @@ Validation takes val/, or test/ where there is no val/. Only the folders of trai
 split that is asked for are looked at.
 """
 import os
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.classes import by_class, nfc, require_same, summary
-from datasets.images import LONGEST, ImageError, has_image_name, is_hidden, read_image
-from utils.system.errors import InputError, naming, speaks_for_all
-from utils.system.files import check_file
+from datasets.files import (
+    files_below, holds, images_and_others, is_hidden, is_image_file, warn, warn_left_out)
+from datasets.images import LONGEST, ImageError, read_image
+from datasets.names import nfc
+from utils.system.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,23 @@ class Folder:
         return replace(self, ink=ink, samples=sorted(samples, key=lambda sample: sample[1]))
 
     def without(self, broken: Collection[int]) -> 'Folder':
-        """The Folder without the images of these indices, about which it warns in one line.
+        """The Folder without the images of these indices."""
+        left_out = set(broken)
+        return replace(self, samples=[sample for index, sample in enumerate(self.samples)
+                                      if index not in left_out])
+
+    def report_broken(self, broken: Collection[int]):
+        """Warn in one line that the images of these indices are left out.
 
         Raises InputError where a class loses all its images.
         """
-        broken = set(broken)
-        kept = [sample for index, sample in enumerate(self.samples) if index not in broken]
-        filled = {label for _, label in kept}
+        filled = {label for _, label in self.without(broken).samples}
         for path, label in self.samples:
             if label not in filled:
                 name = os.path.relpath(path, self.root).split(os.sep)[0]
                 raise InputError(f'no image in the class folder {self.root}/{name} can be read')
         warn_left_out(self.root, [self.samples[index][0] for index in sorted(broken)],
                       'cannot be read')
-        return replace(self, samples=kept)
 
 
 def find(data_dir, channels, names=(), upright=True, split='val'):
@@ -105,71 +109,6 @@ def split_folder(root: Path, split: str) -> Path:
     return root / split
 
 
-def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files among `paths` and, sorted, the images at any depth of the folders among them.
-
-    Warns of files in the folders that are not images. Raises InputError for a path that does not
-    exist and for a folder without images.
-    """
-    files = []
-    for path in map(Path, paths):
-        with naming(str(path)):
-            is_folder = path.is_dir()
-            found, others = _images_and_others(path) if is_folder else ([path], [])
-        if not is_folder:
-            check_file(path, 'image')
-        if not found:
-            raise InputError(f'there are no images in {path}')
-        warn_left_out(path, others, 'not an image')
-        files += sorted(map(Path, found))
-    return files
-
-
-def files_below(folder: str | Path,
-                parents: frozenset[tuple[int, int]] = frozenset()) -> Iterator[os.DirEntry]:
-    """The files at any depth of `folder`, but no hidden ones and none in hidden folders.
-
-    Links are followed, except from a folder back to one of its `parents` (device, inode). Raises
-    OSError where a folder cannot be read.
-    """
-    status = os.stat(folder)
-    here = status.st_dev, status.st_ino
-    if here in parents:
-        return
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not is_hidden(entry.name)]
-    for entry in visible:
-        if _holds(entry.is_dir):
-            yield from files_below(entry.path, parents | {here})
-        else:
-            yield entry
-
-
-def is_image_file(entry: os.DirEntry) -> bool:
-    """Whether it is named like an image and can be opened: no pipe, no link that leads nowhere."""
-    return has_image_name(entry.name) and _holds(entry.is_file)
-
-
-def warn_left_out(root: str | Path, paths: Sequence[str], why: str):
-    """Warn in one line that files below `root` are left out."""
-    if paths:
-        files = 'file is' if len(paths) == 1 else 'files are'
-        warn(f'{root}: {len(paths)} {files} left out ({why}): {first_names(root, paths)}')
-
-
-def first_names(root: str | Path, paths: Sequence[str]) -> str:
-    """Three of the paths, below `root`, and how many more there are."""
-    names = [os.path.relpath(path, root) for path in paths[:3]]
-    names += [f'and {len(paths) - 3} more'] if len(paths) > 3 else []
-    return ', '.join(names)
-
-
-def warn(sentence: str):
-    """Warn, of the processes that torchrun starts on a machine in the first only."""
-    if speaks_for_all():
-        warnings.warn(sentence)
-
-
 def candidates(data_dir, names):
     """The folders in which a dataset may lie: `data_dir`, then its subfolders `names`."""
     if not data_dir:
@@ -185,7 +124,7 @@ def candidates(data_dir, names):
 def _class_folders(split):
     """{class: name of its folder}, sorted by class. Raises InputError where two are the same."""
     with os.scandir(split) as entries:
-        names = sorted(entry.name for entry in entries if _holds(entry.is_dir))
+        names = sorted(entry.name for entry in entries if holds(entry.is_dir))
     hidden = [name for name in names if is_hidden(name)]
     found = by_class([name for name in names if name not in hidden], split)
     if lost := [name for name in hidden if _has_images(os.path.join(split, name))]:
@@ -206,7 +145,7 @@ def _samples(split, classes):
     """[(path, label)] of all images below the class folders {class: name of its folder}."""
     samples, others = [], []
     for label, folder in enumerate(classes.values()):
-        images, rest = _images_and_others(os.path.join(split, folder))
+        images, rest = images_and_others(os.path.join(split, folder))
         samples += [(path, label) for path in images]
         others += rest
     filled = {label for _, label in samples}
@@ -221,17 +160,50 @@ def _samples(split, classes):
     return samples
 
 
-def _images_and_others(folder):
-    """The paths of the images and of the other files at any depth of `folder`, in order."""
-    images, others = [], []
-    for entry in files_below(folder):
-        (images if is_image_file(entry) else others).append(entry.path)
-    return [sorted(paths, key=lambda path: os.path.split(nfc(path))) for paths in (images, others)]
+def by_class(folders: Iterable[str], place: str | Path) -> dict[str, str]:
+    """{class: name of its folder in `place`}. Raises InputError where two are the same class."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        if (other := found.setdefault(nfc(folder), folder)) != folder:
+            raise InputError(f'{place} has the class {nfc(folder)} twice, in the folders '
+                             f'{ascii(other)} and {ascii(folder)}, which are the same letters in '
+                             'two Unicode forms: put their images into one')
+    return found
 
 
-def _holds(test: Callable[[], bool]) -> bool:
-    """test(), False where a link leads in a circle or where no one may look."""
-    try:
-        return test()
-    except OSError:
+def require_same(train: Path, train_classes: set[str], other: Path, other_classes: set[str]):
+    """Raise InputError where two splits, named by their folders, have different classes."""
+    only = train_classes - other_classes, other_classes - train_classes
+    found = [f'only {split} has {summary(names, others)}'
+             for split, names, others in zip((train, other), only, reversed(only)) if names]
+    if found:
+        what = 'test' if other.name == 'test' else 'validation'
+        raise InputError(f'train and {what} must have the same classes, '
+                         f'but {" and ".join(found)}')
+
+
+def summary(names: Collection[str], others: Collection[str] = ()) -> str:
+    """The first of the names and how many more there are; see shown."""
+    first, *more = sorted(names)
+    return shown(first, others) + (f' (and {len(more)} more)' if more else '')
+
+
+def shown(name: str, others: Collection[str]) -> str:
+    """The name as a sentence shows it: with escapes where one of the others looks like it."""
+    return ascii(name) if any(looks_like(name, other) for other in others) else name
+
+
+def looks_like(one: str, other: str) -> bool:
+    """Whether two different names may look alike: by invisible characters, or other scripts."""
+    if one == other:
         return False
+    one, other = (''.join(character for character in unicodedata.normalize('NFKC', name)
+                          if unicodedata.category(character)[0] not in 'CZ')
+                  for name in (one, other))
+    return len(one) == len(other) and all(
+        a == b or not (a + b).isascii() and script(a) != script(b) for a, b in zip(one, other))
+
+
+def script(character: str) -> str:
+    """LATIN, CYRILLIC, GREEK, …"""
+    return unicodedata.name(character, '').partition(' ')[0]

@@ -7,9 +7,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from datasets.archives import ArchivedImage
-from datasets.folders import files_below, is_image_file
-from datasets.images import is_hidden, reason
+from datasets.splits import ArchivedImage
+from datasets.files import files_below, is_hidden, is_image_file
+from datasets.images import reason
 from utils.system.errors import InputError, RunError, naming
 from utils.system.files import check_file, has_file
 

@@ -1,9 +1,8 @@
-"""What counts as an image file, and reading one, whatever its format and mode."""
+"""Read an image, whatever its format, mode and ink: sketches become dark on light."""
 import ctypes
 import errno
 import io
 import os
-import re
 import struct
 import threading
 from contextlib import nullcontext, suppress
@@ -13,43 +12,18 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from datasets.ink import is_dark, is_drawn_light
 from utils.system.errors import RunError
 
-# Not PIL.Image.registered_extensions(), which also has videos, documents and scientific arrays.
-SUFFIXES = tuple('.apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .jpx .mpo .pbm .pcx '
-                 '.pfm .pgm .png .pnm .ppm .qoi .tga .tif .tiff .webp'.split())
-# Files and folders that systems and photo tools add to folders of images, in upper or lower case.
-# Others, such as QNAP's .@__thumb, are hidden by the dot that their names begin with.
-NOT_DATA = frozenset(map(str.casefold, [
-    # macOS, in zip archives and on network volumes: github/gitignore, Global/macOS.gitignore
-    '__MACOSX', 'Icon\r', 'Network Trash Folder', 'Temporary Items',
-    # Windows: github/gitignore, Global/Windows.gitignore
-    '$RECYCLE.BIN', 'System Volume Information', 'desktop.ini', 'ehthumbs.db', 'Thumbs.db',
-    # ext4: syncthing/syncthing, lib/ignore/nukes_windows.go
-    'lost+found',
-    # Synology, reserved for the system: kb.synology.com, DSM help, File Station, Connect
-    '@sharebin', '@tmp',
-    # Synology: thumbnails in @eaDir/<image>/SYNOPHOTO_THUMB_*.jpg, deleted files, snapshots:
-    # Sonarr/Sonarr, src/NzbDrone.Common/Disk/FileSystemLookupService.cs
-    '@eaDir', '#recycle', '#snapshot',
-    # QNAP, deleted files and snapshots: ShokoAnime/ShokoServer, its default IgnoredFolders
-    '@Recycle', '@Recently-Snapshot',
-    # NetApp and Hitachi, over SMB: knowledge.hitachivantara.com, Snapshot Administration Guide
-    '~snapshot', '~snapsht',
-    # ACDSee, images as they were before it changed them, in English and German:
-    # help.acdsystems.com/de/acdsee-ultimate-16, How_files_are_saved.htm
-    '[Originals]', '[Originale]']))
-# More of them, in the case in which they are written: classes may be called recycler, as they may
-# be called Originals or Thumbs, which are names of photo tools too.
-NOT_DATA_PATTERN = re.compile(
-    'RECYCLER'                      # Windows XP, deleted files
-    r'|(FOUND|found)\.\d{3}'        # Windows, what chkdsk recovers
-    r'|.*\.lrdata'                  # Lightroom: '<catalog> Previews.lrdata' by Adobe's help
-    # Syncthing, the loser of two changes: docs.syncthing.net, Conflicting Changes
-    r'|.*\.sync-conflict-\d{8}-\d{6}-[A-Z0-9]{7}(\..*)?', re.DOTALL)
 LONGEST = 2 ** 15   # pixels of a side
 MOST_VALUES = 2 ** 29   # pixels times channels: 179 million pixels of RGB take some 2 GB in all
+DARK, BLACK, WHITE = 128, 64, 240   # gray values: below the first two, from the last on
+CONTRAST = 32   # gray values by which ink differs from its ground
+SHEET = 0.9     # what covers more of its rectangle is a sheet of paper, perhaps with round corners
+MIXED = 0.02    # the share of dark parts from which a cutout is a drawing with light fill
+HINTS = {       # what may help where sketches are dark or have hardly any ink, by --ink
+    'auto': '',
+    'dark': '; light strokes on a dark or transparent ground need --ink=light or --ink=auto',
+    'light': '; dark strokes on a light or transparent ground need --ink=dark or --ink=auto'}
 PNG, TEXTS = b'\x89PNG\r\n\x1a\n', (b'iCCP', b'iTXt', b'tEXt', b'zTXt')
 
 
@@ -75,17 +49,6 @@ class ImageError(RunError):
 
     def __init__(self, message: str):
         super().__init__(message.rpartition('ImageError: ')[2].strip())
-
-
-def has_image_name(path: str | Path) -> bool:
-    """Whether the name of a file says that it is an image, in upper or lower case."""
-    return os.fspath(path).lower().endswith(SUFFIXES)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not data: hidden, or named like those of systems and tools."""
-    return (name.startswith('.') and name not in ('.', '..') or name.casefold() in NOT_DATA
-            or NOT_DATA_PATTERN.fullmatch(name) is not None)
 
 
 def read_image(path: str | Path, channels: int, upright: bool = True, enough: int = LONGEST,
@@ -251,3 +214,64 @@ def _in_8_bits(image):
     if 'transparency' in image.info:
         gray.putalpha(Image.fromarray(values != image.info['transparency']).convert('L'))
     return gray
+
+
+def is_dark(sketch: Image.Image) -> bool:
+    """Whether more than half of the pixels of a sketch (mode 'L') are dark."""
+    counts = sketch.histogram()
+    return sum(counts[:DARK]) > sum(counts) / 2
+
+
+def is_blank(sketch: Image.Image) -> bool:
+    """Whether a sketch (mode 'L') has hardly any ink, as an empty sheet, faint or with a speck.
+
+    Ink is what differs from the median gray by CONTRAST. A sketch has more pixels of it than a line
+    of a quarter of the shorter side; the outer sixteenth, where scans have edges, does not count.
+    """
+    width, height = sketch.size
+    counts = np.array(sketch.crop((width // 16, height // 16, width - width // 16,
+                                   height - height // 16)).histogram())
+    median = np.searchsorted(counts.cumsum(), counts.sum() / 2)
+    ink = counts[abs(np.arange(256) - median) >= CONTRAST].sum()
+    return bool(ink < min(width, height) / 4)
+
+
+def is_drawn_light(sketch: Image.Image) -> bool:
+    """Whether a sketch (mode 'LA') with transparent parts is drawn light, on a dark ground.
+
+    Its opaque parts decide, those at least half as opaque as the most opaque. Where they cover
+    nearly all, they are a sheet: as without transparency, it is light where most of it is dark.
+    Elsewhere they are the drawing: it is light where hardly any part is dark. So white chalk and
+    white silhouettes are light; black strokes, black shapes with white eyes, and stickers with
+    a black outline and a white fill are dark.
+    """
+    gray, alpha = sketch.split()
+    half = alpha.getextrema()[1] // 2
+    counts = gray.histogram(alpha.point(lambda value: 255 * (value > half)))
+    opaque, dark = sum(counts), sum(counts[:DARK])
+    if opaque > SHEET * gray.width * gray.height:
+        return dark > opaque / 2
+    return dark < MIXED * opaque
+
+
+def paper_fault(sketch: Image.Image, ink: str = 'dark') -> str | None:
+    """Why a sketch, as read_image returns it for this --ink, is not dark on white paper, or None.
+
+    Paper is the brightest tenth of each of 8 x 8 fields. It counts as gray where it is neither
+    white nor black, as in a field that is filled with ink. More than a quarter of gray fields is a
+    fault: a pen of 5 pixels on 150 leaves fewer, and a shadow on half of the sheet more.
+    """
+    if is_blank(sketch):
+        return f'has hardly any ink{HINTS[ink]}'
+    if is_dark(sketch):
+        if ink == 'light':
+            return f'is mostly dark once --ink=light has inverted it{HINTS[ink]}'
+        return ('is mostly dark: networks of sketches expect dark strokes on white paper'
+                f'{HINTS[ink]}')
+    pixels = np.asarray(sketch.resize((64, 64), Image.BOX))
+    fields = pixels.reshape(8, 8, 8, 8).swapaxes(1, 2).reshape(64, 64)
+    paper = np.quantile(fields, 0.9, axis=1)
+    if ((BLACK <= paper) & (paper < WHITE)).mean() > 0.25:
+        return ('is not on white paper: networks of sketches expect it; '
+                'make the background of a photograph white first')
+    return None

@@ -32,7 +32,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from datasets import archives, imagenet
+from datasets import imagenet, splits
 from datasets.images import ImageError, decode, reason
 from datasets.splits import NAMES, VAL_FRACTION, Split, split_sketches, targets_digest
 from utils.flags.parser import Parser, at_least, check_not_empty
@@ -67,7 +67,7 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
         channels, suffix = 3, '.jpg'
     else:
         with naming('--source'):
-            sketches = archives.find_sketches(dataset, archive)
+            sketches = splits.find_sketches(dataset, archive)
         images = split_sketches(sketches, split, archive)
         channels, suffix, total = 1, '.png', len(images)
         settings, not_named = settings | split.settings(images), len(sketches) - total
@@ -200,7 +200,7 @@ def parse():
     """The parameters of prepare, from the flags of this command."""
     parser = Parser(f'python3 -m {PROGRAM}', description=__doc__,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('dataset', choices=[*archives.SKETCH_PATH, 'imagenet12'])
+    parser.add_argument('dataset', choices=[*splits.SKETCH_PATH, 'imagenet12'])
     parser.add_argument('--source', required=True,
                         help='sketches: the archive (zip) or the folder it unpacks to; imagenet12: '
                              f'the folder of {imagenet.TRAIN_TAR} and {imagenet.VAL_TAR}, what '

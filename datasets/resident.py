@@ -1,4 +1,4 @@
-"""Data on the device: a whole set as uint8 squares, from which batches are made without workers."""
+"""A whole split on the device as uint8 squares, from which batches are made without workers."""
 import ctypes
 import itertools
 import math
@@ -9,7 +9,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from datasets.transforms import Transformed, TransformedSquares
+from datasets.items import Transformed, TransformedSquares
 from utils.system import devices
 from utils.system.errors import InputError
 

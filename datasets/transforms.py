@@ -1,14 +1,12 @@
 """From a PIL image, or from a batch of squares, to what a network sees.
 
-Each kind of image is a function (inpsize, minCrop) -> Steps; minCrop is the smallest share of its
-area that a random crop of an image keeps. Validation takes the center crop or ten crops of what
-before_crop makes; of sketches and thumbnails that is a square of uint8 of the same side for all
-images, from which training batches are augmented too (augmentation.py). Photographs go one by one
-through torchvision's transforms, which are imported where they are used, since that takes as long
-as importing PyTorch.
+Each kind of image is a function (inpsize, minCrop) -> Steps. Validation takes the center crop or
+ten crops of what before_crop makes; of sketches and thumbnails that is a uint8 square of one side
+for all images, from which training batches are augmented too (augmentation.py). Photographs go one
+by one through torchvision's transforms. torchvision is imported where it is used, since that takes
+as long as importing PyTorch.
 """
 import math
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +14,6 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datasets.augmentation import MIN_CROP, RATIO, SketchAugmentation, ThumbnailAugmentation
 
@@ -131,7 +128,7 @@ def center(image: Tensor) -> Tensor:
 
 
 def pixels(image: Tensor, spec) -> Tensor:
-    """What a network sees of an image, or of its center crop, normalized as the DatasetSpec says.
+    """The pixels of a normalized image, or of its center crop, as a network sees them.
 
     (C, h, w) in [0, 1]; sketches are dark on light.
     """
@@ -141,7 +138,7 @@ def pixels(image: Tensor, spec) -> Tensor:
 
 
 class SquareTransform:
-    """What compose does, of a batch and on any device; for Steps that augment in batches."""
+    """Transform a batch on any device as compose does an image; for Steps that augment batches."""
 
     def __init__(self, steps: Steps, inpsize: int, mean: Sequence[float], std: Sequence[float],
                  train: bool = False, tenCrop: bool = False):
@@ -151,7 +148,7 @@ class SquareTransform:
         self.augmentation = steps.augment if train else None
 
     def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> Tensor:
-        """What chance decides of the images of these indices: (len(indices), numbers)."""
+        """Draw the random numbers of the images of these indices: (len(indices), numbers)."""
         if self.augmentation is None:
             return torch.empty(len(indices), 0)
         return torch.from_numpy(self.augmentation.draw(seed, epoch, indices))
@@ -174,49 +171,3 @@ class SquareTransform:
         for channel, mean, std in zip(images.unbind(1), self.mean, self.std):
             channel.sub_(mean).div_(std)
         return images
-
-
-class Transformed(Dataset):
-    """Items (tensor, label) from a sequence of (PIL image, label), one by one.
-
-    All randomness in an item is drawn from (seed, epoch, index), whichever process makes it, and
-    the global random state is left alone. The epoch is in shared memory, so that persistent workers
-    see it change.
-    """
-
-    def __init__(self, images, transform, seed):
-        self.images, self.transform, self.seed = images, transform, seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch.fill_(epoch)
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        image, label = self.images[index]
-        rng = random.Random(f'{self.seed} {int(self.epoch)} {index}')
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would reseed the GPUs too
-            torch.default_generator.manual_seed(rng.getrandbits(63))
-            return self.transform(image), label
-
-
-class TransformedSquares(Transformed):
-    """Transformed, from a sequence of squares (squares.py) in batches, by a SquareTransform.
-
-    What chance decides of an image is a function of (seed, epoch, index) here too.
-    """
-
-    def draw(self, indices: Sequence[int]) -> Tensor:
-        """What chance decides of these images in this epoch; see SquareTransform."""
-        return self.transform.draw(self.seed, int(self.epoch), indices)
-
-    def __getitem__(self, index):
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices):
-        """The items of these indices, which a DataLoader asks for at once."""
-        squares, labels = self.images.take(indices)
-        return list(zip(self.transform(squares, self.draw(indices)), labels))

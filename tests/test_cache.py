@@ -19,14 +19,15 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets import cache, folders, made_once, prepare
-from datasets.squares import Squares
+from datasets.items import Squares
 from datasets.transforms import side_before_crop
 from utils.system import files
 from utils.system.errors import InputError, RunError
 
 
 def drawing(width, height, seed):
-    pixels = np.random.default_rng(seed).integers(50, 256, (height, width), np.uint8)   # not mostly dark, which would be warned of
+    # not mostly dark, which would be warned of
+    pixels = np.random.default_rng(seed).integers(50, 256, (height, width), np.uint8)
     return Image.fromarray(pixels)
 
 
@@ -44,7 +45,8 @@ def root(tmp_path):
         for name in 'ant', 'bee':
             (tmp_path / 'data' / split / name).mkdir(parents=True)
             for number, size in enumerate(sizes, first):
-                drawing(*size, number).save(tmp_path / 'data' / split / name / f'{number - first}.png')
+                drawing(*size,
+                        number).save(tmp_path / 'data' / split / name / f'{number - first}.png')
     return tmp_path / 'data'
 
 
@@ -90,7 +92,9 @@ def test_made_anew_after_an_edit_of_how_images_are_read(root, home, decoded, mon
     source = Path(cache.__file__)
     cache.code.cache_clear()
     read = Path.read_bytes
-    monkeypatch.setattr(Path, 'read_bytes', lambda path: read(path) + b'# edited' * (path == source.with_name('transforms.py')))
+    monkeypatch.setattr(Path, 'read_bytes',
+                        lambda path: read(path) + b'# edited'
+                        * (path == source.with_name('transforms.py')))
     load(root)
     cache.code.cache_clear()
     assert len(decoded) == 24 and len(inode(home)) == 4
@@ -115,7 +119,8 @@ def test_items_are_those_of_the_files(root):
     for tenCrop in True, False:
         assert torch.equal(images(load(root, tenCrop=tenCrop).val),
                            images(load(root, tenCrop=tenCrop, plain=True).val))
-    assert pixels(data.train).shape == (6, 1, 40, 40) and torch.equal(pixels(data.train), uncached(root)[0])
+    assert pixels(data.train).shape == (6, 1, 40, 40)
+    assert torch.equal(pixels(data.train), uncached(root)[0])
 
 
 def test_each_inpsize_has_its_own(root, home):
@@ -126,7 +131,8 @@ def test_each_inpsize_has_its_own(root, home):
 def arguments_of(path, inpsize=32):
     """Those that open a cache file of 6 images, of 3 each of 2 classes."""
     side = side_before_crop(inpsize)
-    return path, path.read_bytes()[-32:], [0, 0, 0, 1, 1, 1], (1, side, side)
+    images = folders.Folder(path.parent, [(str(number), number // 3) for number in range(6)], 1)
+    return path, path.read_bytes()[-32:], images, (1, side, side)
 
 
 def side(path):
@@ -153,7 +159,8 @@ def test_stale(root, home, decoded, change):
     decoded.clear()
     data = load(root)
     assert len(decoded) == {'added': 7, 'removed': 5}.get(change, 6)    # of train/ only
-    assert len(inode(home)) == 3 and files.items() <= inode(home).items()   # others may have mapped the old one
+    # others may have mapped the old one
+    assert len(inode(home)) == 3 and files.items() <= inode(home).items()
     assert torch.equal(pixels(data.train), uncached(root)[0])
 
 
@@ -235,15 +242,20 @@ def test_of_several_processes_one_makes_it(root, home, decoded):
     with open(f'{path}.part', 'ab') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         results = []
-        waiting = threading.Thread(target=lambda: results.append(cache.squares(split, transform, False)), daemon=True)
+        waiting = threading.Thread(target=lambda: results.append(cache.squares(split, transform,
+                                                                               False)), daemon=True)
         waiting.start()
         waiting.join(.2)
         assert waiting.is_alive() and not decoded
         path.write_bytes(whole)
-        mapped = cache.CachedSquares(*arguments_of(path))      # the first trains on, with the file in use
+        # the first trains on, with the file in use
+        mapped = cache.CachedSquares(*arguments_of(path))
         os.unlink(file.name)
     waiting.join(60)
-    assert not waiting.is_alive() and len(mapped) == 6 and not decoded and isinstance(results[0], cache.CachedSquares)
+    assert not waiting.is_alive()
+    assert len(mapped) == 6
+    assert not decoded
+    assert isinstance(results[0], cache.CachedSquares)
     assert not list(home.glob('*.part')) and path.read_bytes() == whole
 
 
@@ -262,7 +274,8 @@ def test_the_folder_has_a_bound(root, home, monkeypatch):
     """What is open anywhere, and what is not the program's, stays."""
     for inpsize in 32, 48, 64:
         load(root, inpsize)
-    old = {each: {path for path in inode(home) if side(home / path) == each} for each in (40, 56, 72)}
+    old = {each: {path for path in inode(home) if side(home / path) == each}
+           for each in (40, 56, 72)}
     for name in 'old.so', 'thesis.txt', 'killed.sketches.part', 'killed.sketches.tmp':
         (home / name).write_bytes(b'1234')
     kept = cache.CachedSquares(*arguments_of(home / next(iter(old[72])), 64))
@@ -270,22 +283,26 @@ def test_the_folder_has_a_bound(root, home, monkeypatch):
     load(root, 40)
     names = {path.name for path in home.iterdir()}
     assert kept.arguments[0].name in names and 'thesis.txt' in names
-    assert not names & (old[40] | old[56] | {'old.so', 'killed.sketches.part', 'killed.sketches.tmp'})
+    assert not names & (old[40] | old[56]
+                        | {'old.so', 'killed.sketches.part', 'killed.sketches.tmp'})
 
 
 def test_use_is_marked_and_what_was_used_last_stays(root, home, monkeypatch):
     load(root, 32), load(root, 64)
-    older, newer = ({name for name in inode(home) if side(home / name) == each} for each in (40, 72))
+    older, newer = ({name for name in inode(home) if side(home / name) == each}
+                    for each in (40, 72))
     for path in home.iterdir():
         os.utime(path, (1, 1))
     load(root, 32)
-    monkeypatch.setattr(made_once, 'LIMIT', sum(map(os.path.getsize, home.iterdir())) + 6 * 32 ** 2 - 9)
+    monkeypatch.setattr(made_once, 'LIMIT',
+                        sum(map(os.path.getsize, home.iterdir())) + 6 * 32 ** 2 - 9)
     load(root, 28)
     assert older <= inode(home).keys() and newer - inode(home).keys()
 
 
 def test_a_lock_file_that_its_owner_removes_is_no_lock(home, monkeypatch):
-    """Between opening and locking, the owner renames or removes the file: then it is opened anew."""
+    """Between opening and locking, the owner renames or removes the file: then it is opened
+    anew."""
     home.mkdir(parents=True)
     part, flock, calls = home / 'x.part', fcntl.flock, []
 
@@ -295,7 +312,8 @@ def test_a_lock_file_that_its_owner_removes_is_no_lock(home, monkeypatch):
             part.unlink()
         calls.append(file)
     monkeypatch.setattr(fcntl, 'flock', late)
-    assert made_once.made_once(home / 'x', Path.read_bytes, lambda path: path.write_bytes(b'5')) == b'5'
+    assert made_once.made_once(home / 'x', Path.read_bytes,
+                               lambda path: path.write_bytes(b'5')) == b'5'
     assert len(calls) == 2 and [path.name for path in home.iterdir()] == ['x']
 
 
@@ -322,7 +340,8 @@ def load_readable(name, root, inpsize=32):
 def contents(split):
     """The bytes of each photograph or square."""
     photographs = isinstance(split.images, folders.Folder)
-    return [image.tobytes() for image, _ in split.images] if photographs else pixels(split).numpy().tolist()
+    return [image.tobytes()
+            for image, _ in split.images] if photographs else pixels(split).numpy().tolist()
 
 
 def test_broken_images_are_left_out_and_remembered(name, root, decoded):
@@ -340,12 +359,14 @@ def test_broken_images_are_left_out_and_remembered(name, root, decoded):
     assert contents(data.train) == expected[:4] + expected[5:]
     assert [label for _, label in data.train] == [0, 0, 0, 1, 1]
     assert [label for _, label in data.val] == [0, 1, 1, 1]
-    with pytest.raises(datasets.ImageError, match='bee/1.png: .* .--skipBroken leaves such images out.$'):
+    with pytest.raises(datasets.ImageError,
+                       match='bee/1.png: .* .--skipBroken leaves such images out.$'):
         list(datasets.load(name, root, 32).train)
 
 
 @pytest.mark.parametrize('error, raised', [
-    (MemoryError(), MemoryError), (OSError(errno.EMFILE, 'Too many open files'), (OSError, RunError))])
+    (MemoryError(), MemoryError),
+    (OSError(errno.EMFILE, 'Too many open files'), (OSError, RunError))])
 def test_what_runs_out_while_reading_breaks_no_image(name, root, monkeypatch, error, raised):
     def no_room(*_):
         raise error
@@ -381,7 +402,8 @@ def test_a_repaired_image_is_back(name, root):
 
 def test_a_class_that_loses_all_images(name, root):
     damage(*(root / 'train' / 'bee').iterdir())
-    with pytest.raises(InputError, match=f'^no image in the class folder {root}/train/bee can be read$'):
+    with pytest.raises(InputError,
+                       match=f'^no image in the class folder {root}/train/bee can be read$'):
         load_readable(name, root)
 
 
@@ -389,7 +411,9 @@ def test_many_broken_images_are_counted_and_some_named(name, root):
     damage(*(root / 'train' / 'bee').iterdir(), root / 'train' / 'ant' / '0.png')
     drawing(30, 30, 0).save(root / 'train' / 'bee' / 'whole.png')
     _, said = load_readable(name, root)
-    assert said == [f'{root}/train: 4 files are left out (cannot be read): ant/0.png, bee/0.png, bee/1.png, and 1 more']
+    assert said == [
+        f'{root}/train: 4 files are left out (cannot be read): ant/0.png, bee/0.png, bee/1.png, '
+        'and 1 more']
 
 
 def test_broken_images_are_left_out_without_a_cache(name, root, home):
@@ -404,13 +428,15 @@ def test_processes_leave_out_the_same(root, home):
     """Of two at once one searches; both have the same images."""
     damage(root / 'train' / 'bee' / '1.png')
     split, results = folders.find(root, 3, ())[0], []
-    searching = [threading.Thread(target=lambda: results.append(cache.readable(split).samples)) for _ in range(4)]
+    searching = [threading.Thread(target=lambda: results.append(cache.readable(split).samples))
+                 for _ in range(4)]
     with warnings.catch_warnings(action='ignore'):
         for thread in searching:
             thread.start()
         for thread in searching:
             thread.join()
-    assert results == 4 * [[sample for sample in split.samples if not sample[0].endswith('bee/1.png')]]
+    assert results == 4 * [[sample
+                            for sample in split.samples if not sample[0].endswith('bee/1.png')]]
     assert [path.suffix for path in home.iterdir()] == ['.broken']
 
 
@@ -513,7 +539,8 @@ def test_a_killed_process_leaves_nothing_for_ever(tmp_path, start, kind):
     function, *arguments = {'cache': (made_once.made_once, path, Path.read_text, write_x),
                             'prepare': (prepare.write_bytes, path, b'x')}[kind]
     assert start(die_writing, function, *arguments).wait()[0] == 9
-    assert len(list(path.parent.iterdir())) == {'cache': 2, 'prepare': 1}[kind] and not path.exists()
+    assert len(list(path.parent.iterdir())) == {'cache': 2, 'prepare': 1}[kind]
+    assert not path.exists()
     function(*arguments)
     assert list(path.parent.iterdir()) == [path] and path.read_text() == 'x'
 

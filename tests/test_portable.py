@@ -232,9 +232,9 @@ def test_memory_that_only_linux_tells(monkeypatch):
 def test_names_of_images_are_the_same_everywhere(sketch_folder, monkeypatch):
     train = datasets.load('tuberlin', str(sketch_folder), 16, plain=True).train
     before = datasets.names_digest(train)
-    monkeypatch.setattr(datasets.identity, 'image_names', lambda *_, **__: [
+    monkeypatch.setattr(datasets.items, 'image_names', lambda *_, **__: [
         os.path.relpath(path, train.images.root).replace('/', '\\') for path, _ in train.images.samples])
-    monkeypatch.setattr(datasets.identity.os, 'sep', '\\')
+    monkeypatch.setattr(datasets.items.os, 'sep', '\\')
     assert datasets.names_digest(train) == before
 
 

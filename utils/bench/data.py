@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 
 import datasets
 from datasets.resident import DeviceLoader
-from datasets.transforms import Transformed, sketches
+from datasets.items import Transformed
+from datasets.transforms import sketches
 from utils.system.devices import choose, moved
 from utils.system.errors import naming
 
