@@ -6,7 +6,7 @@ from test_packed_ops import bits_of, case, implementations
 from torch import nn
 
 from utils.packed import modules, ops
-from utils.packed.threshold import sign_threshold
+from utils.packed.modules import sign_threshold
 from utils.training.memory_format import channels_last
 
 
@@ -28,7 +28,7 @@ def test_the_threshold_of_two_batchnorms_and_a_relu_is_exact():
              *(torch.full((2000,), end) for end in (-3.4e38, 3.4e38, 1e-45, -1e-45))]
     x = torch.stack([values.clamp(-3.4e38, 3.4e38) for values in tried])[..., None, None]
     found = ops.pack_signs(x, threshold, flip)
-    assert ops._unpack(found, 2000).permute(0, 3, 1, 2).equal(norm(x) >= 0)
+    assert ops.unpack_mask(found, 2000).equal(norm(x) >= 0)
     assert flip.sum() > 200 and 200 < threshold.isfinite().sum() < 1800
 
 

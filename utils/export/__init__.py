@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 import datasets
 from utils import binarize, packed
 from utils.experiment import Experiment
+from utils.packed import format
 from utils.system.errors import InputError, RunError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, parallel
@@ -81,7 +82,36 @@ def write_packed(path, experiment, network, description):
                        f'log-probabilities differ by {difference:.2g}): a layer does not do what '
                        'utils/packed does for it')
     rows = packed.write(path, description, tensors, flags.exportHalf, flags.overwrite)
-    return packed.size_table(rows, network, os.path.getsize(path))
+    return size_table(rows, network, os.path.getsize(path))
+
+
+def size_table(rows: list[format.TableRow], network: nn.Module, file_size: int) -> str:
+    """The table that an export prints: bytes by kind of layer.
+
+    rows: what format.write returned for the exported network. file_size: in bytes.
+    """
+    binarized = {name.removesuffix('.weight') for name, encoding, *_ in rows if encoding == 'bits'}
+    sizes: dict[str, list[int]] = {}    # bits, alpha and beta, real, all in float32
+    for name, encoding, shape, _ in rows:
+        layer, _, tensor = name.rpartition('.')
+        kind = ('binarized convolutions' if layer in binarized
+                else type(network.get_submodule(layer)).__name__)
+        is_scale = tensor in ('alpha', 'beta')
+        column = 0 if encoding == 'bits' else 1 if is_scale else 2
+        row = sizes.setdefault(kind, [0] * 4)
+        row[column] += format.encoded_size(encoding, shape)
+        row[3] += 0 if is_scale else format.encoded_size('float32', shape)
+    payload = sum(sum(row[:3]) for row in sizes.values())
+    sizes['header, checksum'] = [0, 0, file_size - payload, 0]
+    sizes['file'] = [sum(column) for column in zip(*sizes.values())]
+    titles = 'bits', 'alpha, beta', 'real', 'packed', 'as float32', 'ratio'
+    lines = [f'{"bytes of":24}' + ''.join(f'{title:>13}' for title in titles)]
+    for kind, (*parts, in_float32) in sizes.items():
+        packed = sum(parts)
+        cells = ''.join(f'{cell:13,}' for cell in (*parts, packed, in_float32))
+        ratio = f'{in_float32 / packed:13.1f}' if in_float32 else ''
+        lines.append(f'{kind:24}{cells}{ratio}')
+    return '\n'.join(lines)
 
 
 def write_state_dict(path, experiment, network, description):

@@ -4,19 +4,20 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from utils.training.memory_format import channels_first, channels_last
 
 from . import ops
-from .encoding import Bits
-from .threshold import sign_threshold
+from .format import Bits
+
+LARGEST_ORDER = torch.tensor(torch.finfo(torch.float32).max).view(torch.int32).item()
 
 
 class BinaryUnit(nn.Module):
-    """[Maximum pool ->] BatchNorm -> sign -> convolution with binarized weights [-> ReLU], on bits.
+    """[Max pool ->] BatchNorm -> sign -> convolution with binarized weights [-> ReLU], on bits.
 
-    norm: the BatchNorm, or what sign_threshold takes in its place. The signs are pooled, not the
-    values.
+    norm: the BatchNorm, or what sign_threshold takes in its place. Signs are pooled, not values.
     """
 
     def __init__(self, pool: nn.MaxPool2d | None, norm: nn.Module, conv: nn.Conv2d, bits: Bits,
@@ -148,3 +149,42 @@ class ExpandedConv2d(nn.Module):
         outputs = [self.conv._conv_forward(x, ops.expand(*values, self.channels), bias)
                    for *values, bias in zip(*chunks)]
         return channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
+
+
+class TwoValued(nn.Identity):
+    """The parametrization by which SignConv2d knows that it can sum signs exactly."""
+
+    two_valued = True
+
+    @classmethod
+    def give_weights(cls, conv: nn.Conv2d, bits: Bits, alpha: Tensor, beta: Tensor):
+        """Expand the bits to the float32 weights of an ordinary convolution."""
+        mask = ops.unpack_mask(bits.words, bits.shape[1])
+        conv.weight = nn.Parameter(torch.where(mask, *(x.view(-1, 1, 1, 1) for x in (alpha, beta))))
+        parametrize.register_parametrization(conv, 'weight', cls(), unsafe=True)
+
+
+def sign_threshold(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    """threshold, float32 (channels,), and flip, bool (channels,), of a BatchNorm in evaluation
+    mode, or of a sequence of such and ReLUs.
+
+    For every finite x, norm(x) >= 0 if and only if (x >= threshold) != flip. Such a norm is
+    monotone in x, also as float32 rounds it: bisection over all float32 numbers with PyTorch's own
+    BatchNorm finds the one at which the sign changes. Where it never changes, as for a scale of 0,
+    the threshold is -inf.
+    """
+    def is_positive(order):
+        return (norm(float_from_order(order).view(1, -1, 1, 1)) >= 0).flatten()
+
+    low, high = (torch.full((channels,), end) for end in (-LARGEST_ORDER, LARGEST_ORDER))
+    first, last = is_positive(low), is_positive(high)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        is_beyond = is_positive(middle) == last
+        low, high = torch.where(is_beyond, low, middle), torch.where(is_beyond, middle, high)
+    return torch.where(first == last, -torch.inf, float_from_order(high)), ~last
+
+
+def float_from_order(order: Tensor) -> Tensor:
+    """The float32 numbers at these positions (int64) when all are sorted; 0 is at position 0."""
+    return order.abs().to(torch.int32).view(torch.float32) * order.sign()

@@ -1,4 +1,4 @@
-"""From a packed model to a network that computes with bits."""
+"""A trained network as tensors and bits, and networks that compute with these bits."""
 import warnings
 from collections.abc import Callable
 from os import PathLike
@@ -14,15 +14,34 @@ from utils.training.memory_format import channels_first, channels_last
 from .. import binarize
 from ..native import digest, functions_of
 from . import format, ops
-from .encoding import Bits
-from .export import pack
-from .format import Description
-from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock
+from .format import Bits, Description
+from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock, TwoValued
 
 LAYERS = SignFunction, Sign, SignConv2d, BasicBlock     # computed in another way on bits
 WRITTEN_FOR = 'a75cd10095a775d2'    # the digest of their functions, see on_bits
 # What they round to depends on the order of memory.
 ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
+
+
+@torch.no_grad()
+def pack(model: nn.Module) -> dict[str, torch.Tensor | Bits]:
+    """{name: float32 tensor or Bits} of a trained network, as format.write takes them.
+
+    Alpha, beta and bits are what the layers compute with in evaluation, whatever the binarizer. A
+    filter whose weights are all equal has that value as both alpha and beta, and a mask of ones.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()
+               if 'parametrizations.weight.' not in name       # latent weights, learned values
+               and not name.endswith('num_batches_tracked')}
+    for name, conv in binarize.binarized(model):
+        layer = binarize.layer_weights(conv)
+        alpha, beta, mask = layer.alpha.cpu(), layer.beta.cpu(), layer.mask.cpu()
+        has_alpha, has_beta = mask.flatten(1).any(1), (~mask).flatten(1).any(1)
+        alpha, beta = torch.where(has_alpha, alpha, beta), torch.where(has_beta, beta, alpha)
+        mask = mask | (alpha == beta).view(-1, 1, 1, 1)
+        tensors |= {f'{name}.weight': Bits(ops.pack_mask(mask), tuple(mask.shape)),
+                    f'{name}.alpha': alpha, f'{name}.beta': beta}
+    return tensors
 
 
 def load(path: str | PathLike, build: Callable[..., nn.Module] = models.build
@@ -40,9 +59,9 @@ def load(path: str | PathLike, build: Callable[..., nn.Module] = models.build
 def on_bits(model: nn.Module) -> nn.Module:
     """A network that gives what a trained one on the CPU gives in evaluation, but sooner.
 
-    It shares no tensor with `model`. It is `model` itself where not all signs are those of a
-    BinaryUnit, and where there is no compiled kernel; and it gives way to `model` where the first
-    images show that it computes something else, since a layer was edited.
+    It shares no tensor with `model`. Returns `model` itself where a sign is not part of a
+    BinaryUnit, where there is no compiled kernel, and, with a warning, where a layer was edited.
+    OnBits notices at the first images what the text of the layers does not show.
     """
     if not any(isinstance(module, Sign) for module in model.modules()) or not ops.has_kernel():
         return model
@@ -101,8 +120,8 @@ def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module
 
     [MaxPool] -> [BatchNorm -> ReLU] -> BatchNorm -> Sign -> [Dropout] -> binarized convolution ->
     [ReLU], consecutive in an nn.Sequential, becomes a BinaryUnit; every other binarized convolution
-    an ExpandedConv2d; the rest stays. Removes the bits from `tensors`, so that they are not held
-    twice.
+    an ExpandedConv2d; the rest stays. Without a compiled kernel, all convolutions stay and get
+    float32 weights. Removes the bits from `tensors`, so that they are not held twice.
     """
     real = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Bits)}
     network.eval().load_state_dict(real, strict=False, assign=True)
@@ -114,6 +133,10 @@ def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module
         conv = name.removesuffix('.weight')
         values = tensors.pop(name), tensors[f'{conv}.alpha'], tensors[f'{conv}.beta']
         binary[network.get_submodule(conv)] = values
+    if binary and not ops.has_kernel():
+        for conv, values in binary.items():
+            TwoValued.give_weights(conv, *values)
+        return round_alike(network).requires_grad_(False)
     for parent in list(network.modules()):
         layers: dict = parent._modules
         if isinstance(parent, nn.Sequential):
