@@ -25,16 +25,17 @@ from . import to_onnx
 
 TOLERANCE = 0.01    # of log-probabilities, between a checkpoint and its exported file
 
+
 class Kind(NamedTuple):
-    """A kind of files, with its functions of a path."""
+    """A kind of file."""
 
     title: str
     recognizes: Callable[[Path], bool]
-    write: Callable[[Path, Experiment, nn.Module, packed.Description], str]   # returns what to say
+    write: Callable[[Path, Experiment, nn.Module, packed.Description], str]   # returns what to print
 
 
 def export(experiment: Experiment):
-    """Write the network of the checkpoint to the file --export, and print what it holds."""
+    """Write the network of the checkpoint to the file --export, and print what is in it."""
     flags = experiment.flags
     path, kind = Path(flags.export), KINDS[Path(flags.export).suffix]
     check_place(path, kind, flags)
@@ -60,7 +61,7 @@ def export(experiment: Experiment):
 
 
 def check_place(path: Path, kind: Kind, flags):
-    """Raise InputError where a file of this kind must not be written to `path`."""
+    """Raise InputError where --export must not write to `path`."""
     if not path.parent.is_dir():
         raise InputError(f'--export: there is no folder {path.parent} to write {path.name} to')
     if not path.exists():
@@ -75,8 +76,8 @@ def check_place(path: Path, kind: Kind, flags):
 
 def write_packed(path, experiment, network, description):
     flags, tensors = experiment.flags, packed.pack(network)
-    from_file = packed.assemble(packed.build_on_meta(description), dict(tensors))
-    difference = largest_difference(from_file, network.cpu(), description)
+    on_bits = packed.assemble(packed.build_on_meta(description), dict(tensors))
+    difference = largest_difference(on_bits, network.cpu(), description)
     if not difference < TOLERANCE:
         raise RunError('a packed model would compute something else than the checkpoint (its '
                        f'log-probabilities differ by {difference:.2g}): a layer does not do what '
@@ -86,10 +87,7 @@ def write_packed(path, experiment, network, description):
 
 
 def size_table(rows: list[format.TableRow], network: nn.Module, file_size: int) -> str:
-    """The table that an export prints: bytes by kind of layer.
-
-    rows: what format.write returned for the exported network. file_size: in bytes.
-    """
+    """The table of bytes by kind of layer; rows: what format.write returned for the network."""
     binarized = {name.removesuffix('.weight') for name, encoding, *_ in rows if encoding == 'bits'}
     sizes: dict[str, list[int]] = {}    # bits, alpha and beta, real, all in float32
     for name, encoding, shape, _ in rows:
@@ -119,8 +117,7 @@ def write_state_dict(path, experiment, network, description):
     checkpoints.write_checkpoint(path, state)
     arguments = [description.model_def, len(description.classes), description.channels,
                  description.inpsize]
-    if description.signLayers is not None:
-        arguments.append(description.signLayers)
+    arguments += [] if description.signLayers is None else [description.signLayers]
     return (f'{path}: {os.path.getsize(path):,} bytes, a state_dict of {len(state)} tensors; load '
             f'it into models.build({", ".join(map(repr, arguments))})')
 
@@ -142,7 +139,7 @@ def write_onnx(path, experiment, network, description):
 
 @torch.no_grad()
 def largest_difference(one: Callable, other: Callable, description: packed.Description) -> float:
-    """The largest between log-probabilities of two networks on three random images."""
+    """The largest difference of the log-probabilities of two networks on three random images."""
     shape = 3, description.channels, description.inpsize, description.inpsize
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with parametrize.cached():

@@ -156,10 +156,10 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
          ) -> tuple[Description, nn.Module, dict[str, Tensor | Bits]]:
     """The description, the network on the meta device, and {name: float32 tensor or Bits}.
 
-    build(model_def, nClasses, channels, inpsize, signLayers) makes the network: give a function of
-    your own, which raises InputError for an unknown model_def, for networks that are not in the
-    registry of models. No code in the file is run, and no memory is allocated beyond what the
-    architecture needs and the file holds. Raises InputError for any file but a whole packed model.
+    build(model_def, nClasses, channels, inpsize, signLayers) makes networks that are not in the
+    registry of models, and raises InputError for an unknown model_def. No code in the file is run,
+    and the memory needed is that of the architecture and the file. Raises InputError for any file
+    but a complete packed model.
     """
     path = Path(path)
     check_file(path, 'packed model')
@@ -224,7 +224,7 @@ def build_on_meta(description: Description,
 
 
 def expected_table(rows: object, network: nn.Module) -> tuple[list[TableRow], int]:
-    """The only valid table for this network with the encodings in `rows`, and its payload's length.
+    """The valid table for this network with the encodings in `rows`, and its payload's length.
 
     `rows` come from a file and can be anything. Raises InputError for an unknown encoding.
     """

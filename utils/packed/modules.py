@@ -63,10 +63,7 @@ class BinaryUnit(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(residual + shortcut), where the last layer of the residual is a BinaryUnit.
-
-    The unit adds, so that the sum is in memory once.
-    """
+    """ReLU(residual + shortcut), where the last layer of the residual is a BinaryUnit that adds."""
 
     def __init__(self, residual: nn.Sequential, shortcut: nn.Sequential):
         super().__init__()
@@ -89,17 +86,17 @@ class ResidualBlock(nn.Module):
 
 
 class PooledConv2d(nn.Module):
-    """A real convolution and the maximum pool behind it.
+    """A real convolution and the max pool after it.
 
-    Where PyTorch would convolve in oneDNN, what is between the two stays in oneDNN's own order of
-    memory: the same convolution, without the two copies of a large map that other orders need.
+    Where PyTorch convolves in oneDNN, the map between them stays in oneDNN's memory layout, which
+    saves two copies of it. The result is the same.
     """
 
     def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d):
         super().__init__()
         self.conv = conv
         self.pool = pool
-        self.any_order = False      # of memory, for an output that only a BinaryUnit reads
+        self.any_order = False      # memory layout of the output, which only a BinaryUnit reads
 
     def forward(self, x):
         conv, pool, x = self.conv, self.pool, channels_first(x)
@@ -165,13 +162,12 @@ class TwoValued(nn.Identity):
 
 
 def sign_threshold(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
-    """threshold, float32 (channels,), and flip, bool (channels,), of a BatchNorm in evaluation
-    mode, or of a sequence of such and ReLUs.
+    """threshold, float32 (channels,), and flip, bool (channels,), so that for every finite x
+    norm(x) >= 0 if and only if (x >= threshold) != flip.
 
-    For every finite x, norm(x) >= 0 if and only if (x >= threshold) != flip. Such a norm is
-    monotone in x, also as float32 rounds it: bisection over all float32 numbers with PyTorch's own
-    BatchNorm finds the one at which the sign changes. Where it never changes, as for a scale of 0,
-    the threshold is -inf.
+    norm: a BatchNorm in evaluation mode, or a sequence of such and ReLUs: monotone in x, also as
+    float32 rounds it. Bisects over all float32 numbers with PyTorch's own BatchNorm. Where the sign
+    never changes, as for a scale of 0, the threshold is -inf.
     """
     def is_positive(order):
         return (norm(float_from_order(order).view(1, -1, 1, 1)) >= 0).flatten()

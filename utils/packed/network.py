@@ -27,8 +27,7 @@ ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
 def pack(model: nn.Module) -> dict[str, torch.Tensor | Bits]:
     """{name: float32 tensor or Bits} of a trained network, as format.write takes them.
 
-    Alpha, beta and bits are what the layers compute with in evaluation, whatever the binarizer. A
-    filter whose weights are all equal has that value as both alpha and beta, and a mask of ones.
+    A filter whose weights are all equal has that value as both alpha and beta, and a mask of ones.
     """
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()
                if 'parametrizations.weight.' not in name       # latent weights, learned values
@@ -48,8 +47,7 @@ def load(path: str | PathLike, build: Callable[..., nn.Module] = models.build
          ) -> tuple[Description, nn.Module]:
     """The description and the network, in evaluation mode on the CPU, of the packed model at path.
 
-    build: for networks that are not in the registry; see format.read. Raises InputError for a
-    file that is damaged or not a packed model.
+    build and errors: see format.read.
     """
     description, network, tensors = format.read(path, build)
     return description, assemble(network, tensors)
@@ -81,7 +79,7 @@ def on_bits(model: nn.Module) -> nn.Module:
 
 
 class OnBits(nn.Module):
-    """A network on bits, used where it proves equal to the model that it was made from."""
+    """A network on bits, used if its first outputs equal those of the model it was made from."""
 
     TOLERANCE = 1e-3    # of log-probabilities
 
@@ -95,10 +93,7 @@ class OnBits(nn.Module):
         return self.network(images)
 
     def prove(self, model: nn.Module, images: Tensor):
-        """Compare the outputs for these images; where they differ, warn and take the model.
-
-        Signs are compared around 0 too, since an edit there shows in few images.
-        """
+        """Compare outputs, and signs around 0; where they differ, warn and use the model."""
         difference = (self.network(images) - model(images)).abs()
         tiny = 10.0 ** -torch.arange(0, 45)
         inputs = torch.cat([-tiny, torch.tensor([-0.0, 0.0]), tiny])
@@ -166,9 +161,9 @@ def round_alike(network: nn.Module) -> nn.Module:
 
 
 def fuse(layers: dict, binary: dict) -> dict:
-    """{name: layer} of a sequence that evaluates to the same, each binary unit as one module.
+    """The layers of a sequence with each binary unit fused; removes its convolution from `binary`.
 
-    Removes the convolutions of the units from `binary`.
+    The sequence evaluates to the same.
     """
     fused: dict = {}
     for name, layer in layers.items():
@@ -215,9 +210,9 @@ def make_unit(fused: dict, conv: nn.Conv2d, *weights) -> BinaryUnit:
 
 
 def make_increasing(conv: nn.Conv2d, norm: nn.BatchNorm2d):
-    """Make the scales of a BatchNorm positive, without changing any output, by negating channels.
+    """Make the scales of a BatchNorm positive by negating channels, here and in the convolution.
 
-    These are channels of the convolution before it and of the BatchNorm's scale and mean.
+    Outputs stay the same to the last bit.
     """
     if norm.affine:
         sign = torch.where(norm.weight < 0, -1.0, 1.0)
