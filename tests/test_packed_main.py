@@ -97,8 +97,8 @@ def test_under_amp_the_validated_network_is_the_exported_one(in_bfloat16, sketch
         assert 'autocast' not in out
     assert found['amp'] == found['float32'] == found['packed']
     metrics = read_checkpoint(checkpoint)['metrics']
-    assert found['packed'][0].startswith(
-        f' {metrics["loss"]:.4f}  accuracy {round(metrics["top1"] * 0.12)}/12  top-1 {metrics["top1"]:.2f}')
+    right = round(metrics['top1'] * 0.12)
+    assert f' {metrics["loss"]:.4f}  accuracy {right}/12  top-1 ' in found['packed'][0]
     assert 'bfloat16 under autocast, weights in float32, validation in float32' in (
         checkpoint.parent / 'log.txt').read_text()
     lines = said('--classify', f'{sketch_folder}/val', f'--packed={tmp_path}/model.dab')
@@ -112,9 +112,8 @@ def test_where_validation_is_under_amp_log_evaluation_and_export_say_so(in_bfloa
         checkpoint.parent / 'log.txt').read_text()
     assert 'bfloat16 under autocast' in said('--evaluate', f'--resume={checkpoint}')
     *_, sentence = said(f'--resume={checkpoint}', f'--export={tmp_path}/model.pt').splitlines()
-    assert sentence == (
-        f'The accuracy of {checkpoint} was measured in bfloat16 (--amp), and {tmp_path}/model.pt computes in float32: '
-                        'to measure that, --evaluate with --amp=off')
+    for part in str(checkpoint), 'bfloat16 (--amp)', '/model.pt computes in float32', '--amp=off':
+        assert part in sentence
 
 
 def test_an_existing_file_is_kept_unless_told(trained, packed, refused, said):

@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 
     title: str
     recognizes: Callable[[Path], bool]
-    write: Callable[[Path, Experiment, nn.Module, packed.Description], str]   # returns what to print
+    write: Callable[[Path, Experiment, nn.Module, packed.Description], str]     # returns a report
 
 
 def export(experiment: Experiment):
