@@ -232,12 +232,6 @@ def test_tables_that_do_not_fit(whole, read):
         refused(read, sealed(header, other), 'tensors')
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(data=st.binary(max_size=200), prefix=st.booleans())
-def test_random_bytes(whole, read, data, prefix):
-    refused(read, whole[:12] + data if prefix else data)
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4)

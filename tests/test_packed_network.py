@@ -188,16 +188,6 @@ def test_a_filter_of_equal_weights_is_exported_as_ones(method):
         assert tensors[f'0.{key}'][:2].equal(weight[:2, 0, 0, 0])
 
 
-def test_float16_outside_the_bits(tmp_path):
-    model, images = simulated('sketchanetfbin')
-    rounded = copy.deepcopy(model)
-    for name, tensor in rounded.state_dict().items():
-        if 'original' not in name and 'num_batches' not in name:
-            tensor.copy_(tensor.half())
-    packed = repack(model, 'sketchanetfbin', tmp_path, half=True)
-    assert agree(rounded, packed, images) and not agree(model, packed, images)
-
-
 def test_every_implementation(tmp_path, monkeypatch):
     model, images = simulated('resnetfbin18')
     packed = repack(model, 'resnetfbin18', tmp_path)
