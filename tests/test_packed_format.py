@@ -14,7 +14,8 @@ from torch import nn
 
 import models
 from utils import binarize
-from utils.packed import encoding, export, format, ops
+from utils.export import size_table
+from utils.packed import format, network, ops
 from utils.system.errors import InputError
 
 DESCRIPTION = dict(model_def='tiny', signLayers='2', classes=['ja', 'nein', 'où'], inpsize=8, mean=[0.5, 0.25],
@@ -36,7 +37,7 @@ def tiny():
                for name, tensor in build('tiny', 3, 2, 8, None).state_dict().items() if 'num_batches' not in name}
     tensors['1.running_var'].abs_()
     mask = tensors.pop('2.weight') > 0
-    tensors |= {'2.weight': encoding.Bits(ops.pack_mask(mask), tuple(mask.shape)),
+    tensors |= {'2.weight': format.Bits(ops.pack_mask(mask), tuple(mask.shape)),
                 '2.alpha': torch.randn(7, generator=generator), '2.beta': torch.randn(7, generator=generator)}
     return mask, tensors
 
@@ -92,7 +93,7 @@ def opened(data):
 
 def same(tensors, others):
     def values(tensor):
-        return tensor.words if isinstance(tensor, encoding.Bits) else tensor
+        return tensor.words if isinstance(tensor, format.Bits) else tensor
     return tensors.keys() == others.keys() and all(
         values(tensors[name]).equal(values(others[name])) and tensors[name].shape == others[name].shape
         for name in tensors)
@@ -107,10 +108,10 @@ def test_round_trip(whole, read):
 @pytest.mark.parametrize('channels', [1, 3, 8, 24, 63, 64, 65, 100, 128, 508])
 def test_bits_of_any_number_of_channels(channels):
     mask = torch.rand(5, channels, 2, 3) < 0.4
-    bits = encoding.Bits(ops.pack_mask(mask), tuple(mask.shape))
-    data = encoding.encode(bits, 'bits')
+    bits = format.Bits(ops.pack_mask(mask), tuple(mask.shape))
+    data = format.encode(bits, 'bits')
     assert len(data) == -(-mask.numel() // 8)
-    again = encoding.decode(data, 'bits', list(mask.shape))
+    again = format.decode(data, 'bits', list(mask.shape))
     assert again.words.equal(bits.words) and again.shape == bits.shape
 
 
@@ -299,8 +300,8 @@ def test_sizes(tmp_path, name, binEnd, ratio):
     classes = [f'a class with a name of 32 letters {number:03}' for number in range(250)]
     description = format.Description(name, None, classes, models.default_inpsize(name), [0], [1], 'tuberlin', True)
     path = tmp_path / 'model.dab'
-    rows = format.write(path, description, export.pack(model))
+    rows = format.write(path, description, network.pack(model))
     assert floats / path.stat().st_size >= ratio
-    last = export.size_table(rows, model, path.stat().st_size).splitlines()[-1].split()
+    last = size_table(rows, model, path.stat().st_size).splitlines()[-1].split()
     assert last[0] == 'file' and int(last[4].replace(',', '')) == path.stat().st_size
     assert int(last[5].replace(',', '')) == floats and float(last[6]) >= ratio

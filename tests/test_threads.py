@@ -127,8 +127,6 @@ def test_the_search_is_the_same(cxx, monkeypatch):
     if usual is None:
         pytest.skip('no C++ compiler')
     other = build(cxx, 'cpu', cpu.SOURCES, cpu.FLAGS)
-    for name, types in cpu.SIGNATURES.items():
-        getattr(other, name).argtypes, getattr(other, name).restype = types, None
     results = []
     try:
         for library, threads in (usual, 1), (other, 1), (other, 2):

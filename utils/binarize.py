@@ -30,12 +30,11 @@ from utils.system.errors import InputError
 
 
 class Method(nn.Module):
-    """A way to binarize: subclass it, set the texts, and enter the class in METHODS.
+    """A binarizer: subclass it, set the texts, and enter the class in METHODS.
 
-    Every binarized layer has an instance of its own. Values that are to be learned are its
-    parameters, and what else it remembers is its buffers: checkpoints keep both. The functions work
-    on the rows (out, n) of a weight, one row per filter; where they need no instance, they are
-    static methods.
+    Every binarized layer has its own instance. Learned values are its parameters, other state its
+    buffers: checkpoints keep both. The functions work on the rows (out, n) of a weight, one row per
+    filter; where they need no instance, they are static methods.
     """
 
     title = 'binarization'      # what the report calls the method
@@ -43,28 +42,25 @@ class Method(nn.Module):
     style = dict(color='#009e73', linestyle='-.', marker='v')   # Matplotlib's, in every plot
 
     def __init__(self, weight: Tensor):
-        """weight: the initial latent weights (out, c, kh, kw) of the layer, to start values from.
-
-        (out, n) where a tensor without a layer is binarized.
-        """
+        """weight: the initial latent weights (out, c, kh, kw), or rows (out, n) without a layer."""
         super().__init__()
 
     def observe(self, rows: Tensor):
-        """Called before split where a training forward has projected, to change buffers in place.
+        """Update buffers in place before split, once per projection in training.
 
-        By add_, copy_, …: after `self.steps += 1`, torch.compile (2.14) returned wrong outputs.
+        Use add_, copy_, …: after `self.steps += 1`, torch.compile (2.14) returned wrong outputs.
         """
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha (out, 1), beta (out, 1) and mask (out, n), True where a weight becomes alpha.
+        """Return alpha (out, 1), beta (out, 1) and mask (out, n), True where a weight is alpha.
 
-        Where alpha and beta depend on parameters of the method, these get the gradients that
-        W~ = where(mask, alpha, beta) gives them; the mask, which has no gradient, gives none.
+        Parameters of the method that alpha and beta depend on get the gradients of
+        W~ = where(mask, alpha, beta).
         """
         raise NotImplementedError
 
     def gradient_factor(self, inside: Tensor, alpha: Tensor, beta: Tensor, mask: Tensor) -> Tensor:
-        """(out, n), by which dL/dW~ is multiplied beside s; `inside` is the mask [|W| < 1]."""
+        """Return the factor (out, n) of dL/dW~ beside s; `inside` is the mask [|W| < 1]."""
         raise NotImplementedError
 
 
@@ -206,15 +202,10 @@ class LayerWeights(NamedTuple):
 
 
 def make_method(name: str, weight: Tensor) -> Method:
-    """The method `name` for a layer with these weights, its learned values at their start."""
-    check_method(name)
-    return METHODS[name](weight.detach())
-
-
-def check_method(name: str):
-    """Raise InputError for a name that is not in METHODS."""
+    """The method `name` for a layer with these initial weights. Raises InputError for others."""
     if name not in METHODS:
         raise InputError(f'unknown binarizer {name!r}: choose one of {", ".join(METHODS)}')
+    return METHODS[name](weight.detach())
 
 
 def _split_rows(weight, method):
@@ -234,13 +225,12 @@ def _split_rows(weight, method):
 
 @torch.no_grad()
 def split(weight: Tensor, method: str = 'dab') -> tuple[Tensor, Tensor, Tensor]:
-    """The two values of every filter of `weight` as it is, and which weights take which.
+    """Split the filters of `weight` (out, c, kh, kw) or (out, n), without projecting it.
 
-    weight: (out, c, kh, kw), or (out, n). Returns alpha (out,), beta (out,), in float32 (float64
-    for float64 weights), and the boolean mask e of weight's shape, True where a weight becomes
-    alpha. Under 'dab', alpha and beta are the means of the two groups and 1 <= e.sum() <= n - 1
-    in every filter. A layer splits its *projected* latent weights, by its own learned values:
-    layer_weights has those. Raises ValueError for n = 1 or an unknown method.
+    Returns alpha (out,), beta (out,), in float32 (float64 for float64 weights), and the boolean
+    mask e of weight's shape, True where a weight becomes alpha. Under 'dab', 1 <= e.sum() <= n - 1
+    in every filter. layer_weights has the values of a layer, which projects first. Raises
+    ValueError for n = 1 or an unknown method.
     """
     alpha, beta, mask = _split_rows(weight, make_method(method, weight))
     return alpha.squeeze(1), beta.squeeze(1), mask.view(weight.shape)
@@ -248,10 +238,7 @@ def split(weight: Tensor, method: str = 'dab') -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def binarize_weight(weight: Tensor, method: str = 'dab') -> Tensor:
-    """W~ of `weight` (out, c, kh, kw) as it is: the same shape and dtype, two values per filter.
-
-    This is not what a layer makes of its latent weights, which it projects first: layer_weights is.
-    """
+    """W~ of `weight` without projecting it: the same shape and dtype, two values per filter."""
     alpha, beta, mask = _split_rows(weight, make_method(method, weight))
     return torch.where(mask, alpha, beta).view(weight.shape).to(weight.dtype)
 
@@ -259,8 +246,7 @@ def binarize_weight(weight: Tensor, method: str = 'dab') -> Tensor:
 def project_(weight: Tensor) -> Tensor:
     """Project latent weights (out, c, kh, kw) in place: centre over input channels, clamp to ±1.
 
-    A single input channel (a depthwise convolution) is not centred, which would erase it, and
-    Binarization shows a filter as one of a single channel where its centring is off.
+    A single input channel (a depthwise convolution) is not centred, which would erase it.
     """
     if weight.size(1) > 1:
         weight -= weight.mean(1, keepdim=True)
@@ -297,9 +283,8 @@ class _StraightThrough(torch.autograd.Function):
 def _fused_forward_(latent: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """Project latent weights in place; returns W~ and values (4, out): alpha, beta, boundary, K.
 
-    The weights above the boundary become alpha; of a constant filter, none. With _fused_backward
-    a custom operator, which torch.compile does not look into, around the code of utils/native; in
-    PyTorch where that cannot be started.
+    The weights above the boundary become alpha; of a constant filter, none. Custom operators let
+    torch.compile call utils/native; where that cannot start, PyTorch computes the same.
     """
     with suppress(native.Unsupported):
         return native.compiled(latent.device).forward_(latent, method)
@@ -346,10 +331,9 @@ class _Fused(torch.autograd.Function):
 
 
 class _LastProjection(NamedTuple):
-    """What tells whether latent weights are as the last training forward left them.
+    """Tells whether latent weights changed since the last training forward.
 
-    Their content too, which code that writes through `.data` and PyTorch's fused optimizers change
-    without a new version.
+    Compares the content too: writes through `.data` and fused optimizers keep the version.
     """
 
     version: int
@@ -366,16 +350,13 @@ class _LastProjection(NamedTuple):
 
 
 def _content(weight):
-    """The sum of the bits of all weights as integers, which no change leaves but by chance.
-
-    Modulo 2^32, which is 30 times faster than PyTorch's default of a longer integer.
-    """
+    """A checksum: the sum of the bits of all weights, modulo 2^32, which is fast."""
     bits = weight.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.itemsize])
     return bits.sum(dtype=torch.int64 if weight.itemsize == 8 else torch.int32)
 
 
 def forget_projections(model: nn.Module):
-    """Let the next training forward project all latent weights, as that of a resumed run does."""
+    """Let the next training forward project all latent weights, as after a resume."""
     for _, conv in binarized(model):
         binarization(conv).last = None
 
@@ -383,11 +364,10 @@ def forget_projections(model: nn.Module):
 class Binarization(nn.Module):
     """The parametrization of a convolution's weight: latent parameter in, two-valued weight out.
 
-    In a training step (training mode, gradients enabled) the latent parameter is projected in
-    place first; further forward passes before it changes see the same projection, but each projects
-    again under torch.compile. Otherwise it is left untouched and W~ is that of its projection, so
-    that neither validating nor looking at a weight changes what is trained or saved: the projection
-    of a projection can differ, where the clamp has moved a mean.
+    A training step (training mode, gradients enabled) projects the latent parameter in place, once
+    until it changes (under torch.compile in every forward). Otherwise it is left untouched and W~
+    is that of its projection: validating a network does not change it. Projecting a projection
+    could, where the clamp has moved a mean.
     """
 
     two_valued = True       # for models.blocks.SignConv2d
@@ -477,7 +457,7 @@ class Binarization(nn.Module):
 
 
 def _has_twin(layer: Binarization, device: torch.device, shape: torch.Size) -> bool:
-    """Whether compiled code supports these weights and was written for the layer's method."""
+    """Whether compiled code supports these weights and computes what the method says."""
     return (native.compiled(device).supports(tuple(map(int, shape)))
             and native.is_written_for(layer.name, _functions(layer), layer.method.title))
 
@@ -487,7 +467,7 @@ _has_twin._dynamo_marked_constant = True
 
 
 def _functions(layer):
-    """The code of all functions here that decide what a layer computes; () where it has a state."""
+    """The code of all functions that decide what a stateless layer computes, else ()."""
     method = layer.method
     if method.state_dict() or vars(method).keys() - vars(nn.Module()).keys():
         return ()
@@ -526,15 +506,13 @@ def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
          search: str = 'fast', centring: bool = True) -> nn.Module:
     """Binarize the weights of the convolutions binStart … binEnd (both inclusive) and return model.
 
-    The stored parameter, `parametrizations.weight.original`, is the latent weight that the
-    optimizer owns; `conv.weight` is the binarized one. A binEnd beyond the last convolution means
-    "to the end". A layer whose filters have one weight stays real, with a warning. search: 'fast'
-    splits without sorting where it can (float32 on the CPU, with a C++ compiler), 'exact' sorts.
-    centring=False leaves the mean over input channels in the latent weights, and s = 1.
-    Raises ValueError for a range without a convolution, an unknown method, or a model wrapped
-    before.
+    `conv.parametrizations.weight.original` is the latent weight that the optimizer owns;
+    `conv.weight` is the binarized one. A binEnd beyond the last convolution means "to the end". A
+    layer whose filters have one weight stays real, with a warning. search: 'fast' uses compiled
+    code where there is some, 'exact' sorts. centring=False leaves the mean over input channels in
+    the latent weights, and s = 1. Raises ValueError for a range without a convolution, an unknown
+    method, or a model wrapped before.
     """
-    check_method(method)
     layers = convolutions(model)
     chosen = [(name, conv) for number, name, conv in layers if binStart <= number <= binEnd]
     if not chosen:
@@ -557,10 +535,10 @@ def wrap(model: nn.Module, binStart: int, binEnd: int, method: str = 'dab',
 
 @torch.no_grad()
 def layer_weights(conv: nn.Module) -> LayerWeights:
-    """What a binarized convolution computes with: see LayerWeights.
+    """The LayerWeights of a binarized convolution, which stays as it is.
 
-    `weight` equals conv.weight, outside of a training step to the last bit. Nothing changes.
-    Raises ValueError for a convolution with real weights.
+    `weight` equals conv.weight, outside of a training step to the last bit. Raises ValueError for a
+    convolution with real weights.
     """
     parametrization = binarization(conv)
     if parametrization is None:
@@ -569,12 +547,10 @@ def layer_weights(conv: nn.Module) -> LayerWeights:
 
 
 def bake(model: nn.Module) -> nn.Module:
-    """A copy of `model` in which the weights that evaluation computes with are plain parameters.
+    """A copy of `model` whose binarized weights are plain parameters with ordinary names.
 
-    Its convolutions are ordinary nn.Conv2d (or what they were before wrap), its state_dict has
-    ordinary names, and it needs nothing of this module. `model` is not touched. Behind binarized
-    inputs a plain convolution sums α and β in float32 where SignConv2d sums signs exactly, so
-    outputs of such networks can differ by rounding.
+    It needs nothing of this module. Behind binarized inputs a plain convolution sums α and β in
+    float32 where SignConv2d sums signs exactly, so outputs of such networks can differ by rounding.
     """
     baked = copy.deepcopy(model)
     for _, conv in binarized(baked):

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 import datasets
 from utils import binarize, packed
 from utils.experiment import Experiment
+from utils.packed import format
 from utils.system.errors import InputError, RunError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, parallel
@@ -24,16 +25,17 @@ from . import to_onnx
 
 TOLERANCE = 0.01    # of log-probabilities, between a checkpoint and its exported file
 
+
 class Kind(NamedTuple):
-    """A kind of files, with its functions of a path."""
+    """A kind of file."""
 
     title: str
     recognizes: Callable[[Path], bool]
-    write: Callable[[Path, Experiment, nn.Module, packed.Description], str]   # returns what to say
+    write: Callable[[Path, Experiment, nn.Module, packed.Description], str]     # returns a report
 
 
 def export(experiment: Experiment):
-    """Write the network of the checkpoint to the file --export, and print what it holds."""
+    """Write the network of the checkpoint to the file --export, and print what is in it."""
     flags = experiment.flags
     path, kind = Path(flags.export), KINDS[Path(flags.export).suffix]
     check_place(path, kind, flags)
@@ -59,7 +61,7 @@ def export(experiment: Experiment):
 
 
 def check_place(path: Path, kind: Kind, flags):
-    """Raise InputError where a file of this kind must not be written to `path`."""
+    """Raise InputError where --export must not write to `path`."""
     if not path.parent.is_dir():
         raise InputError(f'--export: there is no folder {path.parent} to write {path.name} to')
     if not path.exists():
@@ -74,14 +76,40 @@ def check_place(path: Path, kind: Kind, flags):
 
 def write_packed(path, experiment, network, description):
     flags, tensors = experiment.flags, packed.pack(network)
-    from_file = packed.assemble(packed.build_on_meta(description), dict(tensors))
-    difference = largest_difference(from_file, network.cpu(), description)
+    on_bits = packed.assemble(packed.build_on_meta(description), dict(tensors))
+    difference = largest_difference(on_bits, network.cpu(), description)
     if not difference < TOLERANCE:
         raise RunError('a packed model would compute something else than the checkpoint (its '
                        f'log-probabilities differ by {difference:.2g}): a layer does not do what '
                        'utils/packed does for it')
     rows = packed.write(path, description, tensors, flags.exportHalf, flags.overwrite)
-    return packed.size_table(rows, network, os.path.getsize(path))
+    return size_table(rows, network, os.path.getsize(path))
+
+
+def size_table(rows: list[format.TableRow], network: nn.Module, file_size: int) -> str:
+    """The table of bytes by kind of layer; rows: what format.write returned for the network."""
+    binarized = {name.removesuffix('.weight') for name, encoding, *_ in rows if encoding == 'bits'}
+    sizes: dict[str, list[int]] = {}    # bits, alpha and beta, real, all in float32
+    for name, encoding, shape, _ in rows:
+        layer, _, tensor = name.rpartition('.')
+        kind = ('binarized convolutions' if layer in binarized
+                else type(network.get_submodule(layer)).__name__)
+        is_scale = tensor in ('alpha', 'beta')
+        column = 0 if encoding == 'bits' else 1 if is_scale else 2
+        row = sizes.setdefault(kind, [0] * 4)
+        row[column] += format.encoded_size(encoding, shape)
+        row[3] += 0 if is_scale else format.encoded_size('float32', shape)
+    payload = sum(sum(row[:3]) for row in sizes.values())
+    sizes['header, checksum'] = [0, 0, file_size - payload, 0]
+    sizes['file'] = [sum(column) for column in zip(*sizes.values())]
+    titles = 'bits', 'alpha, beta', 'real', 'packed', 'as float32', 'ratio'
+    lines = [f'{"bytes of":24}' + ''.join(f'{title:>13}' for title in titles)]
+    for kind, (*parts, in_float32) in sizes.items():
+        packed = sum(parts)
+        cells = ''.join(f'{cell:13,}' for cell in (*parts, packed, in_float32))
+        ratio = f'{in_float32 / packed:13.1f}' if in_float32 else ''
+        lines.append(f'{kind:24}{cells}{ratio}')
+    return '\n'.join(lines)
 
 
 def write_state_dict(path, experiment, network, description):
@@ -89,8 +117,7 @@ def write_state_dict(path, experiment, network, description):
     checkpoints.write_checkpoint(path, state)
     arguments = [description.model_def, len(description.classes), description.channels,
                  description.inpsize]
-    if description.signLayers is not None:
-        arguments.append(description.signLayers)
+    arguments += [] if description.signLayers is None else [description.signLayers]
     return (f'{path}: {os.path.getsize(path):,} bytes, a state_dict of {len(state)} tensors; load '
             f'it into models.build({", ".join(map(repr, arguments))})')
 
@@ -112,7 +139,7 @@ def write_onnx(path, experiment, network, description):
 
 @torch.no_grad()
 def largest_difference(one: Callable, other: Callable, description: packed.Description) -> float:
-    """The largest between log-probabilities of two networks on three random images."""
+    """The largest difference of the log-probabilities of two networks on three random images."""
     shape = 3, description.channels, description.inpsize, description.inpsize
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with parametrize.cached():

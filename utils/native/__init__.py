@@ -1,7 +1,6 @@
-"""What is compiled: projection, search, W~ and gradient in one; the one builder of all C++.
+"""Compiled binarization: projection, search, W~ and gradient, fused; the builder of all C++.
 
-Compiled code does what utils/binarize.py said when it was written, and is used only as long as that
-says the same: see is_written_for.
+It is used only while utils/binarize.py says what it was written for: see is_written_for.
 """
 import ast
 import functools
@@ -42,24 +41,21 @@ def compiled(device: torch.device) -> ModuleType:
 def is_written_for(name: str, functions: tuple[CodeType, ...], title: str) -> bool:
     """Whether the compiled method `name` was written for these functions of utils/binarize.py.
 
-    Their texts decide, without docstrings and comments, since no sample of filters could tell what
-    an edit does to all. Where they differ, warns, once. tests/test_native.py prints a new digest,
-    to be entered after a change of both.
+    Their texts decide, without docstrings and comments. Where they differ, warns once.
+    tests/test_native.py prints a new digest, to be entered after a change of both.
     """
-    if digest(functions) == WRITTEN_FOR[name]:
-        return True
-    warn_once(title)
-    return False
-
-
-@functools.cache
-def warn_once(title: str):
-    warnings.warn(f'{title}: its source is not what the compiled code was written for, so it runs '
+    is_same = digest(functions) == WRITTEN_FOR[name]
+    if not is_same:
+        warn_once(f'{title}: its source is not what the compiled code was written for, so it runs '
                   'in PyTorch as it is written, which is slower')
+    return is_same
+
+
+warn_once = functools.cache(warnings.warn)
 
 
 def functions_of(*classes: type) -> tuple[CodeType, ...]:
-    """The code of the functions that the classes define, in the order of their names."""
+    """The code of the functions that the classes define, sorted by name."""
     members = [getattr(member, '__func__', member) for cls in classes
                for _, member in sorted(vars(cls).items())]
     return tuple(member.__code__ for member in members if hasattr(member, '__code__'))

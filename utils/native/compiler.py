@@ -1,4 +1,4 @@
-"""Builds C++ sources into a shared library at its first use, caches it, and loads it."""
+"""Build C++ sources into a shared library at its first use, cache it, and load it."""
 import hashlib
 import os
 import platform
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,12 +28,11 @@ class BuildError(Exception):
 
 def load(name: str, sources: Sequence[Path], flags: list[str], identity: object,
          loader: Callable[[str], Loaded]) -> Loaded:
-    """loader(path) of the library built from `sources`, from the cache where it is there and whole.
+    """Return loader(path) of the library built from `sources`, or of its cached file.
 
-    flags are the compiler's beside COMMON; those sources that do not end in .cpp are included by
-    the others. identity is what decides the result beside the sources and the choice of a
-    compiler. A compiler or a library that fails is followed by the next compiler. Raises
-    BuildError where all fail.
+    flags: the compiler's, beside COMMON. Sources that do not end in .cpp are headers. identity:
+    what decides the result beside the sources and $CXX. A compiler that fails is followed by the
+    next one. Raises BuildError where all fail.
     """
     texts = [path.read_text(encoding='utf-8') for path in sources]
     decided_by = [*texts, COMMON, identity, os.environ.get('CXX')]
@@ -67,21 +67,18 @@ def build_folder(cache: Path) -> tempfile.TemporaryDirectory:
 
 def compilers() -> list[list[str]]:
     """The commands to try: $CXX, which may have arguments, then those with the usual names."""
-    chosen = os.environ.get('CXX', '')
-    own = []
-    if chosen:
-        try:
-            own = [[chosen] if shutil.which(chosen) else shlex.split(chosen)]
-        except ValueError:      # an unclosed quote
-            own = [[chosen]]
-    return own + [[name] for name in ('g++', 'clang++', 'c++') if shutil.which(name)]
+    commands = [[name] for name in ('g++', 'clang++', 'c++') if shutil.which(name)]
+    if chosen := os.environ.get('CXX'):
+        command = [chosen]
+        if not shutil.which(chosen):
+            with suppress(ValueError):      # an unclosed quote
+                command = shlex.split(chosen)
+        commands.insert(0, command)
+    return commands
 
 
 def build(command: list[str], path: Path, folder: str):
-    """Run the compiler and put its library and the digest of it at `path`, atomically.
-
-    folder: an empty one, on the file system of `path`.
-    """
+    """Compile in `folder`, then move the library with its digest to `path`, atomically."""
     built = Path(folder) / path.name
     code, message = run([*command, '-o', str(built)])
     if code:
@@ -94,10 +91,7 @@ def build(command: list[str], path: Path, folder: str):
 
 
 def run(command: list[str]) -> tuple[int, str]:
-    """The exit code and the errors of a command, whose own processes end with it, as a compiler's.
-
-    On Windows they may live on where a signal ends this process.
-    """
+    """Return the exit code and the errors of a command; a signal ends its child processes too."""
     group = {'process_group': 0} if hasattr(os, 'killpg') else {}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                           encoding='utf-8', errors='replace', **group) as process:
@@ -112,7 +106,7 @@ def run(command: list[str]) -> tuple[int, str]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a cached library has all its bytes; loading a truncated one ends the process."""
+    """Whether a cached library is complete; loading a truncated one kills the process."""
     if not path.is_file():
         return False
     data = path.read_bytes()
@@ -125,7 +119,7 @@ def native_flags() -> list[str]:
 
 
 def processor() -> tuple[str, str]:
-    """What tells processors with other instructions apart: architecture and feature flags."""
+    """Architecture and feature flags, which decide whether a native library runs here."""
     try:
         with open('/proc/cpuinfo', encoding='utf-8') as file:
             features = next((line for line in file if line.startswith(('flags', 'Features'))), '')

@@ -1,8 +1,4 @@
-"""Calls cpu.cpp: projection, search, W~ and gradient scaling of DAB on the CPU, fused.
-
-Without a C++ compiler `library()` is None, with one warning, and the PyTorch code of
-utils/binarize.py is used.
-"""
+"""Projection, search, W~ and gradient scaling of DAB on the CPU, fused: calls cpu.cpp."""
 import ctypes
 import functools
 import warnings
@@ -16,37 +12,28 @@ from . import compiler
 
 SOURCES = [Path(__file__).with_name(name) for name in ('cpu.cpp', 'lanes.h')] + [compiler.THREADS]
 FLAGS = ['-std=c++17', *compiler.native_flags()]
-POINTER, SIZE = ctypes.c_void_p, ctypes.c_int64
-SIGNATURES = {
-    'dab_forward': [POINTER] * 6 + [SIZE] * 3 + [ctypes.c_int],
-    'dab_backward': [POINTER] * 7 + [SIZE] * 3 + [ctypes.c_int],
-}
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The loaded library; None, with one warning, where it cannot be built."""
     try:
-        loaded = compiler.load('cpu', SOURCES, FLAGS, (FLAGS, compiler.processor()),
-                               ctypes.CDLL)
+        return compiler.load('cpu', SOURCES, FLAGS, (FLAGS, compiler.processor()), ctypes.CDLL)
     except compiler.BuildError as error:
         warnings.warn(f'binarization on the CPU runs in PyTorch, correct but slower: {error}')
         return None
-    for name, types in SIGNATURES.items():
-        getattr(loaded, name).argtypes, getattr(loaded, name).restype = types, None
-    return loaded
 
 
 def supports(shape: Sequence[int]) -> bool:
-    """Whether the library is there, which takes weights of every shape."""
+    """Whether the library is there; it takes weights of every shape."""
     return library() is not None
 
 
 def forward_(projected: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """binarize._fused_forward_ for 'dab', in one pass per filter.
 
-    The split is as exact as DAB.split: a histogram bounds J at its bin edges and between them, and
-    is refined where the optimum may lie, until so few weights are left that these are sorted.
+    The split is as exact as DAB.split: a histogram bounds J and is refined where the optimum may
+    lie, until so few weights are left that these are sorted.
     """
     two_valued, values = torch.empty_like(projected), projected.new_empty(4, len(projected))
     call('dab_forward', projected, two_valued, *values)
@@ -65,5 +52,6 @@ def call(name: str, *tensors: Tensor):
     weight = tensors[0]
     filters, channels = weight.shape[:2]
     taps = weight.numel() // (filters * channels)
-    getattr(library(), name)(*(tensor.data_ptr() for tensor in tensors),
-                             filters, channels, taps, torch.get_num_threads())
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    sizes = [ctypes.c_int64(size) for size in (filters, channels, taps)]
+    getattr(library(), name)(*pointers, *sizes, ctypes.c_int(torch.get_num_threads()))

@@ -1,8 +1,7 @@
-"""Projection, search, W~ and gradient scaling of every method on the GPU: one launch each way.
+"""Projection, search, W~ and gradient scaling on the GPU by Triton: one launch each way.
 
-The kernels (gpu_kernels.py) are in Triton, which comes with PyTorch's CUDA wheels. Where it is
-missing, or a kernel cannot be compiled or launched, `supports` is False from then on, with one
-warning, and the PyTorch code of utils/binarize.py is used.
+Where Triton is missing, or a kernel cannot be compiled or launched, `supports` is False from then
+on, with one warning, and PyTorch runs utils/binarize.py.
 """
 import math
 import warnings
@@ -22,13 +21,11 @@ except ImportError:     # a PyTorch without CUDA
 
 FEWEST_WEIGHTS, MOST_WEIGHTS = 2, 200_000   # of a filter: float32 sums of more are not vouched for
 BACKWARD_BLOCK = 1024   # weights of a program of the backward pass
-
-
 _works = True
 
 
 def _give_up(reason: object):
-    """Use these kernels no more, and say why, once."""
+    """Stop using these kernels and warn once."""
     global _works
     if _works:
         _works = False
@@ -37,10 +34,7 @@ def _give_up(reason: object):
 
 
 def supports(shape: Sequence[int]) -> bool:
-    """Whether the kernels can work on weights (out, c, kh, kw) of this shape, and none has failed.
-
-    From FEWEST_WEIGHTS to MOST_WEIGHTS a filter. Warns, once, where Triton is missing.
-    """
+    """Whether the kernels take weights (out, c, kh, kw) of this shape, and none has failed."""
     if triton is None:
         _give_up('Triton is not installed')
     return _works and shape[0] > 0 and FEWEST_WEIGHTS <= math.prod(shape[1:]) <= MOST_WEIGHTS
@@ -62,7 +56,7 @@ def _warps(n: int) -> int:
 
 
 def forward_options(channels: int, taps: int) -> tuple[int, int, dict]:
-    """(channels, taps) as the kernel reads filters of this shape, and its constants."""
+    """Return channels and taps as the kernel reads filters of this shape, and its constants."""
     is_centred = channels > 1
     if not is_centred:
         channels, taps = taps, 1    # the order of the weights is the same

@@ -35,22 +35,22 @@ The names are those of the architecture's state_dict (without num_batches_tracke
 """
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import models
 from utils.system.errors import InputError, naming
-from utils.system.files import check_file, check_numbers, write_atomically
-
-from utils.system.files import are_class_names
-from .encoding import Bits, choose_encoding, decode, encode, encoded_size
+from utils.system.files import are_class_names, check_file, check_numbers, write_atomically
 
 MAGIC = b'\x89DAB\r\n\x1a\n'
 ZIP_MAGIC = b'PK\3\4'    # of a checkpoint
@@ -61,6 +61,13 @@ MAX_HEADER_BYTES = 2 ** 24
 SIGN_LAYERS = re.compile(r'(\d{1,3}(-\d{1,3})?(,\d{1,3}(-\d{1,3})?){0,99})?', re.ASCII)
 
 TableRow = list     # [name, encoding, shape, offset in the payload]
+NUMPY_TYPES = {'float32': np.dtype('<f4'), 'float16': np.dtype('<f2')}
+
+
+class Bits(NamedTuple):
+    """The mask of the weights, `shape` (out, c, kh, kw), of a binarized convolution."""
+    words: Tensor       # int64 (out, kh, kw, ceil(c / 64)), as ops.pack_mask makes them
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,12 @@ class Description:
     tenCrop: bool
 
     def __post_init__(self):
+        signs, side = self.signLayers, self.inpsize
         is_valid = {
             'model_def': isinstance(self.model_def, str),
-            'signLayers': self.signLayers is None or (
-                isinstance(self.signLayers, str) and SIGN_LAYERS.fullmatch(self.signLayers)),
+            'signLayers': signs is None or isinstance(signs, str) and SIGN_LAYERS.fullmatch(signs),
             'classes': are_class_names(self.classes),
-            'inpsize': type(self.inpsize) is int and 1 <= self.inpsize <= models.MAX_INPSIZE,
+            'inpsize': type(side) is int and 1 <= side <= models.MAX_INPSIZE,
             'mean': are_numbers(self.mean),
             'std': (are_numbers(self.std) and min(self.std) > 0
                     and are_numbers(self.mean) and len(self.std) == len(self.mean)),
@@ -116,9 +123,9 @@ def write(path: str | PathLike, description: Description, tensors: dict[str, Ten
           half: bool = False, overwrite: bool = False) -> list[TableRow]:
     """Write the packed model atomically and return its table.
 
-    tensors: {name: float32 tensor or Bits}, as export.pack returns them. half: real tensors in
-    float16, except alpha, beta and those that float16 cannot hold. Raises InputError for a path
-    that exists, unless `overwrite`, and where the file cannot be written.
+    tensors: {name: float32 tensor or Bits}, as pack returns them. half: real tensors in float16,
+    except alpha, beta and those that float16 cannot hold. Raises InputError for a path that exists,
+    unless `overwrite`, and where the file cannot be written.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -150,10 +157,10 @@ def read(path: str | PathLike, build: Callable[..., nn.Module] = models.build
          ) -> tuple[Description, nn.Module, dict[str, Tensor | Bits]]:
     """The description, the network on the meta device, and {name: float32 tensor or Bits}.
 
-    build(model_def, nClasses, channels, inpsize, signLayers) makes the network: give a function of
-    your own, which raises InputError for an unknown model_def, for networks that are not in the
-    registry of models. No code in the file is run, and no memory is allocated beyond what the
-    architecture needs and the file holds. Raises InputError for any file but a whole packed model.
+    build(model_def, nClasses, channels, inpsize, signLayers) makes networks that are not in the
+    registry of models, and raises InputError for an unknown model_def. No code in the file is run,
+    and the memory needed is that of the architecture and the file. Raises InputError for any file
+    but a complete packed model.
     """
     path = Path(path)
     check_file(path, 'packed model')
@@ -218,7 +225,7 @@ def build_on_meta(description: Description,
 
 
 def expected_table(rows: object, network: nn.Module) -> tuple[list[TableRow], int]:
-    """The only valid table for this network with the encodings in `rows`, and its payload's length.
+    """The valid table for this network with the encodings in `rows`, and its payload's length.
 
     `rows` come from a file and can be anything. Raises InputError for an unknown encoding.
     """
@@ -240,3 +247,38 @@ def expected_table(rows: object, network: nn.Module) -> tuple[list[TableRow], in
         elif encodings[name] not in ('float32', 'float16'):
             raise InputError(f'it has no {name} in a known encoding')
     return tensor_table(encodings, shapes)
+
+
+def encode(tensor: Tensor | Bits, encoding: str) -> bytes:
+    """The bytes of a tensor in the payload."""
+    if isinstance(tensor, Bits):
+        octets = tensor.words.numpy().astype('<i8').view(np.uint8)
+        bits = np.unpackbits(octets, axis=-1, count=tensor.shape[1], bitorder='little')
+        return np.packbits(bits, bitorder='little').tobytes()
+    return tensor.numpy().astype(NUMPY_TYPES[encoding]).tobytes()
+
+
+def decode(data: bytes | memoryview, encoding: str, shape: list[int]) -> Tensor | Bits:
+    """The inverse of encode: a float32 tensor of this shape, or Bits."""
+    if encoding != 'bits':
+        values = np.frombuffer(data, NUMPY_TYPES[encoding])
+        return torch.from_numpy(values.astype(np.float32).reshape(shape))
+    out, channels, *window = shape
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=math.prod(shape), bitorder='little')
+    bits = np.pad(bits.reshape(-1, channels), ((0, 0), (0, -channels % 64)))
+    words = np.packbits(bits, axis=1, bitorder='little').view('<i8').astype(np.int64, copy=False)
+    return Bits(torch.from_numpy(words.reshape(out, *window, -1)), tuple(shape))
+
+
+def encoded_size(encoding: str, shape: list[int]) -> int:
+    """The bytes that a tensor needs in the payload."""
+    count = math.prod(shape)
+    return math.ceil(count / 8) if encoding == 'bits' else count * NUMPY_TYPES[encoding].itemsize
+
+
+def choose_encoding(name: str, tensor: Tensor | Bits, half: bool) -> str:
+    """The encoding of a tensor; half: float16 where it is allowed and can hold the values."""
+    if isinstance(tensor, Bits):
+        return 'bits'
+    is_scale = name.endswith(('.alpha', '.beta'))
+    return 'float16' if half and not is_scale and tensor.half().isfinite().all() else 'float32'

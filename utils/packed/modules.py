@@ -4,19 +4,20 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from utils.training.memory_format import channels_first, channels_last
 
 from . import ops
-from .encoding import Bits
-from .threshold import sign_threshold
+from .format import Bits
+
+LARGEST_ORDER = torch.tensor(torch.finfo(torch.float32).max).view(torch.int32).item()
 
 
 class BinaryUnit(nn.Module):
-    """[Maximum pool ->] BatchNorm -> sign -> convolution with binarized weights [-> ReLU], on bits.
+    """[Max pool ->] BatchNorm -> sign -> convolution with binarized weights [-> ReLU], on bits.
 
-    norm: the BatchNorm, or what sign_threshold takes in its place. The signs are pooled, not the
-    values.
+    norm: the BatchNorm, or what sign_threshold takes in its place. Signs are pooled, not values.
     """
 
     def __init__(self, pool: nn.MaxPool2d | None, norm: nn.Module, conv: nn.Conv2d, bits: Bits,
@@ -62,10 +63,7 @@ class BinaryUnit(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(residual + shortcut), where the last layer of the residual is a BinaryUnit.
-
-    The unit adds, so that the sum is in memory once.
-    """
+    """ReLU(residual + shortcut), where the last layer of the residual is a BinaryUnit that adds."""
 
     def __init__(self, residual: nn.Sequential, shortcut: nn.Sequential):
         super().__init__()
@@ -88,17 +86,17 @@ class ResidualBlock(nn.Module):
 
 
 class PooledConv2d(nn.Module):
-    """A real convolution and the maximum pool behind it.
+    """A real convolution and the max pool after it.
 
-    Where PyTorch would convolve in oneDNN, what is between the two stays in oneDNN's own order of
-    memory: the same convolution, without the two copies of a large map that other orders need.
+    Where PyTorch convolves in oneDNN, the map between them stays in oneDNN's memory layout, which
+    saves two copies of it. The result is the same.
     """
 
     def __init__(self, conv: nn.Conv2d, pool: nn.MaxPool2d):
         super().__init__()
         self.conv = conv
         self.pool = pool
-        self.any_order = False      # of memory, for an output that only a BinaryUnit reads
+        self.any_order = False      # memory layout of the output, which only a BinaryUnit reads
 
     def forward(self, x):
         conv, pool, x = self.conv, self.pool, channels_first(x)
@@ -148,3 +146,41 @@ class ExpandedConv2d(nn.Module):
         outputs = [self.conv._conv_forward(x, ops.expand(*values, self.channels), bias)
                    for *values, bias in zip(*chunks)]
         return channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1))
+
+
+class TwoValued(nn.Identity):
+    """The parametrization by which SignConv2d knows that it can sum signs exactly."""
+
+    two_valued = True
+
+    @classmethod
+    def give_weights(cls, conv: nn.Conv2d, bits: Bits, alpha: Tensor, beta: Tensor):
+        """Expand the bits to the float32 weights of an ordinary convolution."""
+        mask = ops.unpack_mask(bits.words, bits.shape[1])
+        conv.weight = nn.Parameter(torch.where(mask, *(x.view(-1, 1, 1, 1) for x in (alpha, beta))))
+        parametrize.register_parametrization(conv, 'weight', cls(), unsafe=True)
+
+
+def sign_threshold(norm: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
+    """threshold, float32 (channels,), and flip, bool (channels,), so that for every finite x
+    norm(x) >= 0 if and only if (x >= threshold) != flip.
+
+    norm: a BatchNorm in evaluation mode, or a sequence of such and ReLUs: monotone in x, also as
+    float32 rounds it. Bisects over all float32 numbers with PyTorch's own BatchNorm. Where the sign
+    never changes, as for a scale of 0, the threshold is -inf.
+    """
+    def is_positive(order):
+        return (norm(float_from_order(order).view(1, -1, 1, 1)) >= 0).flatten()
+
+    low, high = (torch.full((channels,), end) for end in (-LARGEST_ORDER, LARGEST_ORDER))
+    first, last = is_positive(low), is_positive(high)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        is_beyond = is_positive(middle) == last
+        low, high = torch.where(is_beyond, low, middle), torch.where(is_beyond, middle, high)
+    return torch.where(first == last, -torch.inf, float_from_order(high)), ~last
+
+
+def float_from_order(order: Tensor) -> Tensor:
+    """The float32 numbers at these positions (int64) when all are sorted; 0 is at position 0."""
+    return order.abs().to(torch.int32).view(torch.float32) * order.sign()

@@ -1,4 +1,4 @@
-"""From a packed model to a network that computes with bits."""
+"""A trained network as tensors and bits, and networks that compute with these bits."""
 import warnings
 from collections.abc import Callable
 from os import PathLike
@@ -14,10 +14,8 @@ from utils.training.memory_format import channels_first, channels_last
 from .. import binarize
 from ..native import digest, functions_of
 from . import format, ops
-from .encoding import Bits
-from .export import pack
-from .format import Description
-from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock
+from .format import Bits, Description
+from .modules import BinaryUnit, ExpandedConv2d, PooledConv2d, ResidualBlock, TwoValued
 
 LAYERS = SignFunction, Sign, SignConv2d, BasicBlock     # computed in another way on bits
 WRITTEN_FOR = 'a75cd10095a775d2'    # the digest of their functions, see on_bits
@@ -25,12 +23,31 @@ WRITTEN_FOR = 'a75cd10095a775d2'    # the digest of their functions, see on_bits
 ORDERED = nn.Conv2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d
 
 
+@torch.no_grad()
+def pack(model: nn.Module) -> dict[str, torch.Tensor | Bits]:
+    """{name: float32 tensor or Bits} of a trained network, as format.write takes them.
+
+    A filter whose weights are all equal has that value as both alpha and beta, and a mask of ones.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()
+               if 'parametrizations.weight.' not in name       # latent weights, learned values
+               and not name.endswith('num_batches_tracked')}
+    for name, conv in binarize.binarized(model):
+        layer = binarize.layer_weights(conv)
+        alpha, beta, mask = layer.alpha.cpu(), layer.beta.cpu(), layer.mask.cpu()
+        has_alpha, has_beta = mask.flatten(1).any(1), (~mask).flatten(1).any(1)
+        alpha, beta = torch.where(has_alpha, alpha, beta), torch.where(has_beta, beta, alpha)
+        mask = mask | (alpha == beta).view(-1, 1, 1, 1)
+        tensors |= {f'{name}.weight': Bits(ops.pack_mask(mask), tuple(mask.shape)),
+                    f'{name}.alpha': alpha, f'{name}.beta': beta}
+    return tensors
+
+
 def load(path: str | PathLike, build: Callable[..., nn.Module] = models.build
          ) -> tuple[Description, nn.Module]:
     """The description and the network, in evaluation mode on the CPU, of the packed model at path.
 
-    build: for networks that are not in the registry; see format.read. Raises InputError for a
-    file that is damaged or not a packed model.
+    build and errors: see format.read.
     """
     description, network, tensors = format.read(path, build)
     return description, assemble(network, tensors)
@@ -40,9 +57,9 @@ def load(path: str | PathLike, build: Callable[..., nn.Module] = models.build
 def on_bits(model: nn.Module) -> nn.Module:
     """A network that gives what a trained one on the CPU gives in evaluation, but sooner.
 
-    It shares no tensor with `model`. It is `model` itself where not all signs are those of a
-    BinaryUnit, and where there is no compiled kernel; and it gives way to `model` where the first
-    images show that it computes something else, since a layer was edited.
+    It shares no tensor with `model`. Returns `model` itself where a sign is not part of a
+    BinaryUnit, where there is no compiled kernel, and, with a warning, where a layer was edited.
+    OnBits notices at the first images what the text of the layers does not show.
     """
     if not any(isinstance(module, Sign) for module in model.modules()) or not ops.has_kernel():
         return model
@@ -62,7 +79,7 @@ def on_bits(model: nn.Module) -> nn.Module:
 
 
 class OnBits(nn.Module):
-    """A network on bits, used where it proves equal to the model that it was made from."""
+    """A network on bits, used if its first outputs equal those of the model it was made from."""
 
     TOLERANCE = 1e-3    # of log-probabilities
 
@@ -76,10 +93,7 @@ class OnBits(nn.Module):
         return self.network(images)
 
     def prove(self, model: nn.Module, images: Tensor):
-        """Compare the outputs for these images; where they differ, warn and take the model.
-
-        Signs are compared around 0 too, since an edit there shows in few images.
-        """
+        """Compare outputs, and signs around 0; where they differ, warn and use the model."""
         difference = (self.network(images) - model(images)).abs()
         tiny = 10.0 ** -torch.arange(0, 45)
         inputs = torch.cat([-tiny, torch.tensor([-0.0, 0.0]), tiny])
@@ -101,8 +115,8 @@ def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module
 
     [MaxPool] -> [BatchNorm -> ReLU] -> BatchNorm -> Sign -> [Dropout] -> binarized convolution ->
     [ReLU], consecutive in an nn.Sequential, becomes a BinaryUnit; every other binarized convolution
-    an ExpandedConv2d; the rest stays. Removes the bits from `tensors`, so that they are not held
-    twice.
+    an ExpandedConv2d; the rest stays. Without a compiled kernel, all convolutions stay and get
+    float32 weights. Removes the bits from `tensors`, so that they are not held twice.
     """
     real = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Bits)}
     network.eval().load_state_dict(real, strict=False, assign=True)
@@ -114,6 +128,10 @@ def assemble(network: nn.Module, tensors: dict[str, Tensor | Bits]) -> nn.Module
         conv = name.removesuffix('.weight')
         values = tensors.pop(name), tensors[f'{conv}.alpha'], tensors[f'{conv}.beta']
         binary[network.get_submodule(conv)] = values
+    if binary and not ops.has_kernel():
+        for conv, values in binary.items():
+            TwoValued.give_weights(conv, *values)
+        return round_alike(network).requires_grad_(False)
     for parent in list(network.modules()):
         layers: dict = parent._modules
         if isinstance(parent, nn.Sequential):
@@ -143,9 +161,9 @@ def round_alike(network: nn.Module) -> nn.Module:
 
 
 def fuse(layers: dict, binary: dict) -> dict:
-    """{name: layer} of a sequence that evaluates to the same, each binary unit as one module.
+    """The layers of a sequence with each binary unit fused; removes its convolution from `binary`.
 
-    Removes the convolutions of the units from `binary`.
+    The sequence evaluates to the same.
     """
     fused: dict = {}
     for name, layer in layers.items():
@@ -192,9 +210,9 @@ def make_unit(fused: dict, conv: nn.Conv2d, *weights) -> BinaryUnit:
 
 
 def make_increasing(conv: nn.Conv2d, norm: nn.BatchNorm2d):
-    """Make the scales of a BatchNorm positive, without changing any output, by negating channels.
+    """Make the scales of a BatchNorm positive by negating channels, here and in the convolution.
 
-    These are channels of the convolution before it and of the BatchNorm's scale and mean.
+    Outputs stay the same to the last bit.
     """
     if norm.affine:
         sign = torch.where(norm.weight < 0, -1.0, 1.0)

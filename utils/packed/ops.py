@@ -4,9 +4,8 @@
     x = 2b − 1,   K = Σe
 
 (Prabhu et al., WACV 2018; Rastegari et al., ECCV 2016.) Zero padding is exact: at the border, K and
-n count only the taps inside the image. The operators of the library dab are compiled from
-kernel/ at first use. Where that is impossible the slower PyTorch functions in this file are used,
-with one warning.
+n count only the taps inside the image. The operators torch.ops.dab.* are compiled from kernel/ at
+first use.
 """
 import functools
 import platform
@@ -18,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.training.memory_format import channels_first
-
 from ..native import compiler
 
 SOURCES = [*sorted(Path(__file__).with_name('kernel').glob('*.[ch]*')), compiler.THREADS]
@@ -27,17 +24,6 @@ FLAGS = ['-std=c++20', '-Wno-psabi',
          f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}']
 WORD = 64       # bits
 FILTERS = 32    # in a group, as in kernel/convolution.h
-
-library = torch.library.Library('dab', 'FRAGMENT')
-library.define('pack_signs(Tensor x, Tensor threshold, Tensor flip) -> Tensor',
-               tags=torch.Tag.pt2_compliant_tag)
-library.define('pool_signs(Tensor bits, Tensor flip, int[2] kernel_size, int[2] stride, '
-               'int[2] padding, bool ceil_mode) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
-library.define('binary_conv2d(Tensor bits, Tensor prepared, Tensor alpha, Tensor beta, '
-               'SymInt channels, int[2] kernel_size, int[2] stride, int[2] padding, bool relu, '
-               'Tensor? shortcut=None) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
-library.define('expand(Tensor words, Tensor alpha, Tensor beta, SymInt channels) -> Tensor',
-               tags=torch.Tag.pt2_compliant_tag)
 
 
 def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
@@ -47,9 +33,8 @@ def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
     flip[c]. Unused bits are 0. threshold is float32 (C,), flip is bool (C,). Fastest for contiguous
     or channels_last x. Raises ValueError for other shapes and types.
     """
-    if not torch.compiler.is_compiling():
-        has_kernel()
-    return torch.ops.dab.pack_signs.default(x, threshold, flip)
+    has_kernel()
+    return torch.ops.dab.pack_signs(x, threshold, flip)
 
 
 def pool_signs(bits: Tensor, flip: Tensor, kernel_size, stride, padding=0,
@@ -59,9 +44,8 @@ def pool_signs(bits: Tensor, flip: Tensor, kernel_size, stride, padding=0,
     A maximum reaches a threshold if one of the values does. kernel_size, stride and padding:
     numbers or pairs (rows, columns). Raises ValueError where these do not fit together.
     """
-    if not torch.compiler.is_compiling():
-        has_kernel()
-    return torch.ops.dab.pool_signs.default(bits, flip, kernel_size, stride, padding, ceil_mode)
+    has_kernel()
+    return torch.ops.dab.pool_signs(bits, flip, kernel_size, stride, padding, ceil_mode)
 
 
 def binary_conv2d(bits: Tensor, prepared: Tensor, alpha: Tensor, beta: Tensor, channels: int,
@@ -75,32 +59,35 @@ def binary_conv2d(bits: Tensor, prepared: Tensor, alpha: Tensor, beta: Tensor, c
     rounded to float32. shortcut: float32 (N, out, OH, OW), added in float32 before the ReLU;
     fastest in channels_last memory. Raises ValueError where these do not fit together.
     """
-    if not torch.compiler.is_compiling():
-        has_kernel()
-    return torch.ops.dab.binary_conv2d.default(bits, prepared, alpha, beta, channels, kernel_size,
-                                               stride, padding, relu, shortcut)
+    has_kernel()
+    return torch.ops.dab.binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride,
+                                       padding, relu, shortcut)
 
 
 def expand(words: Tensor, alpha: Tensor, beta: Tensor, channels: int) -> Tensor:
-    """The weights (out, channels, kh, kw), float32, of filters: alpha where the mask is set, else
-    beta.
+    """The weights (out, channels, kh, kw) of filters, float32: alpha where the bit is 1, else beta.
 
     words: int64 (out, kh, kw, ceil(channels / 64)), as pack_mask makes them. alpha and beta:
     float32 (out,). Raises ValueError where these do not fit together.
     """
-    if not torch.compiler.is_compiling():
-        has_kernel()
-    return torch.ops.dab.expand.default(words, alpha, beta, channels)
+    has_kernel()
+    return torch.ops.dab.expand(words, alpha, beta, channels)
 
 
 def pack_mask(mask: Tensor) -> Tensor:
     """A bool mask (out, c, kh, kw) of filters as int64 words (out, kh, kw, ceil(c / 64))."""
-    return _pack(mask.permute(0, 2, 3, 1))
+    mask = mask.permute(0, 2, 3, 1)
+    mask = functional.pad(mask, (0, -mask.shape[-1] % WORD)).unflatten(-1, (-1, WORD))
+    return (mask.long() << torch.arange(WORD)).sum(-1)    # of distinct bits: no overflow
 
 
 def unpack_mask(words: Tensor, channels: int) -> Tensor:
     """The inverse of pack_mask: the bool mask (out, channels, kh, kw) of the words."""
-    return _unpack(words, channels).permute(0, 3, 1, 2)
+    # By bytes, which need less memory than words. The clone is contiguous also where a dimension of
+    # length 1 has an arbitrary stride.
+    octets = words.clone(memory_format=torch.contiguous_format).view(torch.uint8).unsqueeze(-1)
+    mask = (octets >> torch.arange(8, dtype=torch.uint8) & 1).bool().flatten(-2)
+    return mask[..., :channels].permute(0, 3, 1, 2)
 
 
 def prepare(words: Tensor, channels: int) -> Tensor:
@@ -125,21 +112,17 @@ def instruction_sets() -> list[str]:
 
     The environment variable DAB_INSTRUCTIONS=name rules out those before `name`.
     """
-    return torch.ops.dab.instruction_sets() if has_kernel() else ['pytorch']
+    return torch.ops.dab.instruction_sets() if has_kernel() else []
 
 
 @functools.cache
 def has_kernel() -> bool:
-    """Whether the compiled kernel is there, built now if need be; if not, PyTorch does its work."""
+    """Build or load the compiled kernel; False, with one warning, where that is impossible."""
     identity = FLAGS, torch.__version__, platform.machine()
     try:
         compiler.load('packed', SOURCES, _torch_flags(), identity, torch.ops.load_library)
     except compiler.BuildError as error:
         warnings.warn(f'binary convolutions run in PyTorch, correct but slower: {error}')
-        library.impl('pack_signs', _pack_signs, 'CPU')
-        library.impl('pool_signs', _pool_signs, 'CPU')
-        library.impl('binary_conv2d', _binary_conv2d, 'CPU')
-        library.impl('expand', _expand, 'CPU')
         return False
     return True
 
@@ -150,82 +133,3 @@ def _torch_flags():
     libraries = torch_folder / 'lib'
     return [*FLAGS, f'-isystem{torch_folder / "include"}', f'-L{libraries}',
             f'-Wl,-rpath,{libraries}', '-lc10', '-ltorch_cpu', '-ltorch']
-
-
-def _pack(signs):
-    signs = functional.pad(signs, (0, -signs.shape[-1] % WORD)).unflatten(-1, (-1, WORD))
-    return (signs.long() << torch.arange(WORD)).sum(-1)    # of distinct bits: no overflow
-
-
-def _unpack(words, channels):
-    # By bytes, which need less memory than words. The clone is contiguous also where
-    # a dimension of length 1 has an arbitrary stride.
-    octets = words.clone(memory_format=torch.contiguous_format).view(torch.uint8).unsqueeze(-1)
-    return (octets >> torch.arange(8, dtype=torch.uint8) & 1).bool().flatten(-2)[..., :channels]
-
-
-def _pack_signs(x, threshold, flip):
-    signs = (x >= threshold.view(-1, 1, 1)) != flip.view(-1, 1, 1)
-    return _pack(signs.permute(0, 2, 3, 1))
-
-
-def _pool_signs(bits, flip, kernel_size, stride, padding, ceil_mode):
-    reached = (_unpack(bits, len(flip)) != flip).permute(0, 3, 1, 2).float()
-    reached = functional.max_pool2d(reached, kernel_size, stride, padding, ceil_mode=ceil_mode)
-    return _pack((reached > 0).permute(0, 2, 3, 1) != flip)
-
-
-def _binary_conv2d(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu,
-                   shortcut=None):
-    """The same sums of ±1 as float32 convolutions: exact below 2^24.
-
-    The sums are rounded to integers because Winograd's algorithm has rounding errors.
-    """
-    taps, words = kernel_size[0] * kernel_size[1], bits.shape[-1]
-    rows = prepared[:, :taps * words].transpose(1, 2).flatten(0, 1)[:len(alpha)]
-    marked = unpack_mask(rows.unflatten(1, (*kernel_size, words)), channels)
-    x = _unpack(bits, channels).permute(0, 3, 1, 2).float().mul_(2).sub_(1)
-    ones = torch.ones(1, 1, *kernel_size)
-    total_sum = functional.conv2d(x.sum(1, keepdim=True), ones, None, stride, padding).round()
-    marked_sum = functional.conv2d(x, marked.float(), None, stride, padding).round()
-    alpha, beta = (values.double().view(-1, 1, 1) for values in (alpha, beta))
-    out = ((alpha - beta) * marked_sum + beta * total_sum).float()
-    if shortcut is not None:
-        out += shortcut
-    return (out.relu() if relu else out).contiguous(memory_format=torch.channels_last)
-
-
-def _expand(words, alpha, beta, channels):
-    marked = unpack_mask(words, channels)
-    return channels_first(torch.where(marked, alpha.view(-1, 1, 1, 1), beta.view(-1, 1, 1, 1)))
-
-
-@torch.library.register_fake('dab::pack_signs')
-def _(x, threshold, flip):
-    has_kernel()    # not asked in compiled code
-    images, channels, height, width = x.shape
-    return x.new_empty((images, height, width, (channels + WORD - 1) // WORD), dtype=torch.int64)
-
-
-@torch.library.register_fake('dab::pool_signs')
-def _(bits, flip, kernel_size, stride, padding, ceil_mode):
-    has_kernel()
-    images, height, width, words = bits.shape
-    pooled = functional.max_pool2d(bits.new_empty((images, 1, height, width), dtype=torch.float32),
-                                   kernel_size, stride, padding, ceil_mode=ceil_mode)
-    return bits.new_empty((images, *pooled.shape[2:], words))
-
-
-@torch.library.register_fake('dab::binary_conv2d')
-def _(bits, prepared, alpha, beta, channels, kernel_size, stride, padding, relu, shortcut=None):
-    has_kernel()
-    sides = ((side + 2 * pad - kernel) // step + 1
-             for side, kernel, step, pad in zip(bits.shape[1:3], kernel_size, stride, padding))
-    return torch.empty((len(bits), len(alpha), *sides), dtype=torch.float32, device=bits.device,
-                       memory_format=torch.channels_last)
-
-
-@torch.library.register_fake('dab::expand')
-def _(words, alpha, beta, channels):
-    has_kernel()
-    return alpha.new_empty((words.shape[0], channels, words.shape[1], words.shape[2]))

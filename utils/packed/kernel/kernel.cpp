@@ -1,8 +1,7 @@
 // The operators dab::pack_signs, dab::pool_signs and dab::binary_conv2d: signs in 64-bit words, their
 // maximum over windows, and their convolution with two-valued filters by AND and popcount; and
 // dab::expand, bits to weights.
-// utils/packed/ops.py builds this file and has the formulas, the schemas, and the same operators in
-// PyTorch.
+// utils/packed/ops.py builds this file, and says what each operator takes and returns.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -139,7 +138,15 @@ at::Tensor expand_bits(const at::Tensor& words, const at::Tensor& alpha, const a
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(dab, m) { m.def("instruction_sets() -> str[]", instruction_sets); }
+TORCH_LIBRARY_FRAGMENT(dab, m) {
+    m.def("instruction_sets() -> str[]", instruction_sets);
+    m.def("pack_signs(Tensor x, Tensor threshold, Tensor flip) -> Tensor");
+    m.def("pool_signs(Tensor bits, Tensor flip, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode) "
+          "-> Tensor");
+    m.def("binary_conv2d(Tensor bits, Tensor prepared, Tensor alpha, Tensor beta, int channels, int[2] kernel_size, "
+          "int[2] stride, int[2] padding, bool relu, Tensor? shortcut=None) -> Tensor");
+    m.def("expand(Tensor words, Tensor alpha, Tensor beta, int channels) -> Tensor");
+}
 
 TORCH_LIBRARY_IMPL(dab, CPU, m) {
     m.impl("pack_signs", pack_signs);
