@@ -17,9 +17,7 @@ from tensorboardX.proto import event_pb2
 import datasets
 import main
 from utils.record import run as record
-from utils.record.board import Board
-from utils.record.events import Events
-from utils.record.folder import make_room
+from utils.record.logs import make_room
 from utils.record.pictures import (
     GAP,
     TEXT,
@@ -30,6 +28,7 @@ from utils.record.pictures import (
     to_pil,
     with_text,
 )
+from utils.record.tensorboard import TensorBoard
 from utils.system import interrupt
 from utils.system.errors import InputError, reported
 from utils.training import loaders, parallel
@@ -45,7 +44,7 @@ def logs(sketch_folder, tmp_path_factory):
     flags = [*TINY, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--tenCrop']
     main.main([*flags, '--name=whole', '--epochs=2'])
     main.main([*flags, '--name=resumed', '--epochs=1'])
-    unsaved = Board(logs / 'resumed', 1)       # of a start that was killed
+    unsaved = TensorBoard(logs / 'resumed', 1)       # of a start that was killed
     for split in ('train', 'val'):
         unsaved.add_metrics(split, 1, {'loss': 99, 'top1': 99, 'top5': 99}, 99)
     unsaved.close()
@@ -123,9 +122,9 @@ def test_tensorboard_reads_a_resumed_run_as_an_unbroken_one(logs):
 def test_what_is_recorded_of_later_epochs_is_void(tmp_path, module):
     accumulator = pytest.importorskip(f'tensorboard.backend.event_processing.{module}')
     for done, value in ((0, 1.), (1, 2.), (1, 3.)):
-        events = Events(tmp_path, done)
+        events = TensorBoard(tmp_path, done)
         for epoch in range(done, 3 if done == 0 else 2):
-            events.add_scalar('val', 'loss', value, epoch)
+            events.add_metrics('val', epoch, {'loss': value, 'top1': 0., 'top5': 0.}, 0.1)
         events.close()
     found = accumulator.EventAccumulator(str(tmp_path / 'val'))
     found.Reload()

@@ -9,7 +9,8 @@ import main
 from utils import evaluate, experiment
 from utils.evaluate import class_table, pair_table
 from utils.training.checkpoint import read_checkpoint
-from utils.training.predictions import confusion, interleaved
+from utils.confusion import confusion
+from utils.training.predictions import interleaved
 
 
 @pytest.fixture(scope='module')

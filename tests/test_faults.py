@@ -24,7 +24,8 @@ from torch.utils.data import get_worker_info
 import main
 from datasets import imagenet, prepare, transforms
 from utils import experiment
-from utils.record import board, folder, logs, run as record
+from utils.record import logs, run as record
+from utils.record.tensorboard import TensorBoard
 from utils.source import checkpoint_source
 from utils.system import files
 from utils.system.errors import InputError
@@ -81,7 +82,7 @@ def assert_same(one, other):
 def train_and_die(arguments, moment):
     """Train, but be killed at the call number `count` of a function (module, name)."""
     module, name, count = moment
-    holder = {'record': record.Run, 'board': board.Board, 'writing': folder, 'epoch': epoch}[module]
+    holder = {'record': record.Run, 'board': TensorBoard, 'writing': logs, 'epoch': epoch}[module]
     function, calls = getattr(holder, name), []
 
     def deadly(*args, **kwargs):

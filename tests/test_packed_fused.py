@@ -7,7 +7,7 @@ from torch import nn
 
 from utils.packed import modules, ops
 from utils.packed.threshold import sign_threshold
-from utils.training.memory_format import channels_last
+from utils.memory_format import channels_last
 
 
 @pytest.fixture(autouse=True)

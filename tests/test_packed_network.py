@@ -16,7 +16,7 @@ from utils import binarize
 from utils.native import digest, functions_of
 from utils.packed import export, format, modules, network, ops
 from utils.packed.threshold import sign_threshold
-from utils.training.memory_format import channels_last
+from utils.memory_format import channels_last
 
 SIGNED = ['nin', *(name for name in models.names() if models.sign_layers(name))]
 LEAST = {'alexnet': 63, 'bincifar': 8, 'googlenet': 33, 'sketchanet': 81, 'squeezenet': 37}

@@ -31,10 +31,10 @@ from utils.flags import checks, config, parser
 from utils.record import provenance
 from utils.system import console, devices, files, locks
 from utils.system.errors import InputError, explained
-from utils.system.processes import out_of_reach
+from utils.system.interrupt import out_of_reach
 from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint, restore_random_state
-from utils.training.epoch import Meter
+from utils.training.predictions import Meter
 
 CPU = torch.device('cpu')
 

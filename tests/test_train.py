@@ -19,6 +19,7 @@ import models
 from models.blocks import Sign, Units, network
 from utils import activations, binarize, experiment
 from utils.compare import cells, statistics
+from utils.confusion import confusion
 from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
 from utils.flags import resolve
 from utils.record import run as record
@@ -134,7 +135,7 @@ def test_everything_counts_the_same_hits_and_a_dead_network_has_chance():
         metrics = train.validate(Outputs(), batches, CPU, quiet(batches), observe=observed.observe)
         ranks = {'ranks': cells.validation_ranks(Outputs(), batches, CPU, 'off', 'test')}
         labels, likeliest, _ = observed.gather()
-        counts = predictions.confusion(labels, likeliest[:, 0], log_probs.size(1))
+        counts = confusion(labels, likeliest[:, 0], log_probs.size(1))
         top1, top5 = (statistics.accuracy(statistics.hits(ranks, top)) for top in (1, 5))
         assert metrics['top1'] == top1 == 100 * counts.diagonal().sum() / len(target)
         assert metrics['top5'] == top5 == 100 * (likeliest == target[:, None]).any(1).double().mean()
@@ -144,7 +145,7 @@ def test_everything_counts_the_same_hits_and_a_dead_network_has_chance():
 def test_not_a_number_is_never_a_hit():
     log_probs, target = torch.eye(3).log_softmax(1), torch.arange(3)
     log_probs[0], log_probs[1, 2] = math.nan, math.nan
-    meter = train.Meter(CPU)
+    meter = predictions.Meter(CPU)
     meter.update(log_probs, torch.tensor(0.), target)
     assert meter.read()['top1'] == meter.read()['top5'] == pytest.approx(100 / 3)
 

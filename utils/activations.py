@@ -7,7 +7,7 @@ from models.blocks import Sign
 from utils.describe import watching_inputs
 
 from .training.epoch import batches_on, predict
-from .training.sums import Sums
+from .training.predictions import Sums
 
 MEASURES = 'RMSE', 'normalized RMSE', 'one-minus-square'
 

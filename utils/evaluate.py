@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import datasets
+from utils.confusion import confused_pairs, confusion, lowest_first, taken_for
 from utils.experiment import Experiment
 from utils.record.progress import Progress
 from utils.record.provenance import device_name
@@ -13,13 +14,7 @@ from utils.system import console
 from utils.system.errors import InputError, RunError, naming
 from utils.system.files import has_file, write_text
 from utils.training import epoch, parallel
-from utils.training.predictions import (
-    Predictions,
-    confused_pairs,
-    confusion,
-    lowest_first,
-    taken_for,
-)
+from utils.training.predictions import Predictions, metrics_line
 
 SHOWN = 10          # classes and pairs, without --verbose; all classes where there are few
 FEW = 20
@@ -42,7 +37,7 @@ def evaluate(experiment: Experiment) -> nn.Module:
     target, likeliest, probabilities = predictions.gather()
     if parallel.rank() == 0:
         parallel.say(what_is_measured(experiment, network, split, len(target)))
-        parallel.say(epoch.metrics_line(split, metrics))
+        parallel.say(metrics_line(split, metrics))
         counts = confusion(target, likeliest[:, 0], len(experiment.classes))
         classes = list(map(console.one_line, experiment.classes))
         parallel.say(f'\n{class_table(counts, classes, flags.verbose)}\n')

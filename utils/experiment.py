@@ -41,7 +41,7 @@ from utils.source import (
 from utils.system.errors import InputError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, loaders, loop, parallel
-from utils.training.memory_format import train_channels_last
+from utils.memory_format import train_channels_last
 
 
 @dataclass(frozen=True)

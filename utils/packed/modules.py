@@ -5,7 +5,7 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from utils.training.memory_format import channels_first, channels_last
+from utils.memory_format import channels_first, channels_last
 
 from . import ops
 from .encoding import Bits

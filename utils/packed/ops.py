@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.training.memory_format import channels_first
+from utils.memory_format import channels_first
 
 from ..native import compiler
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional as F
 
 import datasets
 from utils.training import parallel
@@ -113,18 +112,14 @@ def filters(weight: Tensor) -> Image.Image | None:
     weight = weight.detach().float().cpu()[:MOST_FILTERS]
     if weight.size(1) not in datasets.KINDS:
         return None
+    from torchvision.utils import make_grid     # slow to import
     largest = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
     scale = max(1, FILTER // max(weight.shape[2:]))
     pixels = (weight / largest + 1) / 2
-    for axis in 2, 3:
-        pixels = pixels.repeat_interleave(scale, axis)
-    pixels = F.pad(pixels, (0, BETWEEN, 0, BETWEEN), value=1)
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     columns = min(8 * math.ceil(math.sqrt(2 * len(pixels)) / 8), len(pixels))   # wide, not high
-    missing = -len(pixels) % columns
-    pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing), value=1)
-    rows = pixels.unflatten(0, (-1, columns))       # (rows, columns, C, height, width)
-    grid = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    return to_pil(F.pad(grid, (BETWEEN, 0, BETWEEN, 0), value=1))
+    grid = make_grid(pixels, columns, padding=BETWEEN, pad_value=1)     # always of 3 channels
+    return to_pil(grid[:weight.size(1)])
 
 
 def to_pil(pixels: Tensor) -> Image.Image:

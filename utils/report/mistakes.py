@@ -2,18 +2,18 @@
 from torch import Tensor
 
 import datasets
-from utils.source import Source
-from utils.style import drawable
-from utils.training.predictions import (
+from utils.confusion import (
     confused_adjacent,
     confused_pairs,
     confusion,
     lowest_first,
-    mistakes,
     most_confused,
     taken_for,
     wilson_interval,
 )
+from utils.source import Source
+from utils.style import drawable
+from utils.training.predictions import mistakes
 
 from . import mistake_figures as figures
 from .page import Page

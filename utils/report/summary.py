@@ -13,7 +13,7 @@ from utils import binarize, packed
 from utils.record.logs import read_log
 from utils.record.provenance import processor_name
 from utils.source import Source
-from utils.training.predictions import wilson_interval
+from utils.confusion import wilson_interval
 
 from .page import Page
 from .words import number

@@ -1,14 +1,17 @@
-"""--optimType and --learningratescheduler: one table each; which parameters decay."""
+"""--optimType and --learningratescheduler, one table each; weight decay; the optimizer's steps."""
+import contextlib
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
 
-from utils.binarize import Method, binarized
+from utils.binarize import Method, binarization, binarized, forget_projections
 from utils.system.errors import InputError
+
+from . import parallel
 
 OPTIMIZERS = {
     'sgd': optim.SGD,
@@ -183,3 +186,56 @@ def is_like(value, sample: Tensor, parameter: nn.Parameter) -> bool:
     """Whether value is a number as a tensor, or as large as the parameter, as the sample is."""
     return (isinstance(value, Tensor) and value.is_floating_point()
             and value.shape == (parameter.shape if sample.dim() else sample.shape))
+
+
+class Steps:
+    """A step of the optimizer after every `accumulate` batches, on the mean of their gradients.
+
+    The last group of an epoch takes the mean over what it has. clipGrad: the largest norm of all
+    gradients together, to which a longer one is shortened (Pascanu et al., ICML 2013); 0 for none.
+    All batches of a group see the same binarized weights: the first one projects the latent weights
+    in place, and none after it, or none but after they are restored, under torch.compile.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: optim.Optimizer,
+                 scaler: torch.amp.GradScaler, loader: Sized, accumulate: int = 1,
+                 clipGrad: float = 0.0):
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+        self.accumulate, self.clipGrad = accumulate, clipGrad
+        self.batches = len(loader) if accumulate > 1 else math.inf
+        is_compiled = hasattr(model, '_orig_mod')
+        self.restored = changed_by_forward(model) if accumulate > 1 and is_compiled else []
+        forget_projections(model)
+
+    @contextlib.contextmanager
+    def batch(self, number: int) -> Iterator[Callable[[Tensor], None]]:
+        """The forward pass of batch `number`, from 0, and the call of its yielded backward(loss).
+
+        Zeroes the gradients before the first batch of a group, and steps after the last.
+        """
+        first = number - number % self.accumulate       # of the group
+        size = min(self.accumulate, self.batches - first)
+        if number == first:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.before = [tensor.detach().clone() for tensor in self.restored]
+        else:
+            for tensor, before in zip(self.restored, self.before):
+                tensor.detach().copy_(before)
+        is_last = number == first + size - 1
+        with contextlib.nullcontext() if is_last else parallel.no_sync(self.model):
+            yield lambda loss: self.scaler.scale(loss / size).backward()
+        if is_last:
+            self._step()
+
+    def _step(self):
+        if self.clipGrad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clipGrad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def changed_by_forward(model: nn.Module) -> list[Tensor]:
+    """The latent weights and the buffers of methods, which a training forward changes."""
+    methods = [binarization(conv).method for _, conv in binarized(model)]
+    return [*latent_weights(model), *(buffer for method in methods for buffer in method.buffers())]
