@@ -281,11 +281,11 @@ def test_the_device_of_a_process(two_gpus, monkeypatch):
         parallel.start('cuda:2')
     for name, value in {'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}.items():
         monkeypatch.setenv(name, value)
-    assert str(parallel.own_device(devices.choose())) == 'cuda:1'
+    assert str(parallel.device_of_rank(devices.choose())) == 'cuda:1'
     with pytest.raises(InputError, match='torchrun gives each process a GPU of its own: write --device=cuda$'):
         parallel.start('cuda:1')
     with pytest.raises(InputError, match='--device=mps.*: torchrun is for cpu, cuda, xpu'):
-        parallel.own_device(torch.device('mps'))
+        parallel.device_of_rank(torch.device('mps'))
 
 
 def test_the_device_is_that_of_a_command(sketch_folder, tmp_path, registered):

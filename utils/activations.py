@@ -41,7 +41,7 @@ def binarization_losses(model: nn.Module, loader, device: torch.device,
     with parametrize.cached(), watching_inputs(signs, add):
         for images, _ in progress(batches_on(device, loader)):
             predict(model, images)
-    totals = {name: of_layer.read() for name, of_layer in sums.items()}
+    totals = {name: of_layer.total() for name, of_layer in sums.items()}
     return {name: [value / count for value in values] for name, (values, count) in totals.items()}
 
 

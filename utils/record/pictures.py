@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 import datasets
@@ -88,10 +88,8 @@ def in_tile(picture: Image.Image) -> Image.Image:
     """At most TILE wide and high; the pixels of a small picture are enlarged to squares."""
     longest = max(picture.size)
     if longest > TILE:
-        return picture.resize([side * TILE // longest for side in picture.size],
-                              Image.Resampling.LANCZOS)
-    scale = TILE // longest
-    return picture.resize([side * scale for side in picture.size], Image.Resampling.NEAREST)
+        return ImageOps.contain(picture, (TILE, TILE), Image.Resampling.LANCZOS)
+    return ImageOps.scale(picture, TILE // longest, Image.Resampling.NEAREST)
 
 
 def shortened(text: str, font) -> str:

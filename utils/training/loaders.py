@@ -34,11 +34,11 @@ class WorkersLoader(DataLoader):
 
 def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, batch_size: int,
                  testbatchsize: int, seed: int) -> tuple:
-    """This process's share of the training and of the validation batches, and a sentence about it.
+    """Return the training loader, the validation loader and a sentence about where images lie.
 
-    Two loaders of (images, class numbers). A last training batch of one image, too few for
-    BatchNorm, is left out; no validation image is. Raises InputError where dataOn cannot be, or
-    where the workers would open more files than the system allows.
+    Each yields this process's share of (images, class numbers). A last training batch of one image,
+    too few for BatchNorm, is left out; no validation image is. Raises InputError where dataOn
+    cannot be, or where the workers would open more files than the system allows.
     """
     on_device, sentence = choose(dataOn, (data.train, data.val), device, workers)
     make: Callable = partial(DeviceLoader, device=device)

@@ -14,8 +14,6 @@ from utils.system import console, devices
 from utils.system.errors import InputError, RunError, processes_of_torchrun
 
 BACKENDS = {'cpu': 'gloo', 'cuda': 'nccl', 'xpu': 'xccl'}
-
-
 WAITING = 5     # seconds after which a process says that it waits for the others
 
 
@@ -25,7 +23,7 @@ def start(name: str = 'auto') -> torch.device:
     name: of --device. Raises InputError where that is missing and where there are fewer GPUs than
     processes, RunError where the others cannot be reached.
     """
-    device = own_device(devices.choose(name))
+    device = device_of_rank(devices.choose(name))
     if processes_of_torchrun() > 1 and not distributed.is_initialized():
         notice = threading.Timer(WAITING, warn_of_waiting)
         notice.daemon = True
@@ -48,8 +46,8 @@ def warn_of_waiting():
                   f'{place} (without torchrun, unset WORLD_SIZE)')
 
 
-def own_device(device: torch.device) -> torch.device:
-    """That of this process among the processes of torchrun, from now on the current one."""
+def device_of_rank(device: torch.device) -> torch.device:
+    """Select this rank's device."""
     under_torchrun = processes_of_torchrun() > 1
     if under_torchrun and device.type not in BACKENDS:
         raise InputError(f'--device={device}: torchrun is for {", ".join(BACKENDS)}')

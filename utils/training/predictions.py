@@ -16,12 +16,10 @@ NO_HIT = 2 ** 31 - 1    # a rank behind any
 def true_class_ranks(log_probs: Tensor, target: Tensor) -> Tensor:
     """The rank of each image's true class among all, from 0; log_probs (N, classes), target (N,).
 
-    This alone decides what a top-k hit is, in training, evaluation and comparisons: a rank below k.
-    Of equally likely classes the one with the lower number comes first, as in `likeliest` and with
-    argmax, which whoever uses the network takes. This does not look at the true class, so ties
-    favour no method, and a network whose outputs are all equal is right as often as chance.
-    (Networks that end in ReLU and an average pool give many outputs of exactly 0.) An image with
-    NaN among its outputs is no hit. Nothing waits for the device.
+    A rank below k is a top-k hit, in training, evaluation and comparisons. Of equally likely
+    classes the one with the lower number comes first, as with argmax: ties favour no method, and a
+    network whose outputs are all equal is right as often as chance. (Networks that end in ReLU give
+    many outputs of exactly 0.) NaN among the outputs is no hit. Nothing waits for the device.
     """
     true_class = log_probs.gather(1, target[:, None])
     has_lower_number = torch.arange(log_probs.size(1), device=target.device) < target[:, None]
@@ -58,7 +56,7 @@ class Sums:
         self.factors.append(factors)
         self.images += images
 
-    def read(self) -> tuple[list[float], int]:
+    def total(self) -> tuple[list[float], int]:
         """The sums and the number of images, of all processes; waits for them and the device."""
         if self.terms:
             terms = torch.stack(self.terms).cpu().double()
@@ -73,11 +71,11 @@ class Sums:
         return sums, int(images)
 
 
-class Meter:
-    """Sums of the loss and of the top-1 and top-5 hits over images."""
+class Meter(Sums):
+    """The loss and the top-1 and top-5 hits over images."""
 
     def __init__(self, device: torch.device):
-        self.sums = Sums(3, device)
+        super().__init__(3, device)
         self.start = time.perf_counter()
         self.data_time = 0.0
 
@@ -85,14 +83,14 @@ class Meter:
         """Add a batch: log_probs (N, classes), mean loss in nats, target (N,), class numbers."""
         ranks = true_class_ranks(log_probs.detach(), target)
         hits = [(ranks < top).sum().to(loss.dtype) for top in (1, 5)]
-        self.sums.add(torch.stack([loss.detach(), *hits]), (len(target), 1, 1), len(target))
+        self.add(torch.stack([loss.detach(), *hits]), (len(target), 1, 1), len(target))
 
     def read(self) -> dict[str, float]:
         """Over all processes; waits for them and for the device.
 
         Loss in nats, top1 and top5 in percent, times in seconds.
         """
-        sums, images = self.sums.read()
+        sums, images = self.total()
         loss, top1, top5 = (value / max(images, 1) for value in sums)
         return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': images,
                 'time': time.perf_counter() - self.start, 'data_time': self.data_time}
