@@ -202,9 +202,9 @@ def test_the_surest_mistakes_one_of_each_class_first():
     surest = [.9, .8, .95, .7, .6, .99]
     predictions = observed([0, 0, 0, 1, 1, 2], [[1 - p, p, 0.0] if target != 1 else [p, 1 - p, 0.0]
                                                 for p, target in zip(surest, [0, 0, 0, 1, 1, 1])])
-    own = predictions.own()     # the last one is a mistake too: class 2 taken for 0
-    assert surest_mistakes(*own, 9) == [5, 2, 3, 0, 1, 4] and surest_mistakes(*own, 2) == [5, 2]
-    assert surest_mistakes(*observed([0, 1], [[.9, .1], [.2, .8]]).own(), 9) == []
+    found = predictions.of_this_rank()     # the last one is a mistake too: class 2 taken for 0
+    assert surest_mistakes(*found, 9) == [5, 2, 3, 0, 1, 4] and surest_mistakes(*found, 2) == [5, 2]
+    assert surest_mistakes(*observed([0, 1], [[.9, .1], [.2, .8]]).of_this_rank(), 9) == []
 
 
 @pytest.mark.parametrize('rank', [0, 1])

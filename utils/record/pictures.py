@@ -29,7 +29,7 @@ class Pictures:
 
         Each is the image as the network saw it, its class, and the two likeliest classes.
         """
-        target, likeliest, probabilities = predictions.own()
+        target, likeliest, probabilities = predictions.of_this_rank()
         pictures, classes = [], drawable(self.classes)
         for place in surest_mistakes(target, likeliest, probabilities, MISTAKES):
             image, _ = self.images[parallel.rank() + place * parallel.processes()]

@@ -1,4 +1,4 @@
-"""How far a run is: a progress bar, or lines where there is no terminal, and the time left."""
+"""Progress bars, or lines where there is no terminal, and the time left."""
 import sys
 import time
 
@@ -55,10 +55,9 @@ class TimeLeft:
 
 
 class Progress:
-    """A progress bar over `total` batches or, where stderr is not a terminal, a line now and then.
+    """A progress bar over `total` batches, or lines where stderr is not a terminal.
 
-    Called on the iterable of the batches. time_left: of the run; without it lines give the time
-    left of these batches.
+    Call it with the batches. time_left: of the run; without it, lines give that of the batches.
     """
 
     def __init__(self, title: str, total: int, time_left: TimeLeft | None = None):

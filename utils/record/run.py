@@ -34,13 +34,12 @@ from utils.training.predictions import Predictions, metrics_line
 
 
 class Run:
-    """The folder of a run, opened for writing before the first epoch, so that it fails early.
+    """The folder of a run, opened before the first epoch; a context manager, which closes it.
 
-    checkpoint: the one that the run continues, read from the file `resume`. What is recorded of a
-    later, unsaved epoch is dropped: that epoch is trained again. Raises InputError where another
-    process uses the folder, where it holds another run or a longer one, unless `overwrite`, or
-    where it cannot be written. pictures: what draws the mistakes, None for no pictures. A context
-    manager, which closes the folder's files and logs why the run ended early.
+    checkpoint: to continue, read from the file `resume`; records of later epochs, which are
+    trained again, are dropped. pictures: draws the mistakes, None for no pictures. Raises
+    InputError where another process uses the folder, where it holds another or a longer run,
+    unless `overwrite`, or where it cannot be written.
     """
 
     def __init__(self, folder: Path, flags: dict, origin: dict, resume: str | None = None,
@@ -136,15 +135,15 @@ class Run:
             print(json.dumps(row), file=file)
 
     def save(self, checkpoint: dict, is_best: bool):
-        """Start to write last.pth.tar, and best.pth.tar where is_best, with the tensors of now.
+        """Write last.pth.tar, and best.pth.tar where is_best, atomically, in a thread.
 
-        Each is written atomically. Raises RunError where the ones before could not be written.
+        The tensors are copied now. Raises RunError where the last call could not write.
         """
         self.finish()
         self.saving = self.thread.submit(self._write, on_cpu(checkpoint), is_best)
 
     def finish(self):
-        """Wait until the last checkpoint lies on the disk. Raises RunError where it does not."""
+        """Wait until the last checkpoint is written. Raises RunError where it cannot be."""
         if self.saving:
             saving, self.saving = self.saving, None
             saving.result()
@@ -163,7 +162,7 @@ class Run:
         return self
 
     def __exit__(self, _, error, __):
-        """Log why the run ends where it ends early, as far as that can be done, and close it."""
+        """Log why the run ends early, if it does, and close its files."""
         with interrupt.deferred():
             self.thread.shutdown()
             console.record_warnings(None)
@@ -189,7 +188,7 @@ def layer_measures(layer: LayerWeights, mask: Tensor) -> dict[str, Tensor]:
 
 
 def reason(error: BaseException) -> str:
-    """The sentence of an expected error, the traceback of any other."""
+    """The message of an expected error, the traceback of any other."""
     known = explained(error)
     if isinstance(known, (InputError, KeyboardInterrupt)):
         return str(known)
@@ -197,7 +196,7 @@ def reason(error: BaseException) -> str:
 
 
 class SilentRun:
-    """Stands for the Run in all processes but the first, which alone records."""
+    """A Run that records nothing, for all ranks but the first."""
 
     saved = folder = None
     best = -1.0

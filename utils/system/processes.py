@@ -51,11 +51,10 @@ def end(children: list[multiprocessing.Process]):
 
 def side_by_side(calls: Mapping[Key, Callable], most: int
                  ) -> Iterator[list[tuple[Key, Callable]]]:
-    """Make the calls, at most so many at a time; yields those that ended, with what they gave.
+    """Run the calls, at most `most` at a time; yield (key, function) for those that ended.
 
-    Each call is a call_in_new_process, and comes back as a function that returns or raises what
-    it did. Where the caller stops, the calls are ended. One at a time, a call comes back before it
-    is made, for the caller to make.
+    Each call is a call_in_new_process; the function returns or raises what it did. Calls end with
+    the generator. With most=1, yield the calls unexecuted.
     """
     if most == 1:
         yield from ([call] for call in calls.items())

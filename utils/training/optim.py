@@ -87,7 +87,6 @@ def set_learning_rate(optimizer: optim.Optimizer, lr: float):
         group['lr'] = lr
 
 
-# What --noDecay names, and whether a parameter is of that kind; see spared.
 NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm
 NO_DECAY = 'norm', 'bias', 'latent'
 
@@ -97,7 +96,7 @@ def latent_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def spared(model: nn.Module, noDecay: str) -> set[nn.Parameter]:
-    """The parameters that weight decay spares, by names of NO_DECAY separated by commas.
+    """The parameters without weight decay, by names of NO_DECAY separated by commas.
 
     norm: scales and biases of normalizations; bias: the other biases; latent: latent weights, and
     the learned values of binarization methods.
@@ -131,7 +130,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weightDecay: float, 
 
 
 def optimizer_state(optimizer: optim.Optimizer, model: nn.Module) -> dict:
-    """Its state_dict, with the parameters numbered as the model has them, not by groups."""
+    """The state_dict, with parameters numbered as in the model, whatever their groups."""
     stored, numbers = optimizer.state_dict(), _numbers(optimizer, model)
     groups = [group | {'params': [numbers[place] for place in group['params']]}
               for group in stored['param_groups']]
@@ -140,10 +139,9 @@ def optimizer_state(optimizer: optim.Optimizer, model: nn.Module) -> dict:
 
 
 def restore_optimizer(optimizer: optim.Optimizer, model: nn.Module, state: dict[int, dict]):
-    """Continue from the `state` of optimizer_state; the settings stay as they are.
+    """Restore the `state` of optimizer_state(); settings and groups may differ from then.
 
-    The groups of parameters may be others than those of the optimizer that it comes from. Raises
-    InputError where it is not the state of such an optimizer of these parameters.
+    Raises InputError where it is not the state of such an optimizer of these parameters.
     """
     sample, parameters = _sample_state(optimizer), list(model.parameters())
     names = [name for name, _ in model.named_parameters()]

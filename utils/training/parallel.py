@@ -69,8 +69,7 @@ def device_of_rank(device: torch.device) -> torch.device:
 def fresh_store() -> dict:
     """The arguments of init_process_group after a restart by torchrun on one machine, else {}.
 
-    The processes find each other in a store that torchrun keeps, where the addresses of those
-    before the restart still stand.
+    The store of torchrun still has the addresses of the processes before the restart.
     """
     restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     if restarts == '0' or os.environ.get('GROUP_WORLD_SIZE') != '1':   # machines count differently
@@ -129,12 +128,12 @@ def replicate(model: nn.Module, device: torch.device, syncBN: bool = False) -> n
 
 
 def no_sync(replica: nn.Module) -> contextlib.AbstractContextManager:
-    """The context of a forward and a backward pass whose gradients no process averages yet."""
+    """The context of a forward and a backward pass whose gradients are not averaged yet."""
     return replica.no_sync() if distributed.is_initialized() else contextlib.nullcontext()
 
 
 def broadcast_buffers(model: nn.Module):
-    """Give every process the BatchNorm statistics of the first."""
+    """Copy the BatchNorm statistics of the first rank to all."""
     if distributed.is_initialized():
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)

@@ -115,7 +115,7 @@ class Predictions:
         """Add a batch: log_probs (N, classes), target (N,); nothing waits for the device."""
         self.batches.append((target, *likeliest(log_probs)))
 
-    def own(self) -> tuple[Tensor, ...]:
+    def of_this_rank(self) -> tuple[Tensor, ...]:
         """gather() of the images of this process alone; () without an image."""
         return tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
 
@@ -124,7 +124,7 @@ class Predictions:
 
         Class numbers (N,), the likeliest classes (N, LIKELIEST) and their probabilities.
         """
-        shares = [share for share in parallel.gather(self.own()) if share]
+        shares = [share for share in parallel.gather(self.of_this_rank()) if share]
         return tuple(map(interleaved, zip(*shares)))
 
 
