@@ -35,7 +35,7 @@ PROGRAM = 'main.py'
 
 def main(arguments: Sequence[str] | None = None):
     """Run the command; arguments defaults to those of this process."""
-    with reported(PROGRAM):
+    with reported(PROGRAM, parallel=True):
         experiment = from_command(arguments)
         flags = experiment.flags
         if flags.export:

@@ -21,18 +21,8 @@ from functools import partial
 import datasets
 import models
 from utils.binarize import METHODS
-from utils.flags.parser import (
-    SWITCH,
-    Parser,
-    at_least,
-    dataset,
-    device,
-    layers,
-    one_of,
-    per_channel,
-    run_name,
-    some_of,
-)
+from utils.flags.parser import (SWITCH, Parser, at_least, dataset, device, layers, one_of,
+                                per_channel, run_name, some_of)
 from utils.system.errors import InputError
 from utils.training.optim import NO_DECAY, OPTIMIZERS, SCHEDULES
 

@@ -14,6 +14,8 @@ channel means sketches, read as dark on light.
 Images are turned as their EXIF orientation says, except in the folders of imagenet12, as published;
 what a network of imagenet12 is to classify (--classify, experiment.load) is turned.
 """
+from utils.system.errors import InputError      # first: utils prepares for signals and for torch
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -32,7 +34,6 @@ from datasets.ink import INK, paper_fault
 from datasets.own import KINDS, KINDS_LISTED, OWN, data_name, is_own, measure, name_of_folder
 from datasets.squares import Squares
 from datasets.transforms import center, pixels
-from utils.system.errors import InputError
 
 __all__ = ['INK', 'KINDS', 'KINDS_LISTED', 'MIN_CROP', 'OWN', 'SPLITS', 'Data', 'DatasetSpec',
            'ImageError', 'as_channels', 'center', 'crops_a_share', 'data_name', 'fingerprint',

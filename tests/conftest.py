@@ -23,10 +23,10 @@ from models.blocks import Units, network  # noqa: E402
 
 
 @models.register(inpsize=32, smallest=16, variants={
-    'tinywbin': dict(signLayers=''),
-    'tinyfbin': dict(signLayers='2-3'),
+    'smallwbin': dict(signLayers=''),
+    'smallfbin': dict(signLayers='2-3'),
 })
-def tinywbin(nClasses, channels, inpsize, signLayers):
+def smallwbin(nClasses, channels, inpsize, signLayers):
     """A network that trains in a moment, wherever the network is not the point."""
     unit = Units(signLayers, biasLayers='1,4')
     return network(**unit(channels, 8, 3, stride=2), **unit(8, 12, 3, dropout=0.1),

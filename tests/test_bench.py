@@ -198,6 +198,3 @@ def test_bench_epoch(sketch_folder, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == [temporary] and not list(temporary.iterdir())
 
 
-def test_epoch_is_for_one_process(sketch_folder, capsys, monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    assert 'torchrun' in refusal(['epoch', *epoch_flags(sketch_folder)], capsys)

@@ -35,7 +35,7 @@ from utils.training import loaders, parallel
 from utils.training.predictions import Predictions
 
 TINY = [
-    '--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=tinywbin', '--inpsize=32',
+    '--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=smallwbin', '--inpsize=32',
     '--binaryWeight', '--dataOn=device']
 
 

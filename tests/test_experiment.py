@@ -26,7 +26,7 @@ SMALL = ['--workers=0', '--batch-size=12', '--inpsize=32', '--epochs=1', '--data
 def files(sketch_folder, tmp_path_factory):
     """{'checkpoint': path, 'packed': path} of a network with binarized weights and inputs."""
     logs = tmp_path_factory.mktemp('trained')
-    main.main([*SMALL, '--model_def=tinyfbin', f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run'])
+    main.main([*SMALL, '--model_def=smallfbin', f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run'])
     paths = {'checkpoint': logs / 'run/last.pth.tar', 'packed': logs / 'model.dab'}
     main.main([f'--resume={paths["checkpoint"]}', f'--export={paths["packed"]}'])
     return paths
@@ -57,7 +57,7 @@ def test_load_of_a_network_that_is_not_registered(files, tmp_path):
 
     def build(name, *arguments):
         asked.append(name)
-        return models.build('tinyfbin', *arguments)
+        return models.build('smallfbin', *arguments)
     images = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         assert torch.equal(experiment.load(tmp_path / 'mine.pth.tar', build).network(images),
@@ -182,7 +182,7 @@ class Median(binarize.Method):
 
 def test_a_method_of_ones_own_is_one_class(sketch_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(binarize.METHODS, 'median', Median)
-    main.main([*SMALL, '--model_def=tinywbin', '--binarizer=median', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--name=run'])
+    main.main([*SMALL, '--model_def=smallwbin', '--binarizer=median', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--name=run'])
     main.main([f'--resume={tmp_path}/run/last.pth.tar', f'--export={tmp_path}/model.dab'])
     capsys.readouterr()
     for source in f'--resume={tmp_path}/run/last.pth.tar', f'--packed={tmp_path}/model.dab':

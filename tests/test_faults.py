@@ -561,12 +561,12 @@ def test_a_checkpoint_from_elsewhere_does_not_say_where_the_run_is_recorded(
     for number, place in enumerate(places):
         torch.save(stored | {'flags': stored['flags'] | place}, file)
         main.main(resume(tmp_path, '--epochs=1', *(['--overwrite'] if number else [])))
-        note = f'continues {file} after epoch 1, in logs/tuberlin-tinywbin-dab\n'
+        note = f'continues {file} after epoch 1, in logs/tuberlin-smallwbin-dab\n'
         assert note in capsys.readouterr().out
     main.main(resume(tmp_path, '--epochs=1', '--logdir=mine', '--name=that'))
     assert {path.name for path in tmp_path.iterdir()} == {'work', 'last.pth.tar'}
     assert {path.as_posix() for path in Path().glob('*/*')} == {
-        'logs/tuberlin-tinywbin-dab', 'mine/that'}
+        'logs/tuberlin-smallwbin-dab', 'mine/that'}
 
 
 # What a terminal would take for commands
@@ -710,17 +710,41 @@ def test_no_memory_to_read_a_checkpoint_is_not_its_fault(trained, monkeypatch, r
 
 # The variables of torchrun
 
-@pytest.mark.parametrize('variables, part', [
-    ({'WORLD_SIZE': '2'}, 'not RANK, MASTER_ADDR, MASTER_PORT'),
-    ({'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1'}, 'not MASTER_ADDR, MASTER_PORT'),
-    ({'WORLD_SIZE': '2', 'RANK': '0', 'MASTER_ADDR': 'a', 'MASTER_PORT': ''}, 'not MASTER_PORT'),
-    ({'WORLD_SIZE': 'x'}, 'not RANK, MASTER_ADDR, MASTER_PORT'),
-    (dict.fromkeys(['WORLD_SIZE', 'RANK', 'MASTER_ADDR', 'MASTER_PORT'], 'x'), 'is not a number')])
-def test_half_of_the_variables_of_torchrun(flags, monkeypatch, refused, variables, part):
+SECOND_OF_TWO = {'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1',
+                 'MASTER_PORT': '1'}
+
+
+@pytest.mark.parametrize('variables, missing', [
+    ({'WORLD_SIZE': '2'}, 'RANK, MASTER_ADDR, MASTER_PORT'),
+    ({'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1'}, 'MASTER_ADDR, MASTER_PORT'),
+    ({'WORLD_SIZE': '2', 'RANK': '0', 'MASTER_ADDR': 'a', 'MASTER_PORT': ''}, 'MASTER_PORT'),
+    ({'WORLD_SIZE': 'x'}, 'RANK, MASTER_ADDR, MASTER_PORT')])
+def test_half_of_the_variables_of_torchrun(flags, monkeypatch, refused, variables, missing):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    error = refused(flags)
-    assert f'WORLD_SIZE={variables["WORLD_SIZE"]} is ' in error and part in error
+    assert f'WORLD_SIZE={variables["WORLD_SIZE"]} is set, but not {missing}: ' in refused(flags)
+
+
+@pytest.mark.parametrize('name, value, wanted', [
+    *(('WORLD_SIZE', value, '1 or more') for value in ('x', '0', '-1')),
+    *(('RANK', value, '0 to 1') for value in ('2', '-1', 'xx', '²')),
+    *(('LOCAL_RANK', value, '0 to 1') for value in ('x', '2')),
+    *(('MASTER_PORT', value, '1 to 65535') for value in ('0', '65536'))])
+def test_a_variable_of_torchrun_that_cannot_be(flags, monkeypatch, refused, name, value, wanted):
+    for variable, text in (SECOND_OF_TWO | {name: value}).items():
+        monkeypatch.setenv(variable, text)
+    assert f'{name}={value} is set, but must be a number, {wanted}: ' in refused(flags)
+
+
+@pytest.mark.parametrize('module', [
+    'datasets.prepare', 'utils.compare.__main__', 'utils.report.__main__', 'utils.draw.__main__',
+    'utils.bench.__main__'])
+def test_a_command_of_one_process_is_refused_under_torchrun_by_each(module, monkeypatch, refused):
+    monkeypatch.setattr(sys, 'argv', [module, '--unknown'])
+    for name, value in SECOND_OF_TWO.items():
+        monkeypatch.setenv(name, value)
+    error = refused(None, function=lambda _: importlib.import_module(module).main())
+    assert 'is a command of one process' in error
 
 
 @pytest.mark.parametrize('variables', [
@@ -743,8 +767,7 @@ def test_variables_that_another_program_left(
 def test_more_processes_than_gpus(flags, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
-    for name, value in {'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1',
-                        'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}.items():
+    for name, value in SECOND_OF_TWO.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match='give --nproc_per_node=1'):
         experiment.from_command(flags)

@@ -15,7 +15,7 @@ import main
 from utils import experiment
 from utils.training.checkpoint import read_checkpoint
 
-SMALL = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--model_def=tinywbin',
+SMALL = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--model_def=smallwbin',
          '--inpsize=32', '--binaryWeight', '--optimType=adam', '--maxlr=0.001', '--minlr=0.0001', '--decayinterval=1']
 
 
@@ -89,7 +89,7 @@ def test_what_a_run_leaves(trained):
     assert len(layers) == 2 * 2 and all(0 < row['K_over_n'] < 1 > row['relative_error'] > 0 for row in layers)
     assert all(0 <= row['flip_ratio'] < 1 for row in layers) and any(row['flip_ratio'] for row in layers)
     flags = json.loads((trained / 'flags.json').read_text())
-    assert (flags['model_def'], flags['binEnd'], flags['binarizer']) == ('tinywbin', 3, 'dab')
+    assert (flags['model_def'], flags['binEnd'], flags['binarizer']) == ('smallwbin', 3, 'dab')
     log = (trained / 'log.txt').read_text()
     for part in ('device: CPU', 'conv2', '12×8×3×3', 'parameters:', 'times smaller', 'Train:', 'top-5'):
         assert part in log
@@ -228,9 +228,9 @@ def test_a_real_network_and_starting_from_pretrained_weights(train, tmp_path, ca
 
 
 def test_binarization_losses(train, tmp_path, capsys, refused):
-    train('--name=run', '--epochs=1', '--model_def=tinyfbin')
+    train('--name=run', '--epochs=1', '--model_def=smallfbin')
     capsys.readouterr()
-    train('--evaluate', f'--resume={tmp_path}/logs/run/last.pth.tar', '--model_def=tinyfbin',
+    train('--evaluate', f'--resume={tmp_path}/logs/run/last.pth.tar', '--model_def=smallfbin',
           '--calculateBinarizationLosses')
     table = capsys.readouterr().out.splitlines()[-2:]
     assert [row.split()[0] for row in table] == ['sign2', 'sign3']
@@ -321,7 +321,7 @@ def test_a_truncated_image(refused, broken_folder, workers):
 
 def test_a_checkpoint_of_another_model(refused, trained, sketch_folder, tmp_path):
     resume = f'--resume={trained}/last.pth.tar'
-    assert '--model_def=tinywbin' in refused(resume, '--model_def=tinyfbin')
+    assert '--model_def=smallwbin' in refused(resume, '--model_def=smallfbin')
     assert '--binarizer=dab' in refused(resume, '--binarizer=xnor')
     assert 'optimType' in refused(resume, '--optimType=sgd')
     assert 'without --signLayers, not with --signLayers=2' in refused(resume, '--signLayers=2')

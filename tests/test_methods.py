@@ -1,5 +1,6 @@
 """Methods of one's own with learned values and a state, through everything that a run does with them."""
 import copy
+import functools
 
 import pytest
 import torch
@@ -183,6 +184,7 @@ def test_an_edited_instance_or_helper_is_what_runs(monkeypatch, fresh_warnings):
         return conv.weight.detach()
     plain = weights(lambda layer: None)
     for edit in (lambda layer: setattr(layer.method, 'split', with_marked_doubled),
+                 lambda layer: monkeypatch.setattr(binarize, 'project_', functools.partial(torch.clamp_, min=-0.05, max=0.05)),
                  lambda layer: monkeypatch.setattr(binarize, '_scale', lambda rows: rows[:, :1] * torch.nan)):
         found = weights(edit)
         torch.testing.assert_close(found, weights(edit, 'exact'), rtol=0, atol=0, equal_nan=True)

@@ -121,7 +121,7 @@ def binarized_inputs(model, images):
 
 
 def test_names_are_the_31_of_the_specification():
-    assert set(models.names()) - {'tinywbin', 'tinyfbin'} == set(SPEC)
+    assert set(models.names()) - {'smallwbin', 'smallfbin'} == set(SPEC)
     assert len(SPEC) == 31
 
 

@@ -90,3 +90,10 @@ def test_a_flag_is_spelled_as_in_a_command(name, value, spelled):
 def test_flags_with_other_values_than_by_default_are_named_as_a_command_spells_them():
     flags = flags_of('--no-centring', '--binStart=3')
     assert opts.not_default(flags, 'binStart', 'binSearch', 'centring') == ['--binStart', '--no-centring']
+
+
+@pytest.mark.parametrize('words', [['--amp'], ['--amp', '--epochs=1'], ['--binSearch']])
+def test_a_flag_without_its_value_says_the_choices(words):
+    choices = ', '.join(map(repr, opts.FLAGS[words[0].strip('-')].action.choices))
+    with pytest.raises(InputError, match=f'argument {words[0]}: expected one argument .choose from {choices}'):
+        opts.parse(words)

@@ -40,7 +40,7 @@ def gradients(rank, processes, port, path):
         be_one_of_two(rank, port)
     device = parallel.start()
     torch.manual_seed(0)
-    model = binarize.wrap(models.build('tinywbin', 5, channels=1, inpsize=32), 2, 3).train()
+    model = binarize.wrap(models.build('smallwbin', 5, channels=1, inpsize=32), 2, 3).train()
     for layer in model.modules():
         if isinstance(layer, (nn.BatchNorm2d, nn.Dropout2d)):
             layer.eval()
@@ -80,7 +80,8 @@ def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(tmp_path, start):
 def two_processes(sketch_folder, tmp_path_factory):
     """A run of one epoch by two processes, and what it printed."""
     logs = tmp_path_factory.mktemp('parallel')
-    done = torchrun(2, 'main.py', *SMALL, '--batch-size=6', '--syncBN',
+    flags = [flag.replace('smallwbin', 'densenet') for flag in SMALL]   # which torchrun knows
+    done = torchrun(2, 'main.py', *flags, '--batch-size=6', '--syncBN',
                     f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=1',
                     '--testbatchsize=5', '--dataOn=workers', '--workers=1')
     assert done.returncode == 0, done.stderr
@@ -132,6 +133,7 @@ def said(command):
 
 def main_as_one_of_two(rank, port, arguments):
     hurried(waiting=0.2)
+    os.environ['LOCAL_RANK'] = str(rank)
     train_as_one_of_two(rank, port, arguments)
 
 
@@ -149,14 +151,14 @@ def test_a_process_whose_partner_never_comes_says_so_and_can_be_stopped(
                      said(command))
     command.send(number)
     exit_code, _, err = command.wait(10)
-    assert exit_code == code and err.endswith(sentence) and err.count('main.py: ') == 2
+    assert exit_code == code and err.endswith(sentence) and err.count('\n') == err.count('main.py: ') == 2
 
 
 def wait_in(call, rank, port):
     """Wait in a collective for the other process, which does something else."""
     hurried()
     be_one_of_two(rank, port)
-    with reported('main.py'):
+    with reported('main.py', parallel=True):
         parallel.start('cpu')
         print('joined', flush=True)
         if rank == 1:

@@ -130,7 +130,7 @@ class StartedBy:
 def command(sketch_folder, tmp_path, *more):
     return [
         '--dataset=tuberlin', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}',
-        '--model_def=tinywbin', '--inpsize=32', '--batch-size=12', '--binaryWeight',
+        '--model_def=smallwbin', '--inpsize=32', '--batch-size=12', '--binaryWeight',
         '--dataOn=workers', *more]
 
 

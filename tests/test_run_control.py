@@ -1,5 +1,6 @@
 """Starting a run, resuming it, and its progress: --config, --resume=auto, the time left."""
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint
 
 TINY = [
-    '--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=tinywbin', '--inpsize=32',
+    '--dataset=tuberlin', '--workers=0', '--batch-size=12', '--model_def=smallwbin', '--inpsize=32',
     '--binaryWeight', '--dataOn=device']
 
 
@@ -143,7 +144,7 @@ def test_a_comparison_from_the_flags_of_a_run(trained):
     options, common = parse_comparison([
         f'--config={trained}/flags.json', '--epochs=5', '--name=compared'])
     flags = types.SimpleNamespace(**dict.fromkeys(opts.FLAGS) | common)
-    assert (options.model_def, options.name, options.logdir) == ('tinywbin', 'compared', 'logs')
+    assert (options.model_def, options.name, options.logdir) == ('smallwbin', 'compared', 'logs')
     assert (flags.maxlr, flags.epochs, flags.inpsize, flags.binarizer, flags.name,
             flags.config) == (0.01, 5, 32, None, None, None)
     assert parse_comparison([f'--config={trained}/flags.json',
@@ -175,7 +176,7 @@ def test_a_run_of_real_weights_goes_on(command, tmp_path):
 def test_one_command_starts_a_run_and_goes_on_after_sigterm(sketch_folder, tmp_path, start, capsys):
     flags = [
         *TINY, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=4', '--resume=auto']
-    broken = tmp_path / 'tuberlin-tinywbin-dab'
+    broken = tmp_path / 'tuberlin-smallwbin-dab'
     main.main([*flags, '--epochs=0'])       # as one that is stopped before the first checkpoint
     assert (broken / 'history.jsonl').exists() and not (broken / 'last.pth.tar').exists()
     first = start(main.main, flags)
@@ -380,6 +381,33 @@ Thing('other')
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == 'stopped by SIGTERM 143\n'
     assert 'Stopped' not in done.stderr and 'ZeroDivisionError' in done.stderr
+
+
+@pytest.mark.parametrize('module', ['datasets.prepare', 'utils.report'])
+def test_ctrl_c_while_a_command_imports_torch_is_silent(tmp_path, module):
+    (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n')
+    done = subprocess.run([sys.executable, '-m', module], cwd=ROOT, env=os.environ | {'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, '', '')
+
+
+def test_importing_the_library_leaves_ctrl_c_to_its_program():
+    code = 'import signal, datasets; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler'
+    subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
+def test_more_signals_than_one_leave_the_exit_code_of_the_first():
+    code = '''
+import atexit, os, signal, sys
+sys.path.insert(0, '.')
+from utils.system import interrupt
+interrupt.end_silently()
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+from utils.system.errors import reported
+with reported('main.py'):
+    os.kill(os.getpid(), signal.SIGTERM)
+'''
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (143, 'main.py: stopped by SIGTERM\n')
 
 
 def test_a_signal_skips_destructors_that_wait():

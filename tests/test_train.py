@@ -159,7 +159,7 @@ def test_not_a_number_is_never_a_hit():
 
 
 def test_validation_binarizes_every_weight_once(monkeypatch):
-    model = binarize.wrap(models.build('tinywbin', 3, channels=1, inpsize=32), 2, 3)
+    model = binarize.wrap(models.build('smallwbin', 3, channels=1, inpsize=32), 2, 3)
     calls = []
     forward = binarize.Binarization.forward
     monkeypatch.setattr(binarize.Binarization, 'forward',
@@ -306,7 +306,7 @@ def train_watched(model, inpsize):
 
 
 @pytest.mark.parametrize('name, inpsize, method', [
-    ('tinyfbin', 32, 'dab'), ('tinyfbin', 32, 'xnor'), ('resnetfbin18', 33, 'dab')])
+    ('smallfbin', 32, 'dab'), ('smallfbin', 32, 'xnor'), ('resnetfbin18', 33, 'dab')])
 def test_a_step_waits_for_nothing(name, inpsize, method):
     """search='exact' is plain PyTorch, as on a GPU without Triton."""
     model = binarize.wrap(models.build(name, 3, channels=1, inpsize=inpsize), 2, 10, method,

@@ -2,10 +2,19 @@
 
 OpenMP and PyTorch read this when torch is loaded, so a command imports utils first.
 """
+import signal
+import sys
+
+if sys.argv[:1] == ['-m']:  # python3 -m datasets.prepare, at its first import of ours
+    signal.signal(signal.SIGINT, signal.SIG_DFL)    # as interrupt.end_silently()
+
 import contextlib
 import ctypes
 import os
 
+# PyTorch's warnings in C++ are lines with stacks, such as of a signal while a process waits for
+# another; what goes wrong raises an exception.
+os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
 # Waiting threads must not spin for long: beside loading workers that makes a step up to 10 times
 # slower. A tenth of a millisecond (GCC's OpenMP counts turns) spares small layers the waking of
 # threads, which takes as long.

@@ -494,7 +494,7 @@ def _functions(layer):
     own = type(method).__mro__[:-2]     # without nn.Module and object
     helpers = _scale, project_, _split_rows, _factor
     return (*native.functions_of(*own, _StraightThrough, Binarization),
-            *(helper.__code__ for helper in helpers))
+            *(getattr(helper, '__code__', None) for helper in helpers))
 
 
 def convolutions(model: nn.Module) -> list[tuple[int, str, nn.Conv2d]]:

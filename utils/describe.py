@@ -1,4 +1,4 @@
-"""What a network is made of, measured rather than declared, and what it is trained on."""
+"""What a run prints of its network, data and arithmetic, measured on the network itself."""
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
@@ -16,7 +16,7 @@ Key = TypeVar('Key')
 
 
 def describe_data(train: DataLoader, val_images: int, classes: int, processes: int) -> str:
-    """How many images there are, and used; `train` is the training loader of one of `processes`."""
+    """Count the images; train: the training loader of one of `processes`."""
     images, share, notes = len(train.dataset), len(train.sampler), []
     if repeated := share * processes - images:
         notes.append(f'{repeated} of them twice in every epoch, for equal shares of the processes')
@@ -30,7 +30,7 @@ def describe_data(train: DataLoader, val_images: int, classes: int, processes: i
 
 def arithmetic(device: torch.device, amp: str, validation_amp: str,
                channels_last: bool) -> str:
-    """What training computes in; on a GPU also which of its faster ways PyTorch may choose.
+    """Describe the precision of training and, on a GPU, which faster ways PyTorch may choose.
 
     amp and validation_amp: the name of autocast's dtype in training and validation, or 'off'.
     """
@@ -50,7 +50,7 @@ def arithmetic(device: torch.device, amp: str, validation_amp: str,
 @contextlib.contextmanager
 def watching_inputs(layers: Mapping[Key, nn.Module],
                     watch: Callable[[Key, Tensor], object]) -> Iterator[None]:
-    """While the block runs, each call of a layer first calls watch(its key in `layers`, input)."""
+    """In the block, each call of a layer first calls watch(its key, its input)."""
     def make_hook(key):
         def hook(layer, inputs):
             watch(key, inputs[0])       # its result must not replace the input
@@ -66,7 +66,7 @@ def watching_inputs(layers: Mapping[Key, nn.Module],
 
 @torch.no_grad()
 def inputs_are_binary(model: nn.Module, sample: Tensor) -> dict[int, bool]:
-    """{number of a convolution: whether its input is ±1 everywhere} in evaluation on a sample."""
+    """Return {number of a convolution: whether its input is ±1 everywhere}, in evaluation."""
     binary: dict = {}
 
     def watch(number, x):
@@ -80,7 +80,7 @@ def inputs_are_binary(model: nn.Module, sample: Tensor) -> dict[int, bool]:
 
 
 def convolution_rows(model: nn.Module, sample: Tensor) -> list[tuple[str, ...]]:
-    """The table of the convolutions, its header first; sample: images (N, channels, side, side)."""
+    """Return header and rows of the table of convolutions; sample: (N, channels, side, side)."""
     binary_inputs = inputs_are_binary(model, sample)
     rows = [('conv', 'name', 'shape', 'weights', 'inputs')]
     for number, name, conv in convolutions(model):
@@ -93,7 +93,7 @@ def convolution_rows(model: nn.Module, sample: Tensor) -> list[tuple[str, ...]]:
 
 def describe(model: nn.Module, channels: int, inpsize: int, device: torch.device,
              verbose: bool = False) -> str:
-    """Device, table of the convolutions, parameters, and the memory of the binarized weights."""
+    """Describe device, convolutions, parameters and the memory of the binarized weights."""
     rows = convolution_rows(model, torch.zeros(1, channels, inpsize, inpsize, device=device))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [f'device: {device_name(device)}']

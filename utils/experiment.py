@@ -1,4 +1,4 @@
-"""From flags, and the checkpoint or packed model that they name, to data, network and loaders.
+"""From flags to data, network and loaders; load() is for scripts.
 
     experiment = from_command(['--resume=logs/NAME/best.pth.tar', '--evaluate'])
     experiment.make_network(), experiment.make_loaders()
@@ -26,18 +26,8 @@ from utils.flags.parser import Flags
 from utils.record.pictures import Pictures
 from utils.record.provenance import provenance
 from utils.record.run import Run, SilentRun
-from utils.source import (
-    Source,
-    about_training,
-    checkpoint_source,
-    dataset_spec,
-    describe_own,
-    load_data,
-    own_data_flags,
-    packed_source,
-    stored_network,
-    wrap_arguments,
-)
+from utils.source import (Source, about_training, checkpoint_source, dataset_spec, describe_own,
+                          load_data, own_data_flags, packed_source, stored_network, wrap_arguments)
 from utils.system.errors import InputError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, loaders, loop, parallel
@@ -46,25 +36,25 @@ from utils.memory_format import train_channels_last
 
 @dataclass(frozen=True)
 class Experiment:
-    """Resolved flags and what follows from them."""
+    """All flags, and the data and device that they select."""
 
     flags: Flags
     source: Source | None
-    data: datasets.Data | None      # None where images are named one by one, or not needed
+    data: datasets.Data | None      # None for --classify and --export
     classes: list[str]
     channels: int
     device: torch.device
-    notes: tuple[str, ...] = ()     # sentences for the log, such as flags without effect
+    notes: tuple[str, ...] = ()     # for the log, such as flags without effect
 
     @property
     def spec(self) -> datasets.DatasetSpec:
-        """What its images are, with their normalization."""
+        """The dataset and its normalization."""
         return dataset_spec(vars(self.flags))
 
     def make_network(self, say: Callable[[str], object] = str) -> nn.Module:
-        """A new network as the flags say, on the device, with the weights of the source.
+        """Build the network on the device, with the weights of the source if there is one.
 
-        Seeds PyTorch. say is called with sentences about what --pretrained_file gave.
+        Seeds PyTorch. say is called with notes about --pretrained_file.
         """
         flags = self.flags
         torch.manual_seed(flags.manualSeed)
@@ -73,10 +63,10 @@ class Experiment:
         else:
             model = models.build(flags.model_def, flags.nClasses, self.channels, flags.inpsize,
                                  flags.signLayers)
-            self._load_pretrained(model, say)   # first, since methods start from the weights
+            self._load_pretrained(model, say)   # before methods start from the weights
             if flags.binaryWeight:
                 binarize.wrap(model, *wrap_arguments(vars(flags)))
-        if flags.channelsLast:      # not evaluation, which rounds as the packed network does
+        if flags.channelsLast:      # in training; evaluation rounds as the packed network does
             train_channels_last(model, self.device)
         if flags.calculateBinarizationLosses and not has_signs(model):
             raise InputError('--calculateBinarizationLosses: '
@@ -94,7 +84,7 @@ class Experiment:
     def make_loaders(self, say: Callable[[str], object] = str) -> tuple:
         """Return the training and validation loaders, see utils.training.loaders.
 
-        say is called with the sentence about where the images lie.
+        say is called with a note about where the images are.
         """
         flags = self.flags
         *both, sentence = loaders.make_loaders(self.data, self.device, flags.dataOn, flags.workers,
@@ -155,12 +145,12 @@ class Experiment:
 
 
 def from_command(arguments: Sequence[str] | None = None) -> Experiment:
-    """The experiment of a command line (None: that of this process). Raises InputError."""
+    """Make the experiment of a command line, by default of this process. Raises InputError."""
     return from_flags(opts.parse(arguments))
 
 
 def from_flags(typed: Mapping[str, object]) -> Experiment:
-    """The experiment of the flags {name: value} that a command gives. Raises InputError."""
+    """Make the experiment of the typed flags {name: value}. Raises InputError."""
     flags, source, notes = resolve.resolve(typed)
     device = parallel.start('cpu' if flags.packed else flags.device)
     resolve.check_same_start(source, device)
@@ -177,8 +167,8 @@ def from_flags(typed: Mapping[str, object]) -> Experiment:
             raise InputError(f'{trained}--nClasses={flags.nClasses}, but the data has '
                              f'{len(data.classes)} classes')
     classes, channels = (data or source).classes, (data or source).channels
-    flags = resolve.complete(flags, classes, channels, device)
     notes += resolve.ignored(flags, channels, device, data is None or data.in_folders)
+    flags = resolve.complete(flags, classes, channels, device)
     notes += resolve.changed_schedule(flags, source)
     if data and not flags.evaluate:
         notes += about_training(source, data, Path(flags.logdir, flags.name))
@@ -186,17 +176,17 @@ def from_flags(typed: Mapping[str, object]) -> Experiment:
 
 
 def choose_algorithms(deterministic: bool):
-    """PyTorch's on a GPU from now on: the fastest, or those that always round in the same way."""
+    """Let PyTorch use the fastest algorithms on a GPU, or only deterministic ones."""
     if deterministic != torch.are_deterministic_algorithms_enabled():   # the call takes seconds
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
-        os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'   # as PyTorch demands, before cuBLAS runs
+        os.environ['CUBLAS_WORKSPACE_CONFIG'] = ':4096:8'   # which PyTorch demands of cuBLAS
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network for use in a script: network(transform(image)[None]) are log-probabilities."""
+    """A network for scripts: network(transform(image)[None]) returns log-probabilities."""
 
     network: nn.Module      # in evaluation mode, on the CPU
     classes: list[str]      # in the order of its outputs
@@ -204,11 +194,11 @@ class Trained:
 
 
 def load(path: str | Path, build: Callable = models.build) -> Trained:
-    """The trained network in a checkpoint or a packed model (.dab).
+    """Load the trained network of a checkpoint or a packed model (.dab).
 
-    build makes networks that --model_def does not know: build(model_def, nClasses, channels,
-    inpsize, signLayers) -> nn.Module. Sketches are read with the checkpoint's --ink; a packed
-    model does not record it and takes dark ones. Raises InputError for any other file.
+    build: for networks that are not registered, build(model_def, nClasses, channels, inpsize,
+    signLayers) -> nn.Module. Sketches are read with the checkpoint's --ink; a packed model does
+    not record it and expects dark strokes. Raises InputError for any other file.
     """
     from utils import packed
     is_packed = packed.is_packed(path)
@@ -219,5 +209,5 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
 
 
 def prepared(image, channels: int, ink: str, transform: Callable) -> Tensor:
-    """The PIL image of any mode as a network of this many channels sees it."""
+    """Transform a PIL image of any mode for a network of this many channels."""
     return transform(datasets.as_channels(image, channels, ink=ink))

@@ -27,16 +27,8 @@ from pathlib import Path
 
 from torch import nn
 
-from utils.state_dicts import (
-    COUNTER,
-    Layer,
-    Layers,
-    convolutions_and_linears,
-    is_numbered_in_order,
-    layers_of,
-    plain,
-    read_layers,
-)
+from utils.state_dicts import (COUNTER, Layer, Layers, convolutions_and_linears,
+                               is_numbered_in_order, layers_of, plain, read_layers)
 from utils.system.errors import InputError
 from utils.system.files import check_numbers
 

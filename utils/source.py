@@ -1,5 +1,4 @@
-"""What a network comes from: a checkpoint, a packed model, or nothing but its name; and the images
-of an experiment, checked against those that its network was trained on."""
+"""The sources of an experiment: a checkpoint or packed model for its network, and its images."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +16,29 @@ from utils.training import checkpoint as checkpoints
 
 @dataclass(frozen=True)
 class Source:
-    """What a network comes from: a checkpoint or a packed model, read from its file."""
+    """A checkpoint or a packed model, read from its file."""
 
     path: str
-    flags: dict         # those that it was trained with; of a packed model only some
+    flags: dict         # that it was trained with; a packed model has only some
     classes: list[str]
     channels: int
     checkpoint: dict | None = None      # see utils.training.checkpoint
     network: nn.Module | None = None    # of a packed model
-    is_found: bool = False      # by --resume=auto, not named by the user
+    is_found: bool = False      # by --resume=auto instead of by name
 
     @property
     def spec(self) -> datasets.DatasetSpec:
-        """What its images are, with the normalization that it was trained with."""
+        """The dataset and normalization that it was trained with."""
         return dataset_spec(self.flags)
 
     @property
     def fixes(self) -> list[str]:
-        """The names of the flags in which an experiment cannot differ from it."""
+        """The names of the flags that it determines."""
         return opts.fixed_by('checkpoint' if self.checkpoint else 'packed')
 
 
 def dataset_spec(flags: dict) -> datasets.DatasetSpec:
-    """The DatasetSpec that the data flags describe. Raises InputError."""
+    """Return the DatasetSpec of the data flags. Raises InputError."""
     try:
         mean, std = numbers(flags['mean']), numbers(flags['std'])
     except ValueError as error:
@@ -49,13 +48,13 @@ def dataset_spec(flags: dict) -> datasets.DatasetSpec:
 
 
 def own_data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
-    """The flags of one's own data with this normalization."""
+    """Return the flags that describe a folder with this normalization."""
     texts = (','.join(str(float(value)) for value in values) for values in (mean, std))
     return dict(zip(('channels', 'mean', 'std'), (len(mean), *texts)))
 
 
 def checkpoint_source(path: str | Path) -> Source:
-    """The Source of a checkpoint. Raises InputError."""
+    """Read a checkpoint. Raises InputError."""
     from utils import packed
     if packed.is_packed(path):
         raise InputError(f'{path} is a packed model (main.py takes it as --packed): name a '
@@ -67,7 +66,7 @@ def checkpoint_source(path: str | Path) -> Source:
 
 
 def packed_source(path: str | Path, build: Callable = models.build) -> Source:
-    """The Source of a packed model; build is that of packed.load. Raises InputError."""
+    """Read a packed model; build: see packed.load. Raises InputError."""
     from utils import packed
     description, network = packed.load(path, build)
     flags = {name: getattr(description, name)
@@ -91,20 +90,20 @@ def packed_source(path: str | Path, build: Callable = models.build) -> Source:
 def new_network(name: str, nClasses: int, channels: int, inpsize: int | None = None,
                 signLayers: str | None = None, binarized: tuple | None = None,
                 build: Callable = models.build) -> nn.Module:
-    """The network `name`, initialized; `binarized` are the further arguments of binarize.wrap."""
+    """Build and initialize a network; `binarized`: arguments of binarize.wrap after the model."""
     model = build(name, nClasses, channels, inpsize, signLayers)
     return binarize.wrap(model, *binarized) if binarized else model
 
 
 def wrap_arguments(flags: dict) -> tuple:
-    """What binarize.wrap takes beside the model, as the flags say."""
+    """Return the arguments of binarize.wrap after the model, from the flags."""
     names = 'binStart', 'binEnd', 'binarizer', 'binSearch', 'centring'
     return tuple(flags[name] for name in names)
 
 
 def stored_network(source: Source, build: Callable = models.build,
                    binSearch: str | None = None) -> nn.Module:
-    """The network of a checkpoint or a packed model with its weights."""
+    """Return the network of a source, with its weights."""
     if source.network is not None:
         return source.network
     flags = source.flags | ({'binSearch': binSearch} if binSearch else {})
@@ -118,7 +117,7 @@ def stored_network(source: Source, build: Callable = models.build,
 def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
               source: Source | None = None, tenCrop: bool = False, seed: int = 0,
               skipBroken: bool = False, split: str = 'val') -> datasets.Data:
-    """What datasets.load returns; it must have the classes and channels of the source."""
+    """Load images; they must have the classes and channels of the source. Raises InputError."""
     with naming('--data_dir'):
         classes = [datasets.nfc(name) for name in source.classes] if source else []
         data = datasets.load(spec, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken,
@@ -129,7 +128,7 @@ def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
 
 
 def check_same_data(source: Source, data: datasets.Data):
-    """Raise InputError where the data has other classes or channels than the source's had."""
+    """Raise InputError if the source was trained on other classes or channels."""
     had, has = ((len(some.classes), some.channels) for some in (source, data))
     if had != has:
         raise InputError(f'{source.path} was trained on other classes or channels: on {had[0]} '
@@ -143,7 +142,7 @@ def check_same_data(source: Source, data: datasets.Data):
 
 
 def describe_own(dataset: str, data: datasets.Data) -> str:
-    """The sentence of the log about one's own data: its name, kind and normalization."""
+    """Describe a folder for the log: its name, kind and normalization."""
     flags = own_data_flags(data.spec.mean, data.spec.std)
     is_sketch = data.channels == 1
     kind = f'sketches, --ink={data.spec.ink}' if is_sketch else datasets.KINDS[data.channels]
@@ -155,9 +154,9 @@ def describe_own(dataset: str, data: datasets.Data) -> str:
 
 
 def about_training(source: Source | None, data: datasets.Data, folder: Path) -> list[str]:
-    """Sentences for the log of a run in `folder`: what it continues, on which data.
+    """Return notes for the log of a run in `folder`: what it continues, on which images.
 
-    Raises InputError where --resume=auto found a checkpoint of other training images.
+    Raises InputError if --resume=auto found a checkpoint of other training images.
     """
     sentences = []
     images = datasets.folder_of(data.val)
@@ -178,5 +177,5 @@ def about_training(source: Source | None, data: datasets.Data, folder: Path) -> 
 
 
 def is_of_other_images(checkpoint: dict, *training_images: str) -> bool:
-    """Whether it was trained on none of these, as far as it says so."""
+    """Whether it records digests of training images, but none of these."""
     return checkpoint.get('training_images') not in (None, *training_images)

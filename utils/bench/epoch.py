@@ -13,7 +13,7 @@ import opts
 from utils import binarize
 from utils.experiment import Experiment, from_flags
 from utils.record.logs import read_log
-from utils.system.errors import InputError, processes_of_torchrun
+from utils.system.errors import InputError
 from utils.training.loop import Observer
 
 from .timeline import Timeline, seconds_per_mark
@@ -45,8 +45,6 @@ def bench(options: argparse.Namespace) -> list[dict]:
     arithmetic (forward, backward, optimizer), binarization (its share of these), data (waiting for
     batches), validation, records (logs, histograms, checkpoints) and the rest. The run is recorded
     in a folder for temporary files ($TMPDIR), which is removed."""
-    if processes_of_torchrun() > 1:
-        raise InputError('epoch measures one process: start it without torchrun')
     typed = opts.parse(options.main_flags)
     if other := [name for name in OTHER_WORK if typed.get(name)]:
         raise InputError(f'--{other[0]}: epoch measures the training of a new run')

@@ -100,6 +100,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise InputError(message)
 
+    def _match_argument(self, action, pattern):
+        try:
+            return super()._match_argument(action, pattern)
+        except argparse.ArgumentError as error:
+            if action.choices:
+                error.message += f' (choose from {", ".join(map(repr, action.choices))})'
+            raise
+
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
         for word in args:

@@ -72,17 +72,22 @@ def naming(what: str, kind: type[InputError] = InputError) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reported(program: str, after_interrupt: str = '') -> Iterator[None]:
+def reported(program: str, after_interrupt: str = '', parallel: bool = False) -> Iterator[None]:
     """Exit with one sentence on stderr after an InputError, a refusal of the system, or a signal.
 
-    A closed pipe ends the command in silence.
+    A closed pipe ends the command in silence. parallel: whether torchrun may start the command.
     """
+    global every_process_speaks
+    every_process_speaks = not parallel
     def end(stopped):
         tell(f'{program}: {stopped}{after_interrupt}', stopped.exit_code)
 
     before = interrupt.handlers()
     try:
         begin(program, end)
+        if not parallel and processes_of_torchrun() > 1:
+            raise InputError(f'{program} is a command of one process: start it without torchrun, '
+                             'and unset WORLD_SIZE')
         yield
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
@@ -117,10 +122,13 @@ def exit_with(line: str, code: int):
     sys.exit(code)
 
 
+every_process_speaks = False    # while another process may not be there to say it
+
+
 def tell(line: str, code: int):
     """Say why the process ends with this code, where no other process says the same."""
     # Under torchrun all processes make the same mistake at the start; any of them can fail later.
-    if speaks_for_all() or code == RunError.exit_code:
+    if every_process_speaks or speaks_for_all() or code == RunError.exit_code:
         line = console.one_line(line)
         console.complain(line)
         console.record(line)    # where the process ends in the middle of a run
@@ -134,18 +142,29 @@ def processes_of_torchrun() -> int:
     """How many processes torchrun started, this one among them; 1 where it started none.
 
     RANK or LOCAL_RANK without WORLD_SIZE, as an old shell may have them, mean nothing. Raises
-    InputError where a part of TORCHRUN is missing.
+    InputError where a part of TORCHRUN is missing or wrong.
     """
     size = os.environ.get('WORLD_SIZE') or '1'
-    missing = [name for name in TORCHRUN if not os.environ.get(name)]
-    if size != '1' and missing:
-        raise InputError(f'WORLD_SIZE={size} is set, but not {", ".join(missing)}: start the '
-                         'processes with torchrun or, for one process alone, unset WORLD_SIZE')
-    try:
-        return int(size)
-    except ValueError:
-        raise InputError(f'WORLD_SIZE={size} is not a number of processes: start them with '
-                         'torchrun or, for one process alone, unset WORLD_SIZE') from None
+    if size == '1':
+        return 1
+    advice = 'start the processes with torchrun or, for one process alone, unset WORLD_SIZE'
+    if missing := [name for name in TORCHRUN if not os.environ.get(name)]:
+        raise InputError(f'WORLD_SIZE={size} is set, but not {", ".join(missing)}: {advice}')
+    size = _number('WORLD_SIZE', 1, sys.maxsize, advice)
+    for name in 'RANK', 'LOCAL_RANK':
+        if os.environ.get(name):
+            _number(name, 0, size - 1, advice)
+    _number('MASTER_PORT', 1, 2 ** 16 - 1, advice)
+    return size
+
+
+def _number(name, least, most, advice):
+    """The environment's variable as an integer from least to most."""
+    text = os.environ[name]
+    if not re.fullmatch('-?[0-9]+', text) or not least <= int(text) <= most:
+        wanted = f'{least} to {most}' if most < sys.maxsize else f'{least} or more'
+        raise InputError(f'{name}={text} is set, but must be a number, {wanted}: {advice}')
+    return int(text)
 
 
 def speaks_for_all() -> bool:

@@ -157,14 +157,17 @@ def handlers() -> dict:
 def restore(before: dict):
     """Let them do what they did, as handlers() found: where a command is over, nothing is raised.
 
-    After end_silently() one more Ctrl-C then ends the process at once.
+    After end_silently() one more signal then ends the process at once, with the code of the first.
     """
     global _requested, _watch
     if _watch:
         _watch.stop()
-    _requested = _watch = None
+    if _is_command and _requested is not None:
+        code = 128 + _requested
+        before = dict.fromkeys(before, lambda *_: os._exit(code))
     for number, handler in before.items():
         signal.signal(number, handler or signal.SIG_DFL)
+    _requested = _watch = None
 
 
 _unraisable: list = []      # the hook before ours

@@ -9,8 +9,8 @@ from torch import distributed, nn
 from torch.nn import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.system import console, devices, errors
 from utils.binarize import Method
-from utils.system import console, devices
 from utils.system.errors import InputError, RunError, processes_of_torchrun
 
 BACKENDS = {'cpu': 'gloo', 'cuda': 'nccl', 'xpu': 'xccl'}
@@ -28,8 +28,10 @@ def start(name: str = 'auto') -> torch.device:
         notice = threading.Timer(WAITING, warn_of_waiting)
         notice.daemon = True
         notice.start()
+        errors.every_process_speaks = True
         try:
             distributed.init_process_group(BACKENDS[device.type], **fresh_store())
+            errors.every_process_speaks = False
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise RunError(f'the processes of torchrun cannot be joined (without torchrun, unset '
