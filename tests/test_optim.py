@@ -193,6 +193,14 @@ def test_accumulated_batches_are_one_batch(method):
     assert distance(whole, parts) < 1e-5 < 1e-3 < distance(whole[0], start[0])
 
 
+def test_accumulated_batches_are_one_batch_under_compile():
+    """Where each forward pass projects again, so that latent weights are restored before it."""
+    whole, parts, loader = small(), small(), batches(4, 3)
+    train(whole, [tuple(map(torch.cat, zip(*loader)))])
+    train(torch.compile(parts, backend='eager'), loader, accumulate=4)
+    assert distance(whole, parts) < 1e-5
+
+
 def test_the_last_group_takes_the_mean_over_what_it_has():
     one, other = small(), small()
     loader = batches(5, 3)
