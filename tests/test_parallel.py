@@ -42,7 +42,7 @@ def gradients(rank, processes, port, path):
     torch.manual_seed(0)
     model = binarize.wrap(models.build('smallwbin', 5, channels=1, inpsize=32), 2, 3).train()
     for layer in model.modules():
-        if isinstance(layer, (nn.BatchNorm2d, nn.Dropout2d)):
+        if isinstance(layer, (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)):
             layer.eval()
     images, target = torch.randn(16, 1, 32, 32), torch.arange(16) % 5
     mine = slice(rank, None, processes)
