@@ -9,7 +9,8 @@ import main
 from utils import evaluate, experiment
 from utils.evaluate import class_table, pair_table
 from utils.training.checkpoint import read_checkpoint
-from utils.training.predictions import Predictions, confusion, interleaved
+from utils.evaluate import confusion
+from utils.training.predictions import Predictions, interleaved
 
 
 @pytest.fixture(scope='module')

@@ -425,13 +425,13 @@ def test_learned_values_start_from_pretrained_weights(sketch_folder, tmp_path, c
 @pytest.mark.parametrize('method', ['learned', 'dab'])
 def test_all_batches_of_a_step_see_the_same_weights(method):
     """And a method observes one step, not each of its batches."""
-    from utils.training.updates import Updates
+    from utils.training.optim import Steps
     torch.manual_seed(0)
     model = binarize.wrap(nn.Sequential(nn.Conv2d(3, 4, 3)), 1, 1, method)
     with torch.no_grad():
         model[0].parametrizations.weight.original.mul_(5).add_(0.3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    updates = Updates(model, optimizer, torch.amp.GradScaler('cpu', enabled=False), range(3), accumulate=3)
+    updates = Steps(model, optimizer, torch.amp.GradScaler('cpu', enabled=False), range(3), accumulate=3)
     seen = []
     model[0].register_forward_hook(lambda conv, *_: seen.append(binarize.layer_weights(conv).weight))
     for number in range(3):

@@ -16,7 +16,7 @@ from utils import binarize
 from utils.native import digest, functions_of
 from utils.packed import format, modules, network, ops
 from utils.packed.modules import sign_threshold
-from utils.training.memory_format import channels_last
+from utils.system.memory_format import channels_last
 
 PUBLISHED = [name for name in models.names() if not name.startswith('small')]
 SIGNED = ['nin', *(name for name in PUBLISHED if models.sign_layers(name))]

@@ -24,7 +24,8 @@ from utils.training.checkpoint import read_checkpoint
 
 def be_one_of_two(rank, port):
     """What torchrun tells each of its processes."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
+                      MASTER_PORT=str(port))
 
 
 def free_port():
@@ -39,11 +40,11 @@ def gradients(rank, processes, port, path):
         be_one_of_two(rank, port)
     device = parallel.start()
     torch.manual_seed(0)
-    model = binarize.wrap(models.build('sketchanetwbin', 5, channels=1, inpsize=81), 2, 7).train()
+    model = binarize.wrap(models.build('smallwbin', 5, channels=1, inpsize=32), 2, 3).train()
     for layer in model.modules():
-        if isinstance(layer, (nn.BatchNorm2d, nn.Dropout2d)):
+        if isinstance(layer, (nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)):
             layer.eval()
-    images, target = torch.randn(16, 1, 81, 81), torch.arange(16) % 5
+    images, target = torch.randn(16, 1, 32, 32), torch.arange(16) % 5
     mine = slice(rank, None, processes)
     replica = parallel.replicate(model, device)
     F.nll_loss(replica(images[mine]), target[mine]).backward()
@@ -55,10 +56,10 @@ def gradients(rank, processes, port, path):
 
 def torchrun(processes, *command):
     environment = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-    return subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}', '--master_port=0',
-         '--rdzv_backend=c10d', '--rdzv_endpoint=localhost:0', *command],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run([
+        sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={processes}',
+        '--master_port=0', '--rdzv_backend=c10d', '--rdzv_endpoint=localhost:0', *command],
+                          cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(tmp_path, start):
@@ -79,8 +80,10 @@ def test_two_halves_of_a_batch_give_the_gradient_of_the_whole(tmp_path, start):
 def two_processes(sketch_folder, tmp_path_factory):
     """A run of one epoch by two processes, and what it printed."""
     logs = tmp_path_factory.mktemp('parallel')
-    done = torchrun(2, 'main.py', *(flag.replace('smallwbin', 'densenet') for flag in SMALL), '--batch-size=6', '--syncBN', f'--data_dir={sketch_folder}',
-                    f'--logdir={logs}', '--name=run', '--epochs=1', '--testbatchsize=5', '--dataOn=workers', '--workers=1')
+    flags = [flag.replace('smallwbin', 'densenet') for flag in SMALL]   # which torchrun knows
+    done = torchrun(2, 'main.py', *flags, '--batch-size=6', '--syncBN',
+                    f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=1',
+                    '--testbatchsize=5', '--dataOn=workers', '--workers=1')
     assert done.returncode == 0, done.stderr
     return logs / 'run', done.stdout
 
@@ -108,8 +111,9 @@ def train_as_one_of_two(rank, port, arguments):
 
 
 def test_every_process_stops_where_one_fails(sketch_folder, tmp_path, start):
-    port, arguments = free_port(), [*SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=3', '--name=run',
-                                    '--optimType=sgd', '--maxlr=1e30', '--printfreq=1']
+    port, arguments = free_port(), [
+        *SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=3', '--name=run',
+        '--optimType=sgd', '--maxlr=1e30', '--printfreq=1']
     commands = [start(train_as_one_of_two, rank, port, arguments) for rank in (0, 1)]
     ends = [command.wait(120) for command in commands]
     assert all(code != 0 for code, _, _ in ends) and 'NaN' in ends[0][2] + ends[1][2]
@@ -133,15 +137,18 @@ def main_as_one_of_two(rank, port, arguments):
     train_as_one_of_two(rank, port, arguments)
 
 
-STOPS = [(signal.SIGTERM, 143, 'main.py: stopped by SIGTERM\n'), (signal.SIGINT, 130, 'main.py: stopped by Ctrl-C\n')]
+STOPS = [(signal.SIGTERM, 143, 'main.py: stopped by SIGTERM\n'),
+         (signal.SIGINT, 130, 'main.py: stopped by Ctrl-C\n')]
 
 
 @pytest.mark.parametrize('rank', [0, 1])
 @pytest.mark.parametrize('number, code, sentence', STOPS)
-def test_a_process_whose_partner_never_comes_says_so_and_can_be_stopped(tmp_path, start, rank, number, code, sentence):
+def test_a_process_whose_partner_never_comes_says_so_and_can_be_stopped(
+        tmp_path, start, rank, number, code, sentence):
     port = free_port()
     command = start(main_as_one_of_two, rank, port, [f'--logdir={tmp_path}/logs'])
-    command.wait_for(lambda: f'waiting for 1 other process of torchrun at 127.0.0.1:{port} ' in said(command))
+    command.wait_for(lambda: f'waiting for 1 other process of torchrun at 127.0.0.1:{port} ' in
+                     said(command))
     command.send(number)
     exit_code, _, err = command.wait(10)
     assert exit_code == code and err.endswith(sentence) and err.count('\n') == err.count('main.py: ') == 2
@@ -157,10 +164,14 @@ def wait_in(call, rank, port):
         if rank == 1:
             time.sleep(100)
         if call == 'stop':
-            parallel.work = torch.distributed.all_reduce(torch.ones(1), async_op=True)   # which is still under way
-        {'gather': lambda: parallel.gather(0), 'sum': lambda: parallel.sum_(torch.ones(1)), 'stop': parallel.stop,
-         'replicate': lambda: parallel.replicate(nn.Linear(2, 2), torch.device('cpu')),
-         'buffers': lambda: (parallel.broadcast_buffers(nn.BatchNorm2d(1)), parallel.gather(0))}[call]()
+            parallel.work = torch.distributed.all_reduce(torch.ones(1),
+                                                         async_op=True)  # which is still under way
+        {
+            'gather': lambda: parallel.gather(0), 'sum': lambda: parallel.sum_(torch.ones(1)),
+            'stop': parallel.stop,
+            'replicate': lambda: parallel.replicate(nn.Linear(2, 2), torch.device('cpu')),
+            'buffers': lambda:
+            (parallel.broadcast_buffers(nn.BatchNorm2d(1)), parallel.gather(0))}[call]()
 
 
 @pytest.mark.parametrize('call', ['gather', 'sum', 'stop', 'replicate', 'buffers'])
@@ -176,8 +187,9 @@ def test_a_signal_ends_a_process_in_any_collective(start, call):
 
 
 def test_a_signal_ends_a_run_whose_other_process_is_halted(sketch_folder, tmp_path, start):
-    port, arguments = free_port(), [*SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=1000', '--name=run',
-                                    '--dataOn=workers', '--workers=1']
+    port, arguments = free_port(), [
+        *SMALL, f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--epochs=1000',
+        '--name=run', '--dataOn=workers', '--workers=1']
     first, second = (start(main_as_one_of_two, rank, port, arguments) for rank in (0, 1))
     folder = tmp_path / 'run'
     first.wait_for((folder / 'last.pth.tar').exists)
@@ -192,4 +204,5 @@ def test_a_signal_ends_a_run_whose_other_process_is_halted(sketch_folder, tmp_pa
     second.kill()
     done = read_checkpoint(folder / 'last.pth.tar')['epoch']
     main.main([f'--resume={folder}/last.pth.tar', f'--epochs={done + 1}'])
-    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [number // 2 for number in range(2 * done + 2)]
+    assert [row['epoch'] for row in rows(folder / 'metrics.jsonl')] == [
+        number // 2 for number in range(2 * done + 2)]

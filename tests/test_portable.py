@@ -1,4 +1,4 @@
-"""Other systems and devices than Linux on x86 with or without CUDA, as far as they can be simulated; start methods."""
+"""Systems and devices other than Linux on x86, as far as they can be simulated."""
 import ast
 import json
 import math
@@ -31,10 +31,10 @@ from utils.flags import checks, config, parser
 from utils.record import provenance
 from utils.system import console, devices, files, locks
 from utils.system.errors import InputError, explained
-from utils.system.processes import out_of_reach
+from utils.system.interrupt import out_of_reach
 from utils.training import parallel
 from utils.training.checkpoint import read_checkpoint, restore_random_state
-from utils.training.epoch import Meter
+from utils.training.predictions import Meter
 
 CPU = torch.device('cpu')
 
@@ -50,13 +50,14 @@ def tiny(name='tiny', sign=''):
     @models.register(inpsize=16, variants={name: dict(signLayers=sign)})
     def build(nClasses, channels, inpsize, signLayers):
         unit = Units(signLayers)
-        return network(**unit(channels, 4, 3, stride=2), **unit(4, 6, 3, dropout=0.1), pool=nn.AdaptiveAvgPool2d(1),
-                       **unit.conv(6, nClasses, 1))
+        return network(**unit(channels, 4, 3, stride=2), **unit(4, 6, 3, dropout=0.1),
+                       pool=nn.AdaptiveAvgPool2d(1), **unit.conv(6, nClasses, 1))
 
 
 def command(data, logs, name, *more):
-    return ['--dataset=folder', f'--data_dir={data}', '--channels=1', f'--logdir={logs}', f'--name={name}', '--binaryWeight',
-            '--batch-size=12', *more]
+    return [
+        '--dataset=folder', f'--data_dir={data}', '--channels=1', f'--logdir={logs}',
+        f'--name={name}', '--binaryWeight', '--batch-size=12', *more]
 
 
 @pytest.fixture
@@ -97,29 +98,39 @@ if {report!r}:
 
 @pytest.mark.parametrize('reports', [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_everything_runs_without_posix(reports, sketch_folder, tmp_path, registered):
-    """Training, resuming, evaluating, exporting and a packed network, with outputs in cp1252; at last a report."""
+    """With outputs in cp1252, and at last a report."""
     (tmp_path / 'test_portable_network.py').write_text(network_source())
     run, dab = tmp_path / 'logs/run', tmp_path / 'model.dab'
     resume = f'--resume={run}/last.pth.tar'
     train = command(sketch_folder, tmp_path / 'logs', 'run', '--model_def=tinyfbin', '--inpsize=32')
-    commands = [[*train, '--epochs=1'], [*train, '--epochs=1', '--overwrite'], [resume, '--epochs=2'], [resume, '--evaluate'],
-                [resume, f'--export={dab}'],
+    commands = [[*train, '--epochs=1'], [*train, '--epochs=1', '--overwrite'], [
+        resume, '--epochs=2'], [resume, '--evaluate'], [resume, f'--export={dab}'],
                 [f'--packed={dab}', '--evaluate', f'--data_dir={sketch_folder}'],
                 [f'--packed={dab}', '--classify', f'{sketch_folder}/val/box/0.png']]
-    script = WITHOUT_POSIX.format(paths=[str(ROOT), str(ROOT / 'tests'), str(tmp_path)], commands=commands, report=f'{run}/last.pth.tar' * reports)
-    environment = os.environ | {'LOCALAPPDATA': str(tmp_path / 'local'), 'PYTHONIOENCODING': 'cp1252', 'CXX': ''}
-    done = subprocess.run([sys.executable, '-c', script], capture_output=True, cwd=ROOT, env=environment, timeout=300)
+    script = WITHOUT_POSIX.format(paths=[str(ROOT), str(ROOT / 'tests'),
+                                         str(tmp_path)], commands=commands,
+                                  report=f'{run}/last.pth.tar' * reports)
+    environment = os.environ | {
+        'LOCALAPPDATA': str(tmp_path / 'local'), 'PYTHONIOENCODING': 'cp1252', 'CXX': ''}
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, cwd=ROOT,
+                          env=environment, timeout=300)
     assert done.returncode == 0, done.stderr.decode('cp1252')
     out, err = done.stdout.decode('cp1252'), done.stderr.decode('cp1252')
     assert err.count('\n') == 2 and err.count('there is no C++ compiler') == 2, err
-    assert out.count('accuracy') == 8 and 'of 8.6 GB free on cpu' in out and f'{sketch_folder}/val/box/0.png: ' in out
+    assert out.count('accuracy') == 8 and 'of 8.6 GB free on cpu' in out
+    assert f'{sketch_folder}/val/box/0.png: ' in out
     assert f'device: CPU: {platform.processor() or platform.machine()}, ' in out
-    assert (run / 'report/index.html').is_file() == reports and list((tmp_path / 'local/dab').glob('*.sketches'))
-    assert not [path for path in (*run.iterdir(), *(tmp_path / 'local/dab').iterdir()) if path.suffix in ('.lock', '.tmp', '.part')]
+    assert (run / 'report/index.html').is_file() == reports
+    assert list((tmp_path / 'local/dab').glob('*.sketches'))
+    assert not [
+        path for path in (*run.iterdir(), *(tmp_path / 'local/dab').iterdir())
+        if path.suffix in ('.lock', '.tmp', '.part')]
     # What fcntl and a compiler change is the way, not the result.
-    other = command(sketch_folder, tmp_path, 'posix', '--model_def=tinyfbin', '--inpsize=32', '--epochs=2', '--binSearch=exact')
+    other = command(sketch_folder, tmp_path, 'posix', '--model_def=tinyfbin', '--inpsize=32',
+                    '--epochs=2', '--binSearch=exact')
     experiment.from_command(other).train()
-    ours, theirs = (read_checkpoint(path / 'last.pth.tar')['model'] for path in (tmp_path / 'posix', run))
+    ours, theirs = (read_checkpoint(path / 'last.pth.tar')['model']
+                    for path in (tmp_path / 'posix', run))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
@@ -219,7 +230,8 @@ def test_where_windows_has_no_posix(tmp_path, monkeypatch):
 
 def test_a_processor_on_macos(monkeypatch):
     monkeypatch.setattr(Path, 'read_text', lambda *_, **__: '')
-    monkeypatch.setattr(provenance.subprocess, 'run', lambda *_, **__: subprocess.CompletedProcess((), 0, 'Apple M1\n'))
+    monkeypatch.setattr(provenance.subprocess, 'run', lambda *_, **__: subprocess.CompletedProcess(
+        (), 0, 'Apple M1\n'))
     assert provenance.processor_name() == 'Apple M1'
 
 
@@ -238,24 +250,30 @@ def test_names_of_images_are_the_same_everywhere(sketch_folder, monkeypatch):
     assert datasets.names_digest(train) == before
 
 
-@pytest.mark.parametrize('message', [    # of PyTorch, on Linux and on Windows
-    "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')", 'Compiler: cl is not found.'])
+@pytest.mark.parametrize(
+    'message',
+    [  # of PyTorch, on Linux and on Windows
+        'InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx',
+        'Compiler: cl is not found.'])
 def test_compile_without_a_compiler(message):
-    assert str(explained(RuntimeError(message))).startswith('--compile: PyTorch finds no C++ compiler')
+    assert str(explained(
+        RuntimeError(message))).startswith('--compile: PyTorch finds no C++ compiler')
 
 
 def test_sources_are_of_the_oldest_python_and_name_their_encodings():
     for path in tracked():
         ast.parse((ROOT / path).read_text(encoding='utf-8'), feature_version=(3, 11))
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--preview', '--select', 'PLW1514', *tracked()], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'ruff', 'check', '--preview', '--select', 'PLW1514', *tracked()],
+        cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 # Devices
 
-@pytest.mark.parametrize('name, says', [
-    ('cuda', 'finds no NVIDIA or AMD GPU on this machine'), ('mps', 'finds no Apple GPU'), ('xpu:1', 'finds no Intel GPU')])
+@pytest.mark.parametrize('name, says', [('cuda', 'finds no NVIDIA or AMD GPU on this machine'),
+                                        ('mps', 'finds no Apple GPU'),
+                                        ('xpu:1', 'finds no Intel GPU')])
 def test_a_device_that_is_not_there(name, says, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(InputError, match=f'^--device={name}: PyTorch .* {says}'):
@@ -264,7 +282,9 @@ def test_a_device_that_is_not_there(name, says, monkeypatch):
 
 @pytest.mark.parametrize('name', ['gpu', 'cpu:0', 'cuda:', 'mps:1', 'cuda:x', 'meta', ''])
 def test_what_is_not_a_device(name):
-    with pytest.raises(InputError, match='^argument --device: .* is not one of auto, cpu, cuda, xpu, mps, cuda:1'):
+    with pytest.raises(
+            InputError,
+            match='^argument --device: .* is not one of auto, cpu, cuda, xpu, mps, cuda:1'):
         opts.parse([f'--device={name}'])
 
 
@@ -276,21 +296,26 @@ def two_gpus(monkeypatch):
 
 
 def test_the_device_of_a_process(two_gpus, monkeypatch):
-    assert [str(parallel.start(name)) for name in ('auto', 'cuda', 'cuda:1', 'cpu')] == ['cuda:0', 'cuda:0', 'cuda:1', 'cpu']
+    assert [str(parallel.start(name)) for name in ('auto', 'cuda', 'cuda:1', 'cpu')] == [
+        'cuda:0', 'cuda:0', 'cuda:1', 'cpu']
     with pytest.raises(InputError, match='--device=cuda:2: .* but cuda:0, cuda:1$'):
         parallel.start('cuda:2')
-    for name, value in {'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '1'}.items():
+    for name, value in {
+            'WORLD_SIZE': '2', 'RANK': '1', 'LOCAL_RANK': '1', 'MASTER_ADDR': '127.0.0.1',
+            'MASTER_PORT': '1'}.items():
         monkeypatch.setenv(name, value)
-    assert str(parallel.own_device(devices.choose())) == 'cuda:1'
-    with pytest.raises(InputError, match='torchrun gives each process a GPU of its own: write --device=cuda$'):
+    assert str(parallel.device_of_rank(devices.choose())) == 'cuda:1'
+    with pytest.raises(InputError,
+                       match='torchrun gives each process a GPU of its own: write --device=cuda$'):
         parallel.start('cuda:1')
     with pytest.raises(InputError, match='--device=mps.*: torchrun is for cpu, cuda, xpu'):
-        parallel.own_device(torch.device('mps'))
+        parallel.device_of_rank(torch.device('mps'))
 
 
 def test_the_device_is_that_of_a_command(sketch_folder, tmp_path, registered):
-    """A checkpoint, a packed model or the flags of a run that was trained elsewhere can be used here."""
-    arguments_ = command(sketch_folder, tmp_path, 'run', '--model_def=tiny', '--epochs=1', '--device=cpu')
+    """What was trained on another device can be used here."""
+    arguments_ = command(sketch_folder, tmp_path, 'run', '--model_def=tiny', '--epochs=1',
+                         '--device=cpu')
     experiment.from_command(arguments_).train()
     folder = tmp_path / 'run'
     stored = read_checkpoint(folder / 'last.pth.tar')
@@ -302,7 +327,8 @@ def test_the_device_is_that_of_a_command(sketch_folder, tmp_path, registered):
     assert resumed.flags.device == 'auto' and resumed.train() is not None
     recorded = json.loads((folder / 'flags.json').read_text())
     for name, sentences in (('auto', 0), ('mps', 1)):
-        (tmp_path / 'flags.json').write_text(json.dumps(recorded | {'device': name, 'resume': None}))
+        (tmp_path / 'flags.json').write_text(
+            json.dumps(recorded | {'device': name, 'resume': None}))
         taken, said = config.config_flags(f'{tmp_path}/flags.json', {})
         assert 'device' not in taken and len(said) == sentences
     with pytest.raises(InputError, match='--device=cuda: a packed model computes on the CPU'):
@@ -311,7 +337,9 @@ def test_the_device_is_that_of_a_command(sketch_folder, tmp_path, registered):
 
 def test_random_numbers_continue_on_other_gpus(monkeypatch):
     restored = []
-    states = {'cuda': [], 'mps': [torch.ones(3, dtype=torch.uint8)], 'xpu': [torch.zeros(3, dtype=torch.uint8)] * 2}
+    states = {
+        'cuda': [], 'mps': [torch.ones(3, dtype=torch.uint8)],
+        'xpu': [torch.zeros(3, dtype=torch.uint8)] * 2}
     monkeypatch.setattr(devices, 'count', {'cuda': 0, 'mps': 1, 'xpu': 1}.get)
     monkeypatch.setattr(torch.mps, 'set_rng_state', lambda state: restored.append(state.tolist()))
     monkeypatch.setattr(torch.mps, 'get_rng_state', lambda: states['mps'][0])
@@ -361,24 +389,33 @@ def train_without_float64(*commands):
 
 
 def test_a_device_without_float64(sketch_folder, tmp_path, start):
-    """Each method trains, validates, resumes and classifies as on the CPU, where nothing needs float64 on the device."""
+    """Each method computes what it does on the CPU."""
     common = ('--model_def=tinyfbin', '--inpsize=16', '--binSearch=exact', '--workers=0')
-    flags = {'dab': ('--clipGrad=1', '--dataOn=workers', '--tenCrop'), 'xnor': ('--accumulate=2',), 'bnn': ('--optimType=sgd',),
-             'adabin': ('--labelSmoothing=0.1', '--optimType=adagrad')}
-    commands = [command(sketch_folder, tmp_path, f'{method}-{device}', *common, *flags[method], f'--binarizer={method}',
-                        '--epochs=1', f'--device={device}') for method in flags for device in ('mps', 'cpu')]
+    flags = {
+        'dab': ('--clipGrad=1', '--dataOn=workers', '--tenCrop'), 'xnor': ('--accumulate=2', ),
+        'bnn': ('--optimType=sgd', ), 'adabin': ('--labelSmoothing=0.1', '--optimType=adagrad')}
+    commands = [
+        command(sketch_folder, tmp_path, f'{method}-{device}', *common, *flags[method],
+                f'--binarizer={method}', '--epochs=1', f'--device={device}') for method in flags
+        for device in ('mps', 'cpu')]
     last = f'--resume={tmp_path}/dab-mps/last.pth.tar'
     for device in 'mps', 'cpu':
-        commands.append([f'--resume={tmp_path}/dab-{device}/last.pth.tar', '--epochs=2', f'--device={device}'])
+        commands.append([
+            f'--resume={tmp_path}/dab-{device}/last.pth.tar', '--epochs=2', f'--device={device}'])
     commands += [[last, '--device=mps', '--evaluate', '--calculateBinarizationLosses'],
-                 [last, '--device=mps', '--classify', f'{sketch_folder}/val/box/0.png'], [last, '--device=mps', f'--export={tmp_path}/x.dab']]
+                 [last, '--device=mps', '--classify', f'{sketch_folder}/val/box/0.png'],
+                 [last, '--device=mps', f'--export={tmp_path}/x.dab']]
     code, out, err = start(train_without_float64, *commands).wait(200)
     assert code == 0, err[:3000]
-    assert 'features' not in out and 'sign2' in out and 'box' in out and (tmp_path / 'x.dab').exists()
+    assert 'features' not in out and 'sign2' in out and 'box' in out
+    assert (tmp_path / 'x.dab').exists()
     for method in flags:
-        there, here = (read_checkpoint(tmp_path / f'{method}-{device}/last.pth.tar') for device in ('mps', 'cpu'))
-        assert all(torch.equal(there['model'][key], here['model'][key]) for key in here['model']), method
-        assert all(there['metrics'][key] == here['metrics'][key] for key in ('loss', 'top1', 'top5', 'images')), method
+        there, here = (read_checkpoint(tmp_path / f'{method}-{device}/last.pth.tar')
+                       for device in ('mps', 'cpu'))
+        assert all(torch.equal(there['model'][key], here['model'][key])
+                   for key in here['model']), method
+        assert all(there['metrics'][key] == here['metrics'][key]
+                   for key in ('loss', 'top1', 'top5', 'images')), method
 
 
 # Start methods
@@ -393,9 +430,12 @@ def image_folders(tmp_path, mode):
     return str(tmp_path)
 
 
-@pytest.mark.parametrize('name, channels, options', [
-    ('doodles', None, {}), ('folder:own', 1, {}), ('folder:own', 1, {'ink': 'auto', 'skipBroken': True}), ('folder:own', 3, {}),
-    ('folder:own', 3, {'skipBroken': True, 'tenCrop': True}), ('imagenet12', None, {})])
+@pytest.mark.parametrize('name, channels, options',
+                         [('doodles', None, {}), ('folder:own', 1, {}),
+                          ('folder:own', 1, {'ink': 'auto', 'skipBroken': True}),
+                          ('folder:own', 3, {}),
+                          ('folder:own', 3, {'skipBroken': True, 'tenCrop': True}),
+                          ('imagenet12', None, {})])
 def test_any_data_reaches_spawned_workers(name, channels, options, tmp_path):
     folder = image_folders(tmp_path / 'data', 'L' if channels == 1 else 'RGB')
     spec = datasets.spec(name, channels, ink=options.pop('ink', 'dark'))
@@ -420,14 +460,21 @@ def test_commands_under_other_start_methods(method, sketch_folder, tmp_path, sta
     from utils.bench import __main__ as bench
     from utils.compare import __main__ as compare
     from utils.report import __main__ as report
-    data = ['--dataset=folder', f'--data_dir={sketch_folder}', '--channels=1', '--inpsize=81', '--epochs=1', '--batch-size=12']
-    commands = [
-        (compare.main, ['--methods=real,dab', '--inputs=real', '--seeds=1', *data, f'--logdir={tmp_path}', '--name=c', '--workers=2',
-                        '--dataOn=workers']),
-        (main.main, [*data, f'--logdir={tmp_path}', '--name=device', '--dataOn=device', '--binaryWeight']),
-        (main.main, [f'--resume={tmp_path}/device/last.pth.tar', '--evaluate', '--dataOn=workers', '--workers=2']),
-        (bench.main, ['epoch', *data, '--workers=1', '--dataOn=workers', '--binaryWeight']),
-        (report.main, [f'{tmp_path}/device/last.pth.tar'])]
+    data = [
+        '--dataset=folder', f'--data_dir={sketch_folder}', '--channels=1', '--inpsize=81',
+        '--epochs=1', '--batch-size=12']
+    commands = [(compare.main, [
+        '--methods=real,dab', '--inputs=real', '--seeds=1', *data, f'--logdir={tmp_path}',
+        '--name=c', '--workers=2', '--dataOn=workers']),
+                (main.main, [
+                    *data, f'--logdir={tmp_path}', '--name=device', '--dataOn=device',
+                    '--binaryWeight']),
+                (main.main, [
+                    f'--resume={tmp_path}/device/last.pth.tar', '--evaluate', '--dataOn=workers',
+                    '--workers=2']),
+                (bench.main, ['epoch', *data, '--workers=1', '--dataOn=workers', '--binaryWeight']),
+                (report.main, [f'{tmp_path}/device/last.pth.tar'])]
     code, out, err = start(under, method, commands).wait(1500)
     assert (code, err) == (0, ''), err
-    assert (tmp_path / 'c/compare.md').exists() and 'Beside arithmetic' in out and (tmp_path / 'device/report/index.html').exists()
+    assert (tmp_path / 'c/compare.md').exists() and 'Beside arithmetic' in out
+    assert (tmp_path / 'device/report/index.html').exists()

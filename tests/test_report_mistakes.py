@@ -18,6 +18,7 @@ import datasets
 import models
 from models.blocks import Sign, layer_set
 from utils import binarize, style
+from utils import evaluate as confusion
 from utils.record import pictures as board_pictures
 from utils.record.pictures import with_text
 from utils.report import mistake_figures, mistakes, validation
@@ -40,7 +41,7 @@ def without_drawing(request, monkeypatch):
 
 @pytest.mark.parametrize('right, images', [(0, 7), (7, 7), (3, 7), (228, 325), (1, 1)])
 def test_an_interval_is_where_the_score_test_does_not_reject(right, images):
-    low, high = predictions.wilson_interval(right, images)
+    low, high = confusion.wilson_interval(right, images)
     shares = np.linspace(0, 1, 20001)
     inside = shares[np.abs(right / images - shares) <= 1.959964
                     * np.sqrt(shares * (1 - shares) / images)]
@@ -48,7 +49,7 @@ def test_an_interval_is_where_the_score_test_does_not_reject(right, images):
 
 
 def test_without_an_image_an_accuracy_may_be_anything():
-    assert predictions.wilson_interval(0, 0) == (0, 1)
+    assert confusion.wilson_interval(0, 0) == (0, 1)
 
 
 def test_the_most_confident_mistake_comes_first():
@@ -75,7 +76,7 @@ def confused_in_blocks(blocks, size, seed=0):
 
 def test_confused_classes_lie_side_by_side():
     counts, block_of = confused_in_blocks(6, 4)
-    order = predictions.confused_adjacent(counts)
+    order = confusion.confused_adjacent(counts)
     assert sorted(order) == list(range(24))
     assert [len(list(group)) for _, group in itertools.groupby(order, block_of.get)] == [4] * 6
 
@@ -84,13 +85,13 @@ def test_clusters_are_joined_at_their_most_confused_ends():
     chain = torch.zeros(5, 5, dtype=torch.int64)        # 3 - 0 - 4 - 1 - 2
     for strength, (one, other) in zip((9, 5, 8, 7), ((3, 0), (0, 4), (4, 1), (1, 2))):
         chain[one, other] = strength
-    order = predictions.confused_adjacent(chain)
+    order = confusion.confused_adjacent(chain)
     assert order in ([3, 0, 4, 1, 2], [2, 1, 4, 0, 3])
 
 
 @pytest.mark.parametrize('classes', [1, 2, 3])
 def test_an_order_of_classes_that_are_not_confused(classes):
-    assert sorted(predictions.confused_adjacent(torch.eye(classes,
+    assert sorted(confusion.confused_adjacent(torch.eye(classes,
                                                           dtype=torch.int64))) == list(
                                                               range(classes))
 
@@ -98,15 +99,15 @@ def test_an_order_of_classes_that_are_not_confused(classes):
 def test_the_most_confused_classes_are_whole_pairs():
     counts = torch.zeros(6, 6, dtype=torch.int64)
     counts[4, 1], counts[1, 0], counts[2, 3] = 9, 5, 7
-    assert predictions.most_confused(counts, 4) == [1, 4, 2, 3]
-    assert predictions.most_confused(counts, 3) == [1, 4]
-    assert predictions.most_confused(counts, 9) == [1, 4, 2, 3, 0]
+    assert confusion.most_confused(counts, 4) == [1, 4, 2, 3]
+    assert confusion.most_confused(counts, 3) == [1, 4]
+    assert confusion.most_confused(counts, 9) == [1, 4, 2, 3, 0]
 
 
 def test_what_a_class_is_taken_for():
     counts = torch.tensor([[4, 0, 2, 2, 5], [0] * 5, [0] * 5, [0] * 5, [0, 0, 0, 0, 1]])
-    assert predictions.taken_for(counts, 0) == [(4, 5), (2, 2), (3, 2)]
-    assert predictions.taken_for(counts, 4) == []
+    assert confusion.taken_for(counts, 0) == [(4, 5), (2, 2), (3, 2)]
+    assert confusion.taken_for(counts, 4) == []
 
 
 # The section

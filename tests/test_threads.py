@@ -1,4 +1,4 @@
-"""utils/native/threads.h and what is built with it, by compilers that know nothing of OpenMP's threads."""
+"""utils/native/threads.h and what is built with it, by compilers without OpenMP."""
 import ctypes
 import os
 import platform
@@ -13,7 +13,8 @@ from conftest import ROOT
 
 from utils.native import compiler, cpu
 
-pytestmark = pytest.mark.skipif(shutil.which('g++') is None or sys.platform != 'linux', reason='no g++, or not Linux')
+pytestmark = pytest.mark.skipif(
+    shutil.which('g++') is None or sys.platform != 'linux', reason='no g++, or not Linux')
 
 EXACT = {'rtol': 0, 'atol': 0}
 MEET = f'''
@@ -21,13 +22,15 @@ MEET = f'''
 #include <chrono>
 #include <sys/syscall.h>
 #include <unistd.h>
-// In so many parts, each of which waits for the others: the id of the thread of each. Returns how many met.
+// Thread ids of parts that wait for each other. Returns how many met.
 extern "C" int meet(int parts, int threads, int* ids) {{
     std::atomic<int> here{{0}}, most{{0}};
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(threads > 1 ? 20 : 0);
+    const auto wait = std::chrono::seconds(threads > 1 ? 20 : 0);
+    const auto deadline = std::chrono::steady_clock::now() + wait;
     in_threads(parts, 1, threads, [&](int64_t begin, int64_t end) {{
         here++;
-        while (here < threads && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+        while (here < threads && std::chrono::steady_clock::now() < deadline)
+            std::this_thread::yield();
         most = std::max<int>(most, here);
         for (int64_t part = begin; part < end; part++) ids[part] = syscall(SYS_gettid);
     }});
@@ -102,7 +105,8 @@ if not (child := os.fork()):
     os._exit(library.meet(3, 3, ids))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 '''
-    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                          timeout=60)
     assert (done.returncode, done.stdout) == (0, '3 3\n3\n'), done.stderr
 
 
@@ -134,16 +138,20 @@ def test_the_search_is_the_same(cxx, monkeypatch):
             torch.set_num_threads(threads)
             generator = torch.Generator().manual_seed(0)
             tensors = []
-            for shape in (8, 16, 3, 3), (5, 3, 5, 5), (3, 1, 7, 7), (6, 512, 1, 1), (2, 1, 100, 100):
+            for shape in (8, 16, 3, 3), (5, 3, 5, 5), (3, 1, 7, 7), (6, 512, 1, 1), (2, 1, 100,
+                                                                                     100):
                 weight = torch.randn(shape, generator=generator) * 0.6
                 two_valued, values = cpu.forward_(weight, 'dab')
-                tensors += [weight, two_valued, values, cpu.backward(two_valued, weight, values, 'dab')]
+                tensors += [
+                    weight, two_valued, values,
+                    cpu.backward(two_valued, weight, values, 'dab')]
             results.append(tensors)
     finally:
         torch.set_num_threads(1)
     for tensors in results[1:]:
         for a, b in zip(results[0], tensors):
-            torch.testing.assert_close(a, b, **({'rtol': 1e-6, 'atol': 1e-7} if 'clang' in cxx.read_text() else EXACT))
+            torch.testing.assert_close(
+                a, b, **({'rtol': 1e-6, 'atol': 1e-7} if 'clang' in cxx.read_text() else EXACT))
 
 
 HASH = '''
@@ -151,11 +159,15 @@ import hashlib, utils, torch
 from utils.packed import ops
 torch.set_num_threads(2)
 generator = torch.Generator().manual_seed(0)
-x, mask = torch.randn(2, 130, 21, 13, generator=generator), torch.rand(70, 130, 3, 3, generator=generator) < 0.3
+x = torch.randn(2, 130, 21, 13, generator=generator)
+mask = torch.rand(70, 130, 3, 3, generator=generator) < 0.3
 threshold, flip = torch.randn(130, generator=generator), torch.rand(130, generator=generator) < 0.5
-bits = [ops.pack_signs(x.to(memory_format=memory), threshold, flip) for memory in (torch.contiguous_format, torch.channels_last)]
-out = ops.binary_conv2d(bits[0], ops.prepare(ops.pack_mask(mask), 130), *torch.randn(2, 70, generator=generator), 130, 3, 2, 1)
-found = hashlib.sha256(b''.join(tensor.numpy().tobytes() for tensor in (*bits, out))).hexdigest(), ops.has_kernel()
+bits = [ops.pack_signs(x.to(memory_format=memory), threshold, flip)
+        for memory in (torch.contiguous_format, torch.channels_last)]
+weight = ops.prepare(ops.pack_mask(mask), 130)
+out = ops.binary_conv2d(bits[0], weight, *torch.randn(2, 70, generator=generator), 130, 3, 2, 1)
+data = b''.join(tensor.numpy().tobytes() for tensor in (*bits, out))
+found = hashlib.sha256(data).hexdigest(), ops.has_kernel()
 '''
 
 
@@ -167,13 +179,15 @@ def test_packed_networks_are_the_same_bit_for_bit(cxx, tmp_path):
     usual: dict = {}
     exec(HASH, usual)
     torch.set_num_threads(1)
-    done = subprocess.run([sys.executable, '-c', f'{HASH}\nprint(*found)'], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, '-c', f'{HASH}\nprint(*found)'], cwd=ROOT,
+                          capture_output=True, text=True,
                           env=os.environ | {'CXX': str(cxx), 'XDG_CACHE_HOME': str(tmp_path)})
     assert done.stdout.split() == [usual['found'][0], 'True'], done.stderr
     assert log.read_text() == 'built\n'
 
 
-@pytest.mark.parametrize('machine, flags', [('x86_64', ['-march=native']), ('aarch64', []), ('arm64', [])])
+@pytest.mark.parametrize('machine, flags', [('x86_64', ['-march=native']), ('aarch64', []),
+                                            ('arm64', [])])
 def test_flags_of_the_processor(machine, flags, monkeypatch):
     monkeypatch.setattr(platform, 'machine', lambda: machine)
     assert compiler.native_flags() == flags

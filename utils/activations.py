@@ -7,7 +7,7 @@ from models.blocks import Sign
 from utils.describe import watching_inputs
 
 from .training.epoch import batches_on, predict
-from .training.sums import Sums
+from .training.predictions import Sums
 
 MEASURES = 'RMSE', 'normalized RMSE', 'one-minus-square'
 
@@ -40,7 +40,7 @@ def binarization_losses(model: nn.Module, loader, device: torch.device,
     with parametrize.cached(), watching_inputs(signs, add):
         for images, _ in progress(batches_on(device, loader)):
             predict(model, images)
-    totals = {name: of_layer.read() for name, of_layer in sums.items()}
+    totals = {name: of_layer.total() for name, of_layer in sums.items()}
     return {name: [value / count for value in values] for name, (values, count) in totals.items()}
 
 

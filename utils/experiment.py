@@ -31,7 +31,7 @@ from utils.source import (Source, about_training, checkpoint_source, dataset_spe
 from utils.system.errors import InputError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, loaders, loop, parallel
-from utils.training.memory_format import train_channels_last
+from utils.system.memory_format import train_channels_last
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from utils import binarize, packed
 from utils.describe import watching_inputs
 from utils.packed import ops
 from utils.system.processes import call_in_new_process
-from utils.training.memory_format import channels_last
+from utils.system.memory_format import channels_last
 
 from .timing import compare, peak_megabytes, print_header
 

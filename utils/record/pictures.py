@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
-from torch.nn import functional as F
 
 import datasets
 from utils.training import parallel
@@ -30,7 +29,7 @@ class Pictures:
 
         Each is the image as the network saw it, its class, and the two likeliest classes.
         """
-        target, likeliest, probabilities = predictions.own()
+        target, likeliest, probabilities = predictions.of_this_rank()
         pictures, classes = [], drawable(self.classes)
         for place in surest_mistakes(target, likeliest, probabilities, MISTAKES):
             image, _ = self.images[parallel.rank() + place * parallel.processes()]
@@ -89,10 +88,8 @@ def in_tile(picture: Image.Image) -> Image.Image:
     """At most TILE wide and high; the pixels of a small picture are enlarged to squares."""
     longest = max(picture.size)
     if longest > TILE:
-        return picture.resize([side * TILE // longest for side in picture.size],
-                              Image.Resampling.LANCZOS)
-    scale = TILE // longest
-    return picture.resize([side * scale for side in picture.size], Image.Resampling.NEAREST)
+        return ImageOps.contain(picture, (TILE, TILE), Image.Resampling.LANCZOS)
+    return ImageOps.scale(picture, TILE // longest, Image.Resampling.NEAREST)
 
 
 def shortened(text: str, font) -> str:
@@ -113,18 +110,14 @@ def filters(weight: Tensor) -> Image.Image | None:
     weight = weight.detach().float().cpu()[:MOST_FILTERS]
     if weight.size(1) not in datasets.KINDS:
         return None
+    from torchvision.utils import make_grid     # slow to import
     largest = weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
     scale = max(1, FILTER // max(weight.shape[2:]))
     pixels = (weight / largest + 1) / 2
-    for axis in 2, 3:
-        pixels = pixels.repeat_interleave(scale, axis)
-    pixels = F.pad(pixels, (0, BETWEEN, 0, BETWEEN), value=1)
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     columns = min(8 * math.ceil(math.sqrt(2 * len(pixels)) / 8), len(pixels))   # wide, not high
-    missing = -len(pixels) % columns
-    pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing), value=1)
-    rows = pixels.unflatten(0, (-1, columns))       # (rows, columns, C, height, width)
-    grid = rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-    return to_pil(F.pad(grid, (BETWEEN, 0, BETWEEN, 0), value=1))
+    grid = make_grid(pixels, columns, padding=BETWEEN, pad_value=1)     # always of 3 channels
+    return to_pil(grid[:weight.size(1)])
 
 
 def to_pil(pixels: Tensor) -> Image.Image:

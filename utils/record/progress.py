@@ -1,4 +1,4 @@
-"""How far a run is: a progress bar, or lines where there is no terminal, and the time left."""
+"""Progress bars, or lines where there is no terminal, and the time left."""
 import sys
 import time
 
@@ -14,17 +14,14 @@ def duration(seconds: float) -> str:
     """Two units at most, as exact as an estimate: 45 s, 12 min, 3 h 20 min, 20 h, 4 d 7 h."""
     if round(seconds) < 60:
         return f'{round(seconds)} s'
-    minutes = round(seconds / 60)
-    hours = round(seconds / 3600)
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
     if minutes < 60:
         return f'{minutes} min'
     if minutes < 600:
-        large, small, units = *divmod(minutes, 60), ('h', 'min')
-    elif hours < 48:
+        return f'{minutes // 60} h {minutes % 60} min'.removesuffix(' 0 min')
+    if hours < 48:
         return f'{hours} h'
-    else:
-        large, small, units = *divmod(hours, 24), ('d', 'h')
-    return f'{large} {units[0]}' + (f' {small} {units[1]}' if small else '')
+    return f'{hours // 24} d {hours % 24} h'.removesuffix(' 0 h')
 
 
 class TimeLeft:
@@ -58,10 +55,9 @@ class TimeLeft:
 
 
 class Progress:
-    """A progress bar over `total` batches or, where stderr is not a terminal, a line now and then.
+    """A progress bar over `total` batches, or lines where stderr is not a terminal.
 
-    Called on the iterable of the batches. time_left: of the run; without it lines give the time
-    left of these batches.
+    Call it with the batches. time_left: of the run; without it, lines give that of the batches.
     """
 
     def __init__(self, title: str, total: int, time_left: TimeLeft | None = None):

@@ -18,32 +18,28 @@ import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from utils.binarize import binarization, convolutions, layer_weights
-from utils.record.board import Board
-from utils.record.folder import copy_atomically, make_room
-from utils.record.layers import Layers
-from utils.record.logs import keep_epochs_before
+from utils.binarize import LayerWeights, binarization, convolutions, layer_weights
+from utils.record.logs import copy_atomically, keep_epochs_before, make_room, restore_best
 from utils.record.pictures import Pictures
 from utils.record.pictures import filters as draw_filters
 from utils.record.provenance import describe_provenance
+from utils.record.tensorboard import TensorBoard
 from utils.system import console, interrupt
 from utils.system.errors import InputError, RunError, explained, naming
 from utils.system.files import claim, release, write_text
-from utils.training.checkpoint import on_cpu, read_checkpoint, write_checkpoint
-from utils.training.epoch import metrics_line
-from utils.training.predictions import Predictions
+from utils.training.checkpoint import on_cpu, write_checkpoint
+from utils.training.predictions import Predictions, metrics_line
 
 
 class Run:
-    """The folder of a run, opened for writing before the first epoch, so that it fails early.
+    """The folder of a run, opened before the first epoch; a context manager, which closes it.
 
-    checkpoint: the one that the run continues, read from the file `resume`. What is recorded of a
-    later, unsaved epoch is dropped: that epoch is trained again. Raises InputError where another
-    process uses the folder, where it holds another run or a longer one, unless `overwrite`, or
-    where it cannot be written. pictures: what draws the mistakes, None for no pictures. A context
-    manager, which closes the folder's files and logs why the run ended early.
+    checkpoint: to continue, read from the file `resume`; records of later epochs, which are
+    trained again, are dropped. pictures: draws the mistakes, None for no pictures. Raises
+    InputError where another process uses the folder, where it holds another or a longer run,
+    unless `overwrite`, or where it cannot be written.
     """
 
     def __init__(self, folder: Path, flags: dict, origin: dict, resume: str | None = None,
@@ -51,7 +47,7 @@ class Run:
                  pictures: Pictures | None = None):
         self.folder = folder
         self.saved = checkpoint['epoch'] if checkpoint else 0
-        self.layers = Layers()
+        self.masks: dict[str, Tensor] = {}     # of binarized layers, as the last epoch left them
         self.pictures = pictures
         self.thread = ThreadPoolExecutor(1)     # which writes checkpoints
         self.saving: Future | None = None
@@ -63,7 +59,8 @@ class Run:
                 make_room(self.folder, self.saved, resume, continued, overwrite,
                           flags['pretrained_file'])
                 self._open(flags, origin)
-                self.best = self._restore_best(checkpoint if continued else None, resume)
+                self.best = restore_best(self.folder, self.saved,
+                                         checkpoint if continued else None, resume)
             except BaseException:
                 release(self.claimed)
                 raise
@@ -77,27 +74,7 @@ class Run:
         for name in ('metrics.jsonl', 'weights.jsonl'):
             keep_epochs_before(self.saved, self.folder / name)
         self._append('history.jsonl', origin)
-        self.board = Board(self.folder, self.saved)
-
-    def _restore_best(self, continued, resume):
-        """The best top-1 so far, which is that of best.pth.tar; -1 where there is none.
-
-        continued: the checkpoint, read from `resume`, of this folder's run, or None.
-        """
-        best = self.folder / 'best.pth.tar'
-        try:
-            stored = read_checkpoint(best) if best.exists() else None
-        except InputError as error:
-            raise InputError(f'{error}: move it away to continue without it') from error
-        if stored and stored['epoch'] > self.saved:
-            best.unlink()       # of an epoch that is trained again
-            stored = None
-        if continued and continued['metrics']['top1'] == continued['best']:
-            # A run that was killed after it wrote last.pth.tar had no time for best.pth.tar.
-            if not stored or stored['metrics']['top1'] < continued['best']:
-                stored = continued
-                copy_atomically(resume, best)
-        return stored['metrics']['top1'] if stored else -1.0
+        self.board = TensorBoard(self.folder, self.saved)
 
     def say(self, text: str):
         """Print a text and log it."""
@@ -124,11 +101,17 @@ class Run:
 
     def remember_masks(self, model: nn.Module):
         """Keep which weights take which value, from which the next epoch counts its flips."""
-        self.layers.remember_masks(model)
+        self.masks = {name: layer_weights(conv).mask
+                      for _, name, conv in convolutions(model) if binarization(conv)}
 
     def record_weights(self, model: nn.Module, epoch: int):
-        """Record the measures of each binarized layer, see Layers."""
-        for (number, name), measures in self.layers.measures(model).items():
+        """Record the measures of each binarized layer, see layer_measures."""
+        layers = {(number, name): layer_weights(conv)
+                  for number, name, conv in convolutions(model) if binarization(conv)}
+        measured = {(number, name): layer_measures(layer, self.masks[name])
+                    for (number, name), layer in layers.items()}
+        self.masks = {name: layer.mask for (_, name), layer in layers.items()}
+        for (number, name), measures in on_cpu(measured).items():
             means = {key: values.mean().item() for key, values in measures.items()}
             self._append('weights.jsonl', {'epoch': epoch, 'layer': name, **means})
             with naming(str(self.folder), RunError):
@@ -152,15 +135,15 @@ class Run:
             print(json.dumps(row), file=file)
 
     def save(self, checkpoint: dict, is_best: bool):
-        """Start to write last.pth.tar, and best.pth.tar where is_best, with the tensors of now.
+        """Write last.pth.tar, and best.pth.tar where is_best, atomically, in a thread.
 
-        Each is written atomically. Raises RunError where the ones before could not be written.
+        The tensors are copied now. Raises RunError where the last call could not write.
         """
         self.finish()
         self.saving = self.thread.submit(self._write, on_cpu(checkpoint), is_best)
 
     def finish(self):
-        """Wait until the last checkpoint lies on the disk. Raises RunError where it does not."""
+        """Wait until the last checkpoint is written. Raises RunError where it cannot be."""
         if self.saving:
             saving, self.saving = self.saving, None
             saving.result()
@@ -179,7 +162,7 @@ class Run:
         return self
 
     def __exit__(self, _, error, __):
-        """Log why the run ends where it ends early, as far as that can be done, and close it."""
+        """Log why the run ends early, if it does, and close its files."""
         with interrupt.deferred():
             self.thread.shutdown()
             console.record_warnings(None)
@@ -192,8 +175,20 @@ class Run:
             release(self.claimed)
 
 
+def layer_measures(layer: LayerWeights, mask: Tensor) -> dict[str, Tensor]:
+    """The measures of a binarized layer, on its device; mask: that of the last epoch.
+
+    alpha, beta and K_over_n are per filter; relative_error is ‖W − W~‖²/‖W‖², flip_ratio the share
+    of weights that changed sides.
+    """
+    error = (layer.projected - layer.weight).square().sum() / layer.projected.square().sum()
+    return {'alpha': layer.alpha, 'beta': layer.beta,
+            'K_over_n': layer.mask.flatten(1).float().mean(1),
+            'relative_error': error, 'flip_ratio': (layer.mask != mask).float().mean()}
+
+
 def reason(error: BaseException) -> str:
-    """The sentence of an expected error, the traceback of any other."""
+    """The message of an expected error, the traceback of any other."""
     known = explained(error)
     if isinstance(known, (InputError, KeyboardInterrupt)):
         return str(known)
@@ -201,7 +196,7 @@ def reason(error: BaseException) -> str:
 
 
 class SilentRun:
-    """Stands for the Run in all processes but the first, which alone records."""
+    """A Run that records nothing, for all ranks but the first."""
 
     saved = folder = None
     best = -1.0

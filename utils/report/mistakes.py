@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 import datasets
+from utils import evaluate
 from utils.source import Source
 from utils.style import drawable
 from utils.training import predictions
@@ -25,7 +26,7 @@ FURTHER = 35        # of them folded
 def add_mistakes(page: Page, source: Source, measured: Measured, all_images: int):
     """all_images: how many the split has, of which those of `measured` are evenly spaced."""
     classes = source.classes
-    counts = predictions.confusion(measured.target, measured.likeliest[:, 0], len(classes))
+    counts = evaluate.confusion(measured.target, measured.likeliest[:, 0], len(classes))
     page.text(what_was_measured(source, measured, all_images))
     page.table([], overall(source, measured, all_images))
     drawn = drawable(classes)
@@ -69,7 +70,7 @@ def recorded(metrics: dict, right: int, images: int, all_images: int) -> str:
     if metrics['images'] != all_images:
         return (f'{said}: other validation images than these {all_images:,}, or not all of them '
                 'then, so the two cannot be compared')
-    low, high = predictions.wilson_interval(right, images)
+    low, high = evaluate.wilson_interval(right, images)
     if images < all_images:
         agrees = low <= metrics['top1'] / 100 <= high
         return said + (', within the interval' if agrees else
@@ -88,7 +89,7 @@ def percent(right: int, images: int) -> str:
 
 
 def interval(right: int, images: int) -> str:
-    low, high = predictions.wilson_interval(right, images)
+    low, high = evaluate.wilson_interval(right, images)
     return f'{100 * low:.1f} to {100 * high:.1f} %' if images else '–'
 
 
@@ -98,13 +99,13 @@ def add_classes(page: Page, counts: Tensor, classes: list[str], drawn: list[str]
     drawn: the names of the classes for pictures, as below.
     """
     images, right = counts.sum(1).tolist(), counts.diagonal().tolist()
-    order = [label for label in predictions.lowest_first(counts) if images[label]]
+    order = [label for label in evaluate.lowest_first(counts) if images[label]]
     shown, which = order, 'each class'
     if len(order) > MOST:
         shown = order[:EACH_END] + order[-EACH_END:]
         which = f'the {EACH_END} classes with the lowest and the {EACH_END} with the highest'
     rows = [(drawn[label], right[label] / images[label],
-             *predictions.wilson_interval(right[label], images[label])) for label in shown]
+             *evaluate.wilson_interval(right[label], images[label])) for label in shown]
     mean = sum(right) / max(sum(images), 1)
     page.figure('classes', f'Top-1 accuracy of {which}, in percent, with its 95 % interval (thin). '
                 'Dotted: all images. Of few images an interval is wide; where two overlap widely, '
@@ -114,9 +115,9 @@ def add_classes(page: Page, counts: Tensor, classes: list[str], drawn: list[str]
                 f'{100 * rows[0][1]:.0f} %, highest {classes[shown[-1]]} with '
                 f'{100 * rows[-1][1]:.0f} %.')
     table = []
-    for label in predictions.lowest_first(counts):
+    for label in evaluate.lowest_first(counts):
         taken = [f'{classes[other]} ({wrong})'
-                 for other, wrong in predictions.taken_for(counts, label)[:TAKEN_FOR]]
+                 for other, wrong in evaluate.taken_for(counts, label)[:TAKEN_FOR]]
         table.append((classes[label], images[label], right[label],
                       percent(right[label], images[label]),
                       interval(right[label], images[label]), ', '.join(taken)))
@@ -126,7 +127,7 @@ def add_classes(page: Page, counts: Tensor, classes: list[str], drawn: list[str]
 
 
 def add_pairs(page: Page, counts: Tensor, classes: list[str]):
-    pairs = predictions.confused_pairs(counts)[:PAIRS]
+    pairs = evaluate.confused_pairs(counts)[:PAIRS]
     if not pairs:
         page.text('No image is misclassified.')
         return
@@ -146,21 +147,21 @@ def add_matrix(page: Page, counts: Tensor, classes: list[str]):
     how = ('Each row is a class, each column what its images were taken for: dark means a large '
            'share of the row. Classes that are confused lie side by side.')
     if len(classes) <= MOST:
-        order = predictions.confused_adjacent(counts)
+        order = evaluate.confused_adjacent(counts)
         page.figure('confusion', f'The confusion matrix. {how} Numbers count images.',
                     matrix_figure(counts, order, classes),
                     alt=f'Confusion matrix of {len(classes)} classes.')
         return
-    worst = predictions.most_confused(counts, CONFUSED)
+    worst = evaluate.most_confused(counts, CONFUSED)
     if worst:
         order = [worst[place] for place in
-                 predictions.confused_adjacent(counts[worst][:, worst])]
+                 evaluate.confused_adjacent(counts[worst][:, worst])]
         page.figure('confusion', f'The {len(worst)} of {len(classes)} classes with the most '
                     f'confused pairs. {how} Numbers count images; shares are of all images of a '
                     'class, also those taken for a class that is not shown.',
                     matrix_figure(counts, order, classes),
                     alt=f'Confusion matrix of the {len(worst)} most confused classes.')
-    order = predictions.confused_adjacent(counts)
+    order = evaluate.confused_adjacent(counts)
     with page.folded(f'The confusion matrix of all {len(classes)} classes'):
         page.figure('confusion-all', f'All {len(classes)} classes. {how} Off the diagonal, '
                     'clusters of classes that look alike are blocks.',

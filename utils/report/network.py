@@ -14,7 +14,7 @@ from utils.describe import convolution_rows
 from utils.record.logs import read_log
 from utils.record.provenance import processor_name
 from utils.source import Source
-from utils.training.predictions import wilson_interval
+from utils.evaluate import wilson_interval
 
 from .page import Page
 from .words import number

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 
 SENTENCES = {signal.SIGINT: 'stopped by Ctrl-C', signal.SIGTERM: 'stopped by SIGTERM'}
 
@@ -219,3 +220,21 @@ def must_finish() -> Iterator[None]:
         yield
     finally:
         _to_finish.pop()
+
+
+@contextlib.contextmanager
+def out_of_reach() -> Iterator[None]:
+    """Ctrl-C does not reach the processes that the block starts, by whichever start method.
+
+    On Windows it does.
+    """
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    if multiprocessing.get_start_method() != 'fork':
+        resource_tracker.ensure_running()   # here: where it starts, it unblocks signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # inherited by the new process
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,14 +1,11 @@
 """Calls in a process of their own, whose memory is fresh and whose crash ends nothing else."""
-import contextlib
 import multiprocessing
 import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from multiprocessing import resource_tracker
 from typing import TypeVar
 
 from utils.system import interrupt
@@ -16,41 +13,6 @@ from utils.system.errors import RunError
 
 Key = TypeVar('Key')
 PATIENCE = 10   # seconds that a process gets to end by itself when it is asked to
-
-
-@contextlib.contextmanager
-def out_of_reach() -> Iterator[None]:
-    """Ctrl-C does not reach the processes that the block starts, by whichever start method.
-
-    On Windows it does.
-    """
-    if not hasattr(signal, 'pthread_sigmask'):
-        yield
-        return
-    if multiprocessing.get_start_method() != 'fork':
-        resource_tracker.ensure_running()   # here: where it starts, it unblocks signals
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # inherited by the new process
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def allow_open_files(more: int) -> bool:
-    """Raise the limit of open files so that this process can open `more`; whether it now can."""
-    try:
-        import resource
-        needed = len(os.listdir('/dev/fd')) + more
-    except (ImportError, FileNotFoundError):    # on Windows, where there is no such limit
-        return True
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if needed <= soft or soft == resource.RLIM_INFINITY:
-        return True
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    except (ValueError, OSError):       # it is above the hard limit
-        return False
-    return True
 
 
 def call_in_new_process(function: Callable, *arguments):
@@ -63,7 +25,7 @@ def call_in_new_process(function: Callable, *arguments):
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn'))
     try:
         start_method = multiprocessing.get_start_method()
-        with out_of_reach():
+        with interrupt.out_of_reach():
             future = pool.submit(_call, start_method, function, arguments)
         return future.result()
     except KeyboardInterrupt:
@@ -89,11 +51,10 @@ def end(children: list[multiprocessing.Process]):
 
 def side_by_side(calls: Mapping[Key, Callable], most: int
                  ) -> Iterator[list[tuple[Key, Callable]]]:
-    """Make the calls, at most so many at a time; yields those that ended, with what they gave.
+    """Run the calls, at most `most` at a time; yield (key, function) for those that ended.
 
-    Each call is a call_in_new_process, and comes back as a function that returns or raises what
-    it did. Where the caller stops, the calls are ended. One at a time, a call comes back before it
-    is made, for the caller to make.
+    Each call is a call_in_new_process; the function returns or raises what it did. Calls end with
+    the generator. With most=1, yield the calls unexecuted.
     """
     if most == 1:
         yield from ([call] for call in calls.items())

@@ -35,7 +35,7 @@ def _copied(value):
 
 
 def write_checkpoint(path: Path, checkpoint: dict):
-    """Save the dict `checkpoint` atomically. Raises RunError where that fails."""
+    """Save a checkpoint atomically. Raises RunError where that fails."""
     def save(temporary):
         try:
             with open(temporary, 'wb') as file:
@@ -143,8 +143,7 @@ SCHEMA = {      # what a checkpoint must have
 def check_disk_space(folder: Path, model: nn.Module):
     """Raise InputError where the disk cannot hold last, best and a temporary checkpoint.
 
-    Their size is that of the model with Adam's state, two numbers per weight. last and best of a
-    resumed run are replaced.
+    Each is as large as the model with Adam's state; those of a resumed run are replaced.
     """
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -170,9 +169,9 @@ def random_state() -> dict:
 
 
 def restore_random_state(state: dict):
-    """Continue the random numbers of random_state(). Raises InputError where it is none."""
+    """Restore what random_state() returned. Raises InputError for anything else."""
     try:
         torch.set_rng_state(state['cpu'])
         devices.restore_random_states(state)
     except (RuntimeError, TypeError):
-        raise InputError('the checkpoint has a random state that is none') from None
+        raise InputError('the checkpoint has an invalid random state') from None

@@ -16,42 +16,15 @@ from torch.nn.utils import parametrize
 from models.blocks import has_signs
 from utils.system import devices, interrupt
 from utils.system.errors import RunError
-from utils.system.processes import out_of_reach
 
-from .predictions import true_class_ranks
-from .sums import Sums
-from .updates import Updates
+from .optim import Steps
+from .predictions import Meter
 
 Part = Callable[[str], contextlib.AbstractContextManager]
 
 
 class Diverged(RunError, FloatingPointError):
     """A loss or a weight that is not a finite number."""
-
-
-class Meter:
-    """Sums of the loss and of the top-1 and top-5 hits over images."""
-
-    def __init__(self, device: torch.device):
-        self.sums = Sums(3, device)
-        self.start = time.perf_counter()
-        self.data_time = 0.0
-
-    def update(self, log_probs: Tensor, loss: Tensor, target: Tensor):
-        """Add a batch: log_probs (N, classes), mean loss in nats, target (N,), class numbers."""
-        ranks = true_class_ranks(log_probs.detach(), target)
-        hits = [(ranks < top).sum().to(loss.dtype) for top in (1, 5)]
-        self.sums.add(torch.stack([loss.detach(), *hits]), (len(target), 1, 1), len(target))
-
-    def read(self) -> dict[str, float]:
-        """Over all processes; waits for them and for the device.
-
-        Loss in nats, top1 and top5 in percent, times in seconds.
-        """
-        sums, images = self.sums.read()
-        loss, top1, top5 = (value / max(images, 1) for value in sums)
-        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': images,
-                'time': time.perf_counter() - self.start, 'data_time': self.data_time}
 
 
 def batches_on(device: torch.device, loader, meter: Meter | None = None,
@@ -64,7 +37,7 @@ def batches_on(device: torch.device, loader, meter: Meter | None = None,
     while True:
         with part('data'):
             if loaded is None:
-                with interrupt.deferred(), out_of_reach():
+                with interrupt.deferred(), interrupt.out_of_reach():
                     loaded = iter(loader)
             batch = next(loaded, None)
             if batch is None:
@@ -106,18 +79,21 @@ def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progr
 
     loader yields (images (N, C, H, W), class numbers (N,)); progress is a Progress. amp: the name
     of autocast's dtype or 'off'; scaler: a GradScaler, which float16 needs. accumulate, clipGrad:
-    see Updates; labelSmoothing: see smoothed_loss, which is the loss that is measured; part: see
+    see optim.Steps; labelSmoothing: that of F.cross_entropy, which is also measured; part: see
     batches_on. Raises Diverged for a loss or a weight that is not finite.
     """
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
-    updates = Updates(model, optimizer, scaler, loader, accumulate, clipGrad)
+    steps = Steps(model, optimizer, scaler, loader, accumulate, clipGrad)
     model.train()
     meter = Meter(device)
     for number, (images, target) in enumerate(progress(batches_on(device, loader, meter, part))):
-        with updates.batch(number) as backward:
+        with steps.batch(number) as backward:
             with autocast(device, amp):
                 log_probs = model(images).float()
-            loss = smoothed_loss(log_probs, target, labelSmoothing)
+            if labelSmoothing:      # log_softmax leaves log-probabilities as they are
+                loss = F.cross_entropy(log_probs, target, label_smoothing=labelSmoothing)
+            else:
+                loss = F.nll_loss(log_probs, target)
             backward(loss)
         meter.update(log_probs, loss, target)
         if (number + 1) % printfreq == 0:
@@ -130,18 +106,6 @@ def train_epoch(model: nn.Module, loader, optimizer, device: torch.device, progr
     if not torch.stack(finite).all():
         raise Diverged('a weight became NaN or infinite, which sign layers can hide from the loss')
     return metrics
-
-
-def smoothed_loss(log_probs: Tensor, target: Tensor, labelSmoothing: float) -> Tensor:
-    """Mean of −(1 − s)·log p(target) − s·mean of log p over all classes, in nats, for s >= 0.
-
-    log_probs: (N, classes); target: (N,). Source: Szegedy et al., "Rethinking the Inception
-    Architecture for Computer Vision", CVPR 2016, §7.
-    """
-    loss = F.nll_loss(log_probs, target)
-    if labelSmoothing == 0:
-        return loss
-    return (1 - labelSmoothing) * loss - labelSmoothing * log_probs.mean()
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:
@@ -193,12 +157,3 @@ def validate(model: nn.Module, loader, device: torch.device, progress, amp: str 
     if math.isnan(metrics['loss']):
         raise Diverged('the network gives NaN instead of probabilities')
     return metrics
-
-
-def metrics_line(split: str, metrics: dict, prefix: str = '') -> str:
-    """The line of one split: times in seconds, loss in nats, accuracies in percent."""
-    hits = round(metrics['top1'] * metrics['images'] / 100)
-    return (f'{split.capitalize() + ":":6} {prefix}  time {metrics["time"]:.1f} s  '
-            f'data {metrics["data_time"]:.1f} s  loss {metrics["loss"]:.4f}  '
-            f'accuracy {hits}/{metrics["images"]}  '
-            f'top-1 {metrics["top1"]:.2f}  top-5 {metrics["top5"]:.2f}')

@@ -1,4 +1,5 @@
 """The batches of training and validation, from loading processes or from data on the device."""
+import os
 import random
 import sys
 import traceback
@@ -11,7 +12,6 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datasets import Data
 from datasets.resident import DeviceLoader, choose
 from utils.system.errors import InputError, RunError
-from utils.system.processes import allow_open_files
 
 from . import parallel
 
@@ -34,11 +34,11 @@ class WorkersLoader(DataLoader):
 
 def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, batch_size: int,
                  testbatchsize: int, seed: int) -> tuple:
-    """This process's share of the training and of the validation batches, and a sentence about it.
+    """Return the training loader, the validation loader and a sentence about where images lie.
 
-    Two loaders of (images, class numbers). A last training batch of one image, too few for
-    BatchNorm, is left out; no validation image is. Raises InputError where dataOn cannot be, or
-    where the workers would open more files than the system allows.
+    Each yields this process's share of (images, class numbers). A last training batch of one image,
+    too few for BatchNorm, is left out; no validation image is. Raises InputError where dataOn
+    cannot be, or where the workers would open more files than the system allows.
     """
     on_device, sentence = choose(dataOn, (data.train, data.val), device, workers)
     make: Callable = partial(DeviceLoader, device=device)
@@ -58,16 +58,30 @@ def make_loaders(data: Data, device: torch.device, dataOn: str, workers: int, ba
             make(data.val, testbatchsize, sampler=share), sentence)
 
 
+def allow_open_files(more: int) -> bool:
+    """Raise the limit of open files so that this process can open `more`; whether it now can."""
+    try:
+        import resource
+        needed = len(os.listdir('/dev/fd')) + more
+    except (ImportError, FileNotFoundError):    # on Windows, where there is no such limit
+        return True
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed <= soft or soft == resource.RLIM_INFINITY:
+        return True
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError):       # it is above the hard limit
+        return False
+    return True
+
+
 def mixed(*numbers: int) -> int:
     """A seed for PyTorch, a hash of the numbers: of a sum, seed 1 would repeat seed 0's epochs."""
     return random.Random(' '.join(map(str, numbers))).getrandbits(63)
 
 
 def end_quietly(_: int):
-    """In a loading process: a connection that breaks, since training ends, is not worth a word.
-
-    A thread of it hands batches over to the process that trains, and would print a traceback.
-    """
+    """Suppress a worker's tracebacks at shutdown, of its thread that hands batches over."""
     show = sys.excepthook
 
     def hook(kind, error, trace):

@@ -16,7 +16,7 @@ from .predictions import Predictions
 
 
 class Observer:
-    """Who watches a training: a subclass does something at these moments."""
+    """Callbacks of training, for a subclass."""
 
     def before_training(self, model: nn.Module):
         pass
@@ -70,7 +70,10 @@ def train(flags, model: nn.Module, loaders: tuple, run, device: torch.device,
                 run.record_epoch('train', epoch, metrics, lr)
             with observer.part('validation'):
                 parallel.broadcast_buffers(model)
-                metrics, predictions = validated(model, val_loader, device, flags.amp, time_left)
+                predictions = Predictions()
+                progress = Progress('validation', len(val_loader), time_left)
+                metrics = one_epoch.validate(model, val_loader, device, progress, flags.amp,
+                                             predictions.observe)
             is_best, best = metrics['top1'] > best, max(metrics['top1'], best)
             with observer.part('records'):
                 run.record_epoch('val', epoch, metrics, lr)
@@ -84,14 +87,6 @@ def train(flags, model: nn.Module, loaders: tuple, run, device: torch.device,
             observer.after_epoch()
     finally:
         finish(run, flags.epochs, best)
-
-
-def validated(model, loader, device, amp, time_left) -> tuple[dict, Predictions]:
-    """The metrics of a validation, and what this process's images are taken for."""
-    predictions = Predictions()
-    progress = Progress('validation', len(loader), time_left)
-    return one_epoch.validate(model, loader, device, progress, amp,
-                              predictions.observe), predictions
 
 
 def finish(run, epochs, best):

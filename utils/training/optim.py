@@ -1,14 +1,17 @@
-"""--optimType and --learningratescheduler: one table each; which parameters decay."""
+"""--optimType and --learningratescheduler, one table each; weight decay; the optimizer's steps."""
+import contextlib
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sized
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
 
-from utils.binarize import Method, binarized
+from utils.binarize import Method, binarization, binarized, forget_projections
 from utils.system.errors import InputError
+
+from . import parallel
 
 OPTIMIZERS = {
     'sgd': optim.SGD,
@@ -84,7 +87,6 @@ def set_learning_rate(optimizer: optim.Optimizer, lr: float):
         group['lr'] = lr
 
 
-# What --noDecay names, and whether a parameter is of that kind; see spared.
 NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm
 NO_DECAY = 'norm', 'bias', 'latent'
 
@@ -94,7 +96,7 @@ def latent_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def spared(model: nn.Module, noDecay: str) -> set[nn.Parameter]:
-    """The parameters that weight decay spares, by names of NO_DECAY separated by commas.
+    """The parameters without weight decay, by names of NO_DECAY separated by commas.
 
     norm: scales and biases of normalizations; bias: the other biases; latent: latent weights, and
     the learned values of binarization methods.
@@ -128,7 +130,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weightDecay: float, 
 
 
 def optimizer_state(optimizer: optim.Optimizer, model: nn.Module) -> dict:
-    """Its state_dict, with the parameters numbered as the model has them, not by groups."""
+    """The state_dict, with parameters numbered as in the model, whatever their groups."""
     stored, numbers = optimizer.state_dict(), _numbers(optimizer, model)
     groups = [group | {'params': [numbers[place] for place in group['params']]}
               for group in stored['param_groups']]
@@ -137,10 +139,9 @@ def optimizer_state(optimizer: optim.Optimizer, model: nn.Module) -> dict:
 
 
 def restore_optimizer(optimizer: optim.Optimizer, model: nn.Module, state: dict[int, dict]):
-    """Continue from the `state` of optimizer_state; the settings stay as they are.
+    """Restore the `state` of optimizer_state(); settings and groups may differ from then.
 
-    The groups of parameters may be others than those of the optimizer that it comes from. Raises
-    InputError where it is not the state of such an optimizer of these parameters.
+    Raises InputError where it is not the state of such an optimizer of these parameters.
     """
     sample, parameters = _sample_state(optimizer), list(model.parameters())
     names = [name for name, _ in model.named_parameters()]
@@ -183,3 +184,56 @@ def is_like(value, sample: Tensor, parameter: nn.Parameter) -> bool:
     """Whether value is a number as a tensor, or as large as the parameter, as the sample is."""
     return (isinstance(value, Tensor) and value.is_floating_point()
             and value.shape == (parameter.shape if sample.dim() else sample.shape))
+
+
+class Steps:
+    """A step of the optimizer after every `accumulate` batches, on the mean of their gradients.
+
+    The last group of an epoch takes the mean over what it has. clipGrad: the largest norm of all
+    gradients together, to which a longer one is shortened (Pascanu et al., ICML 2013); 0 for none.
+    All batches of a group see the same binarized weights: the first one projects the latent weights
+    in place, and none after it, or none but after they are restored, under torch.compile.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: optim.Optimizer,
+                 scaler: torch.amp.GradScaler, loader: Sized, accumulate: int = 1,
+                 clipGrad: float = 0.0):
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+        self.accumulate, self.clipGrad = accumulate, clipGrad
+        self.batches = len(loader) if accumulate > 1 else math.inf
+        is_compiled = hasattr(model, '_orig_mod')
+        self.restored = changed_by_forward(model) if accumulate > 1 and is_compiled else []
+        forget_projections(model)
+
+    @contextlib.contextmanager
+    def batch(self, number: int) -> Iterator[Callable[[Tensor], None]]:
+        """The forward pass of batch `number`, from 0, and the call of its yielded backward(loss).
+
+        Zeroes the gradients before the first batch of a group, and steps after the last.
+        """
+        first = number - number % self.accumulate       # of the group
+        size = min(self.accumulate, self.batches - first)
+        if number == first:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.before = [tensor.detach().clone() for tensor in self.restored]
+        else:
+            for tensor, before in zip(self.restored, self.before):
+                tensor.detach().copy_(before)
+        is_last = number == first + size - 1
+        with contextlib.nullcontext() if is_last else parallel.no_sync(self.model):
+            yield lambda loss: self.scaler.scale(loss / size).backward()
+        if is_last:
+            self._step()
+
+    def _step(self):
+        if self.clipGrad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clipGrad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def changed_by_forward(model: nn.Module) -> list[Tensor]:
+    """The latent weights and the buffers of methods, which a training forward changes."""
+    methods = [binarization(conv).method for _, conv in binarized(model)]
+    return [*latent_weights(model), *(buffer for method in methods for buffer in method.buffers())]

@@ -14,8 +14,6 @@ from utils.binarize import Method
 from utils.system.errors import InputError, RunError, processes_of_torchrun
 
 BACKENDS = {'cpu': 'gloo', 'cuda': 'nccl', 'xpu': 'xccl'}
-
-
 WAITING = 5     # seconds after which a process says that it waits for the others
 
 
@@ -25,7 +23,7 @@ def start(name: str = 'auto') -> torch.device:
     name: of --device. Raises InputError where that is missing and where there are fewer GPUs than
     processes, RunError where the others cannot be reached.
     """
-    device = own_device(devices.choose(name))
+    device = device_of_rank(devices.choose(name))
     if processes_of_torchrun() > 1 and not distributed.is_initialized():
         notice = threading.Timer(WAITING, warn_of_waiting)
         notice.daemon = True
@@ -50,8 +48,8 @@ def warn_of_waiting():
                   f'{place} (without torchrun, unset WORLD_SIZE)')
 
 
-def own_device(device: torch.device) -> torch.device:
-    """That of this process among the processes of torchrun, from now on the current one."""
+def device_of_rank(device: torch.device) -> torch.device:
+    """Select this rank's device."""
     under_torchrun = processes_of_torchrun() > 1
     if under_torchrun and device.type not in BACKENDS:
         raise InputError(f'--device={device}: torchrun is for {", ".join(BACKENDS)}')
@@ -73,8 +71,7 @@ def own_device(device: torch.device) -> torch.device:
 def fresh_store() -> dict:
     """The arguments of init_process_group after a restart by torchrun on one machine, else {}.
 
-    The processes find each other in a store that torchrun keeps, where the addresses of those
-    before the restart still stand.
+    The store of torchrun still has the addresses of the processes before the restart.
     """
     restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     if restarts == '0' or os.environ.get('GROUP_WORLD_SIZE') != '1':   # machines count differently
@@ -133,12 +130,12 @@ def replicate(model: nn.Module, device: torch.device, syncBN: bool = False) -> n
 
 
 def no_sync(replica: nn.Module) -> contextlib.AbstractContextManager:
-    """The context of a forward and a backward pass whose gradients no process averages yet."""
+    """The context of a forward and a backward pass whose gradients are not averaged yet."""
     return replica.no_sync() if distributed.is_initialized() else contextlib.nullcontext()
 
 
 def broadcast_buffers(model: nn.Module):
-    """Give every process the BatchNorm statistics of the first."""
+    """Copy the BatchNorm statistics of the first rank to all."""
     if distributed.is_initialized():
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)

@@ -1,26 +1,25 @@
-"""What a network takes images for: hits, the likeliest classes of each, the confused classes."""
-import math
-import statistics
+"""Predictions of a network: loss and hits over images, and the likeliest classes of each."""
+import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from utils.system.devices import has_float64
+
 from . import parallel
 
 LIKELIEST = 5       # classes of an image that are kept
-LEVEL = 0.95        # of intervals
 NO_HIT = 2 ** 31 - 1    # a rank behind any
 
 
 def true_class_ranks(log_probs: Tensor, target: Tensor) -> Tensor:
     """The rank of each image's true class among all, from 0; log_probs (N, classes), target (N,).
 
-    This alone decides what a top-k hit is, in training, evaluation and comparisons: a rank below k.
-    Of equally likely classes the one with the lower number comes first, as in `likeliest` and with
-    argmax, which whoever uses the network takes. This does not look at the true class, so ties
-    favour no method, and a network whose outputs are all equal is right as often as chance.
-    (Networks that end in ReLU and an average pool give many outputs of exactly 0.) An image with
-    NaN among its outputs is no hit. Nothing waits for the device.
+    A rank below k is a top-k hit, in training, evaluation and comparisons. Of equally likely
+    classes the one with the lower number comes first, as with argmax: ties favour no method, and a
+    network whose outputs are all equal is right as often as chance. (Networks that end in ReLU give
+    many outputs of exactly 0.) NaN among the outputs is no hit. Nothing waits for the device.
     """
     true_class = log_probs.gather(1, target[:, None])
     has_lower_number = torch.arange(log_probs.size(1), device=target.device) < target[:, None]
@@ -38,6 +37,74 @@ def likeliest(log_probs: Tensor) -> tuple[Tensor, Tensor]:
     return order, log_probs.softmax(1).gather(1, order)
 
 
+class Sums:
+    """`count` sums over images, in float64.
+
+    They are added up when they are read, on the CPU, since some GPUs have no float64; until then
+    terms stay on the device where they were computed, and nothing waits for it.
+    """
+
+    def __init__(self, count: int, device: torch.device):
+        self.device, self.images = device, 0
+        self.sums = torch.zeros(count, dtype=torch.float64)
+        self.terms: list[Tensor] = []
+        self.factors: list[Sequence[int]] = []
+
+    def add(self, terms: Tensor, factors: Sequence[int], images: int):
+        """Add each of the terms (count,) times its factor; `images` is how many they are of."""
+        self.terms.append(terms)
+        self.factors.append(factors)
+        self.images += images
+
+    def total(self) -> tuple[list[float], int]:
+        """The sums and the number of images, of all processes; waits for them and the device."""
+        if self.terms:
+            terms = torch.stack(self.terms).cpu().double()
+            for products in terms * torch.tensor(self.factors, dtype=torch.float64):
+                self.sums += products       # one after another, whenever they are read
+            self.terms, self.factors = [], []
+        total = torch.cat([self.sums, torch.tensor([self.images])])
+        if parallel.processes() > 1:    # NCCL adds on GPUs only
+            dtype = torch.float64 if has_float64(self.device) else torch.float32
+            total = parallel.sum_(total.to(self.device, dtype))
+        *sums, images = total.tolist()
+        return sums, int(images)
+
+
+class Meter(Sums):
+    """The loss and the top-1 and top-5 hits over images."""
+
+    def __init__(self, device: torch.device):
+        super().__init__(3, device)
+        self.start = time.perf_counter()
+        self.data_time = 0.0
+
+    def update(self, log_probs: Tensor, loss: Tensor, target: Tensor):
+        """Add a batch: log_probs (N, classes), mean loss in nats, target (N,), class numbers."""
+        ranks = true_class_ranks(log_probs.detach(), target)
+        hits = [(ranks < top).sum().to(loss.dtype) for top in (1, 5)]
+        self.add(torch.stack([loss.detach(), *hits]), (len(target), 1, 1), len(target))
+
+    def read(self) -> dict[str, float]:
+        """Over all processes; waits for them and for the device.
+
+        Loss in nats, top1 and top5 in percent, times in seconds.
+        """
+        sums, images = self.total()
+        loss, top1, top5 = (value / max(images, 1) for value in sums)
+        return {'loss': loss, 'top1': 100 * top1, 'top5': 100 * top5, 'images': images,
+                'time': time.perf_counter() - self.start, 'data_time': self.data_time}
+
+
+def metrics_line(split: str, metrics: dict, prefix: str = '') -> str:
+    """The line of one split: times in seconds, loss in nats, accuracies in percent."""
+    hits = round(metrics['top1'] * metrics['images'] / 100)
+    return (f'{split.capitalize() + ":":6} {prefix}  time {metrics["time"]:.1f} s  '
+            f'data {metrics["data_time"]:.1f} s  loss {metrics["loss"]:.4f}  '
+            f'accuracy {hits}/{metrics["images"]}  '
+            f'top-1 {metrics["top1"]:.2f}  top-5 {metrics["top5"]:.2f}')
+
+
 class Predictions:
     """The likeliest classes of every image, from the batches that epoch.validate observes."""
 
@@ -48,7 +115,7 @@ class Predictions:
         """Add a batch: log_probs (N, classes), target (N,); nothing waits for the device."""
         self.batches.append((target, *likeliest(log_probs)))
 
-    def own(self) -> tuple[Tensor, ...]:
+    def of_this_rank(self) -> tuple[Tensor, ...]:
         """gather() of the images of this process alone; () without an image."""
         return tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
 
@@ -57,7 +124,7 @@ class Predictions:
 
         Class numbers (N,), the likeliest classes (N, LIKELIEST) and their probabilities.
         """
-        shares = [share for share in parallel.gather(self.own()) if share]
+        shares = [share for share in parallel.gather(self.of_this_rank()) if share]
         return tuple(map(interleaved, zip(*shares)))
 
 
@@ -69,42 +136,6 @@ def interleaved(shares: tuple[Tensor, ...]) -> Tensor:
     return whole
 
 
-def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """(classes, classes): how many images of class i were taken for class j."""
-    return torch.bincount(target * classes + predicted, minlength=classes ** 2).view(classes, -1)
-
-
-def lowest_first(counts: Tensor) -> list[int]:
-    """The class numbers in the order of their accuracy in counts, a confusion()."""
-    return (counts.diagonal() / counts.sum(1).clamp(min=1)).sort(stable=True).indices.tolist()
-
-
-def confused_pairs(counts: Tensor) -> list[tuple[int, int]]:
-    """The pairs (i, j), i < j, of classes confused in either direction in counts, worst first."""
-    pairs = torch.triu(counts + counts.T, diagonal=1).flatten()
-    order = pairs.sort(descending=True, stable=True).indices.tolist()
-    return [divmod(place, len(counts)) for place in order if pairs[place]]
-
-
-def taken_for(counts: Tensor, label: int) -> list[tuple[int, int]]:
-    """(other class, images) that images of class `label` are taken for in counts, most first."""
-    row = counts[label].tolist()
-    return sorted(((other, images) for other, images in enumerate(row)
-                   if images and other != label), key=lambda pair: -pair[1])
-
-
-def wilson_interval(right: int, images: int) -> tuple[float, float]:
-    """The score interval at LEVEL of the accuracy of which `right` of so many images are a sample.
-
-    Both ends lie in [0, 1]; without an image it is all of that. Source: Wilson, "Probable
-    Inference, the Law of Succession, and Statistical Inference", JASA 1927.
-    """
-    z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
-    half = z * math.sqrt(right * (images - right) / max(images, 1) + z ** 2 / 4)
-    low, high = ((right + z ** 2 / 2 + side * half) / (images + z ** 2) for side in (-1, 1))
-    return max(low, 0.0), min(high, 1.0)    # against rounding
-
-
 def mistakes(target: Tensor, likeliest: Tensor, probabilities: Tensor) -> list[int]:
     """Which images are misclassified, the one with the most probable mistake first.
 
@@ -113,43 +144,3 @@ def mistakes(target: Tensor, likeliest: Tensor, probabilities: Tensor) -> list[i
     wrong = (likeliest[:, 0] != target).nonzero().flatten()
     order = probabilities[wrong, 0].sort(descending=True, stable=True).indices
     return wrong[order].tolist()
-
-
-def most_confused(counts: Tensor, number: int) -> list[int]:
-    """Up to so many class numbers: those of the worst of the confused_pairs, pair by pair."""
-    classes: dict[int, None] = {}
-    for pair in confused_pairs(counts):
-        if len(classes.keys() | pair) > number:
-            break
-        classes |= dict.fromkeys(pair)
-    return list(classes)
-
-
-def confused_adjacent(counts: Tensor) -> list[int]:
-    """The class numbers in an order in which classes that are confused lie side by side.
-
-    Clusters are merged from single classes on, always the two whose classes are confused the most
-    on average (average linkage), and joined at those of their ends that are confused the most.
-    """
-    alike = (counts + counts.T).double()
-    alike.fill_diagonal_(0)
-    between = alike.clone().fill_diagonal_(-1)      # sums over the pairs of two clusters
-    sizes = torch.ones(len(counts), dtype=torch.float64)
-    clusters = {label: [label] for label in range(len(counts))}
-    while len(clusters) > 1:
-        means = between / sizes.outer(sizes)
-        one, other = sorted(divmod(int(means.argmax()), len(counts)))
-        clusters[one] = joined(clusters[one], clusters.pop(other), alike)
-        sizes[one] += sizes[other]
-        between[one] += between[other]
-        between[:, one] = between[one]
-        between[one, one] = -1
-        between[other], between[:, other] = -1, -1
-    return clusters[0] if clusters else []
-
-
-def joined(one: list[int], other: list[int], alike: Tensor) -> list[int]:
-    """Two orders of classes end to end, each turned so that the ends that meet are most alike."""
-    ways = [(a, b) for a in (one, one[::-1]) for b in (other, other[::-1])]
-    first, second = max(ways, key=lambda way: float(alike[way[0][-1], way[1][0]]))
-    return first + second

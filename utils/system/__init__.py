@@ -1,1 +1,0 @@
-"""What differs between systems, and what they may do to a process and its files."""
