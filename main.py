@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None):
 
 
 def print_binarization_losses(experiment: Experiment, network: torch.nn.Module):
-    from utils.activations import binarization_losses, loss_table
+    from utils.evaluate import binarization_losses, loss_table
     _, loader = experiment.make_loaders()
     progress = Progress('binarization losses', len(loader))
     parallel.say(loss_table(binarization_losses(network, loader, experiment.device, progress)))

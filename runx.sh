@@ -104,6 +104,7 @@ case ${1:-} in
         exec "$PYTHON" -m utils.compare "$@" ;;
     test)
         shift; setup
+        "$PYTHON" -m ruff check --quiet .
         exec "$PYTHON" -m pytest -q -n auto --maxprocesses=4 --dist worksteal tests "$@" ;;
     *)
         name=$1; shift

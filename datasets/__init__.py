@@ -27,9 +27,9 @@ from torch import Tensor
 
 from datasets import doodles, transforms
 from datasets.augmentation import MIN_CROP
-from datasets.items import (
-    Squares, Transformed, TransformedSquares, folder_of, image_names, names_digest)
-from datasets.names import OWN, data_name, is_own, name_of_folder, nfc
+from datasets.items import (Squares, Transformed, TransformedSquares, folder_of, image_names,
+                            names_digest)
+from datasets.items import OWN, data_name, is_own, name_of_folder, nfc
 from datasets.transforms import center, pixels
 
 # Names of modules that are imported when they are needed: doodles need none of them.

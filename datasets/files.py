@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from datasets.names import nfc
+from datasets.items import nfc
 from utils.system.errors import InputError, naming, speaks_for_all
 from utils.system.files import check_file
 

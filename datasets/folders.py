@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datasets.files import (
-    files_below, holds, images_and_others, is_hidden, is_image_file, warn, warn_left_out)
+from datasets.files import (files_below, holds, images_and_others, is_hidden, is_image_file, warn,
+                            warn_left_out)
 from datasets.images import LONGEST, ImageError, read_image
-from datasets.names import nfc
+from datasets.items import nfc
 from utils.system.errors import InputError
 
 

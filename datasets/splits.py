@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from datasets.files import files_below, has_image_name, is_hidden, is_image_file
 from datasets.folders import by_class
-from datasets.names import nfc
+from datasets.items import nfc
 from utils.system.errors import InputError, naming
 from utils.system.files import check_file
 

@@ -34,10 +34,12 @@ def smallwbin(nClasses, channels, inpsize, signLayers):
                    **unit.conv(12, nClasses, 1))
 
 
-if 'PYTEST_XDIST_WORKER' not in os.environ and not multiprocessing.parent_process():   # else there is one for all
+# else there is one for all
+if 'PYTEST_XDIST_WORKER' not in os.environ and not multiprocessing.parent_process():
     CACHE = tempfile.TemporaryDirectory()
     os.environ['XDG_CACHE_HOME'] = CACHE.name     # the user's own caches stay as they are
-torch.set_num_threads(1)     # small tensors: a second thread costs more than it gives on a busy machine
+# small tensors: a second thread costs more than it gives on a busy machine
+torch.set_num_threads(1)
 
 
 BUILD = 'import utils; from utils.native import cpu; from utils.packed import ops; cpu.library(), ops.has_kernel()'
@@ -45,10 +47,12 @@ BUILDING = pytest.StashKey()
 
 
 def pytest_configure(config):
-    """The compiled code is built once while the workers start, not by each of them when it needs it."""
+    """The compiled code is built once while the workers start, not by each of them when it needs
+    it."""
     if (config.getoption('numprocesses', None) or 0) > 1:
         config.stash[BUILDING] = subprocess.Popen(
-            [sys.executable, '-c', BUILD], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+            [sys.executable, '-c', BUILD], cwd=ROOT, stderr=subprocess.DEVNULL,
+            start_new_session=True)
 
 
 def pytest_unconfigure(config):
@@ -71,7 +75,8 @@ def sketch_folder(tmp_path_factory):
                 draw = ImageDraw.Draw(image)
                 x, y, size = rng.integers(10, 40), rng.integers(10, 40), rng.integers(20, 40)
                 corners = (int(x), int(y), int(x + size), int(y + size))
-                {'bar': draw.line, 'box': draw.rectangle, 'ring': draw.ellipse}[name](corners, width=3, **(
+                {'bar': draw.line, 'box': draw.rectangle,
+                 'ring': draw.ellipse}[name](corners, width=3, **(
                     {'fill': 0} if name == 'bar' else {'outline': 0}))
                 image.save(root / split / name / f'{number}.png')
     return root
@@ -86,14 +91,16 @@ def flags_of(*words):
 
 # Processes that run a command are forked from a server that has imported it once.
 SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['pytest', 'main', 'utils.compare.__main__', 'torchvision.transforms.v2', 'torch._dynamo'])
+SERVER.set_forkserver_preload(['pytest', 'main', 'utils.compare.__main__',
+                               'torchvision.transforms.v2', 'torch._dynamo'])
 
 
 class Command:
     """A command, a function of its arguments, in a process and a session of its own."""
 
     def __init__(self, folder, function, arguments, stdout=None, encoding='utf-8'):
-        self.outputs = [Path(stdout or folder / f'out{time.monotonic_ns()}'), folder / f'err{time.monotonic_ns()}']
+        self.outputs = [Path(stdout or folder / f'out{time.monotonic_ns()}'),
+                        folder / f'err{time.monotonic_ns()}']
         self.process = SERVER.Process(target=run_command, args=(
             function, arguments, self.outputs, encoding, os.environ['XDG_CACHE_HOME']))
         os.environ['PYTHONPATH'] = str(ROOT)    # where the server imports from
@@ -103,7 +110,8 @@ class Command:
         """The exit code, what it printed, and its errors."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, 'it does not end'
-        out, err = (path.read_text(errors='replace') if path.is_file() else '' for path in self.outputs)
+        out, err = (path.read_text(errors='replace') if path.is_file() else ''
+                    for path in self.outputs)
         return self.process.exitcode, out, err
 
     def wait_for(self, condition, timeout=60):
@@ -130,7 +138,8 @@ def run_command(function, arguments, outputs, encoding, cache):
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), number)
     sys.stdout, sys.stderr = (open(number, 'w', buffering, encoding, closefd=False)
-                              for number, buffering in ((1, -1), (2, 1)))   # stderr by lines, as Python's own
+                              # stderr by lines, as Python's own
+                              for number, buffering in ((1, -1), (2, 1)))
     torch.set_num_threads(1)
     multiprocessing.set_start_method('fork', force=True)    # of loading workers, not the server's
     function(*arguments)

@@ -24,7 +24,8 @@ class Emulated:
     """The operators of ops, and cpu.call, of an emulated processor."""
 
     def __init__(self, program, instructions):
-        self.process = subprocess.Popen([EMULATOR, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        self.process = subprocess.Popen([EMULATOR, program], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE,
                                         env=os.environ | {'DAB_INSTRUCTIONS': instructions})
         assert self.process.stdout.readline().decode().strip() == instructions
 
@@ -32,7 +33,8 @@ class Emulated:
         """Send tensors, in the order of their memory, and fill the results."""
         header = np.zeros(12, np.int64)
         header[:len(numbers) + 1] = [torch.get_num_threads(), *numbers]
-        self.process.stdin.write(what + header.tobytes() + b''.join(tensor.numpy().tobytes() for tensor in tensors))
+        self.process.stdin.write(what + header.tobytes()
+                                 + b''.join(tensor.numpy().tobytes() for tensor in tensors))
         self.process.stdin.flush()
         for result in results:
             data = self.process.stdout.read(result.nbytes)
@@ -43,14 +45,21 @@ class Emulated:
         last = x.is_contiguous(memory_format=torch.channels_last)
         bits = torch.empty(images, height, width, -(-channels // 64), dtype=torch.int64)
         self.ask(b'p', [images, channels, height * width, last],
-                 [x.permute(0, 2, 3, 1) if last else x.contiguous(), threshold, ops._pack(flip)], bits)
+                 [x.permute(0, 2, 3, 1) if last else x.contiguous(), threshold, ops._pack(flip)],
+                 bits)
         return bits
 
-    def binary_conv2d(self, bits, prepared, alpha, beta, channels, kernel_size, stride=1, padding=0, relu=False):
-        axes = [(side, *(n[axis] if isinstance(n, list | tuple) else n for n in (kernel_size, stride, padding)))
+    def binary_conv2d(self, bits, prepared, alpha, beta, channels, kernel_size, stride=1, padding=0,
+                      relu=False):
+        axes = [(side,
+                 *(n[axis] if isinstance(n, list | tuple) else n
+                   for n in (kernel_size, stride, padding)))
                 for axis, side in enumerate(bits.shape[1:3])]
-        out = torch.empty(len(bits), *((side + 2 * pad - kernel) // step + 1 for side, kernel, step, pad in axes), len(alpha))
-        self.ask(b'c', [*axes[0], *axes[1], len(bits), channels, 2 * len(alpha) + relu], [bits, prepared, alpha, beta], out)
+        out = torch.empty(len(bits),
+                          *((side + 2 * pad - kernel) // step + 1
+                            for side, kernel, step, pad in axes), len(alpha))
+        self.ask(b'c', [*axes[0], *axes[1], len(bits), channels, 2 * len(alpha) + relu],
+                 [bits, prepared, alpha, beta], out)
         return out.permute(0, 3, 1, 2)
 
     def call(self, name, *tensors):
@@ -64,13 +73,15 @@ class Emulated:
 
 @pytest.fixture(scope='module')
 def processors():
-    """{name of an instruction set: Emulated}, compiled once for all workers, with the flags of the libraries."""
+    """{name of an instruction set: Emulated}, compiled once for all workers, with the flags of the
+    libraries."""
     program = cache_folder() / 'arm'
     program.parent.mkdir(parents=True, exist_ok=True)
     if not program.exists():
         flags = [flag for flag in compiler.COMMON if flag not in ('-shared', '-fPIC')]
         with tempfile.TemporaryDirectory(dir=program.parent) as folder:
-            subprocess.run([CROSS, *flags, '-static', '-std=c++20', '-Wno-psabi', ROOT / 'tests/arm.cpp',
+            subprocess.run([CROSS, *flags, '-static', '-std=c++20', '-Wno-psabi',
+                            ROOT / 'tests/arm.cpp',
                             ROOT / 'utils/native/cpu.cpp', '-o', f'{folder}/arm'], check=True)
             os.replace(f'{folder}/arm', program)
     found = {name: Emulated(program, name) for name in ('neon', 'portable')}
@@ -92,17 +103,20 @@ def instead(processors, monkeypatch):
 @pytest.mark.parametrize('filters, kernel', [(1, (1, 1)), (33, (2, 5)), (70, (7, 7))])
 @pytest.mark.parametrize('stride, padding', [(1, 0), ((3, 1), (8, 5))])
 def test_integers_are_exact_and_results_rounded_once(channels, filters, kernel, stride, padding):
-    test_packed_ops.test_integers_are_exact_and_results_rounded_once(channels, filters, kernel, stride, padding)
+    test_packed_ops.test_integers_are_exact_and_results_rounded_once(channels, filters, kernel,
+                                                                     stride, padding)
 
 
 @pytest.mark.parametrize('words', [30, 31, 32, 62, 63, 200])
 def test_sums_of_bytes_do_not_overflow(processors, words):
-    """All bits set, around the number of words after which a byte is full; NEON as portable, bit for bit."""
+    """All bits set, around the number of words after which a byte is full; NEON as portable, bit
+    for bit."""
     for share in (1.0, 0.5):
         signs, marked, alpha, beta = test_packed_ops.case(words, 1, 64 * words, 40, (2, 2), (1, 1))
         signs, marked = signs | (share == 1), marked | (share == 1)
         test_packed_ops.check(signs, marked, alpha, beta, 1, 0)
-        bits, prepared = test_packed_ops.bits_of(signs), ops.prepare(ops.pack_mask(marked), 64 * words)
+        bits, prepared = test_packed_ops.bits_of(signs), ops.prepare(ops.pack_mask(marked),
+                                                                     64 * words)
         neon, portable = (emulated.binary_conv2d(bits, prepared, alpha, beta, 64 * words, 1)
                           for emulated in processors.values())
         assert torch.equal(neon, portable)

@@ -1,4 +1,5 @@
-"""The binarization against brute force in float64, the formula, and a hand-written training step."""
+"""The binarization against brute force in float64, the formula, and a hand-written training
+step."""
 import copy
 import warnings
 
@@ -34,7 +35,8 @@ def filters(kind, n, seed=0):
         'random': lambda: rng.normal(0, 0.05, (4, n)),
         'offset': lambda: rng.normal(0.7, 1e-3, (4, n)),
         'skewed': lambda: rng.exponential(0.1, (4, n)),
-        'bimodal': lambda: rng.normal(0, 0.02, (4, n)) + np.where(rng.random((4, n)) < 0.1, 0.8, -0.1),
+        'bimodal': lambda: rng.normal(0, 0.02, (4, n))
+        + np.where(rng.random((4, n)) < 0.1, 0.8, -0.1),
         'heavy-tailed': lambda: np.clip(rng.standard_cauchy((4, n)) * 1e-3, -1, 1),
         'tied': lambda: rng.choice([-0.5, -0.25, 0, 0, 0.25], (4, n)),
         'clamped': lambda: np.clip(rng.normal(0, 1.5, (4, n)), -1, 1),
@@ -51,7 +53,9 @@ KINDS = ['random', 'offset', 'skewed', 'bimodal', 'heavy-tailed', 'tied', 'clamp
 def test_the_split_is_the_optimum(kind, n):
     rows = filters(kind, n)
     alpha, beta, mask = binarize.split(rows)
-    assert alpha.shape == beta.shape == (4,) and mask.shape == rows.shape and mask.dtype == torch.bool
+    assert alpha.shape == beta.shape == (4,)
+    assert mask.shape == rows.shape
+    assert mask.dtype == torch.bool
     for row, a, b, e in zip(rows.numpy(), alpha.numpy(), beta.numpy(), mask.numpy()):
         assert 1 <= e.sum() <= n - 1
         np.testing.assert_allclose(a, row[e].astype(np.float64).mean(), rtol=1e-5, atol=1e-7)
@@ -71,7 +75,8 @@ def test_the_split_of_tiny_weights_is_that_of_larger_ones(exponent, method):
         small = rows * 2.0 ** exponent
         rows = small * 2.0 ** -exponent     # what the smaller ones have left of their digits
         for expected, found in zip(binarize.split(rows, method), binarize.split(small, method)):
-            torch.testing.assert_close(found * 2.0 ** -exponent if found.is_floating_point() else found, expected)
+            torch.testing.assert_close(found * 2.0 ** -exponent if found.is_floating_point()
+                                       else found, expected)
 
 
 def test_the_split_is_the_best_of_all_partitions():
@@ -162,7 +167,8 @@ def reference_binarization(weight, method, centring):
             inside = abs(row[i]) < 1
             two_valued[(o, *index)] = alpha if e[i] else beta
             factor[(o, *index)] = s * {
-                'dab': (abs(alpha) * inside + 1 / e.sum() if e[i] else abs(beta) * inside + 1 / (n - e.sum())),
+                'dab': (abs(alpha) * inside + 1 / e.sum() if e[i]
+                        else abs(beta) * inside + 1 / (n - e.sum())),
                 'xnor': n * (alpha * inside + 1 / n),
                 'bnn': inside,
                 'adabin': inside,
@@ -182,7 +188,8 @@ def test_one_training_step_against_a_hand_written_one(method, channels, groups, 
     torch.manual_seed(1)
     conv = nn.Conv2d(channels, 12, 3, groups=groups, bias=False).double()
     with torch.no_grad():
-        conv.weight.normal_(0, 0.8)     # some weights beyond ±1, so that the clamp and [|W| < 1] matter
+        # some weights beyond ±1, so that the clamp and [|W| < 1] matter
+        conv.weight.normal_(0, 0.8)
     latent = conv.weight.detach().numpy().copy()
     images, target = torch.randn(5, channels, 7, 7).double(), torch.randn(5, 12, 5, 5).double()
     binarize.wrap(conv, 1, 1, method, centring=centring)
@@ -201,18 +208,21 @@ def test_one_training_step_against_a_hand_written_one(method, channels, groups, 
         reference_loss.backward()
         latent = latent - 0.1 * w.grad.numpy() * factor
         assert loss.item() == pytest.approx(reference_loss.item(), rel=1e-9)
-        np.testing.assert_allclose(conv.parametrizations.weight.original.detach().numpy(), latent, atol=1e-10)
+        np.testing.assert_allclose(conv.parametrizations.weight.original.detach().numpy(), latent,
+                                   atol=1e-10)
 
 
 def small_net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
-                         nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(36, 3))
+                         nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1), nn.Flatten(),
+                         nn.Linear(36, 3))
 
 
 def test_binstart_and_binend_are_inclusive():
     model = binarize.wrap(small_net(), 2, 3)
-    assert [bool(binarize.binarization(conv)) for _, _, conv in binarize.convolutions(model)] == [0, 1, 1, 0]
+    assert [bool(binarize.binarization(conv))
+            for _, _, conv in binarize.convolutions(model)] == [0, 1, 1, 0]
     assert [number for number, _, _ in binarize.convolutions(model)] == [1, 2, 3, 4]
     assert len(binarize.binarized(binarize.wrap(small_net(), 2, 100))) == 3
 
@@ -258,9 +268,11 @@ def test_training_projects_the_latent_weights_and_evaluation_leaves_them():
 
 def test_the_stored_parameter_is_the_latent_weight():
     model = binarize.wrap(small_net(), 2, 2)
-    plain = {name.replace('parametrizations.weight.original', 'weight') for name in model.state_dict()}
+    plain = {name.replace('parametrizations.weight.original', 'weight')
+             for name in model.state_dict()}
     assert plain == small_net().state_dict().keys()
-    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in small_net().parameters())
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel()
+                                                             for p in small_net().parameters())
     again = binarize.wrap(small_net(), 2, 2)
     again.load_state_dict(copy.deepcopy(model.state_dict()))
     assert torch.equal(again[2].weight, model[2].weight)
@@ -281,10 +293,12 @@ def test_bits():
 def test_a_plain_copy_has_the_weights_that_the_layer_computes_with(monkeypatch):
     """Whatever its forward does: here edited."""
     forward = binarize.Binarization.forward
-    monkeypatch.setattr(binarize.Binarization, 'forward', lambda layer, latent: 1.5 * forward(layer, latent))
+    monkeypatch.setattr(binarize.Binarization, 'forward', lambda layer,
+                        latent: 1.5 * forward(layer, latent))
     conv = binarize.wrap(nn.Conv2d(3, 4, 3), 1, 1)
     before = copy.deepcopy(conv.state_dict())
     plain = binarize.bake(conv)
     assert plain.training and conv.training and conv.parametrizations.training
-    assert torch.equal(plain.weight, conv.eval().weight) and torch.equal(plain.weight, 1.5 * binarize.layer_weights(conv).weight)
+    assert torch.equal(plain.weight, conv.eval().weight)
+    assert torch.equal(plain.weight, 1.5 * binarize.layer_weights(conv).weight)
     assert all(torch.equal(value, before[name]) for name, value in conv.state_dict().items())

@@ -18,16 +18,8 @@ import datasets
 import main
 from utils.record import run as record
 from utils.record.logs import make_room
-from utils.record.pictures import (
-    GAP,
-    TEXT,
-    TILE,
-    Pictures,
-    filters,
-    surest_mistakes,
-    to_pil,
-    with_text,
-)
+from utils.record.pictures import (GAP, TEXT, TILE, Pictures, filters, surest_mistakes, to_pil,
+                                   with_text)
 from utils.record.tensorboard import TensorBoard
 from utils.system import interrupt
 from utils.system.errors import InputError, reported

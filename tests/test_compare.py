@@ -23,7 +23,7 @@ from utils import binarize, experiment
 from utils.compare import __main__ as compare
 from utils.compare import cells, output, statistics, tuning
 from utils.compare.cells import train_cell
-from utils.record.provenance import provenance
+from utils.record.describe import provenance
 from utils.system import files, processes
 from utils.system.processes import call_in_new_process
 from utils.training import epoch

@@ -42,7 +42,8 @@ def trained(model, forward, steps=3):
 
 
 @pytest.mark.parametrize('method, centring', [
-    ('dab', True), ('dab', False), ('xnor', True), ('learned', True)])     # by our operators; in PyTorch; with learned values
+    # by our operators; in PyTorch; with learned values
+    ('dab', True), ('dab', False), ('xnor', True), ('learned', True)])
 def test_compiled_training_has_no_graph_break_and_the_same_results(method, centring, monkeypatch):
     """aot_eager traces like the default, inductor, and runs the kernels of the eager network."""
     monkeypatch.setitem(binarize.METHODS, 'learned', Learned)
@@ -76,7 +77,8 @@ def test_the_operators_without_compiled_code(method, channels, monkeypatch):
     class Failing:
         def __getattr__(self, name):
             raise binarize.native.Unsupported
-    monkeypatch.setattr(binarize.Binarization, '_is_fused', lambda layer, *_, **__: layer.search == 'fast')
+    monkeypatch.setattr(binarize.Binarization, '_is_fused', lambda layer, *_,
+                        **__: layer.search == 'fast')
     monkeypatch.setattr(binarize.native, 'compiled', lambda _: Failing())
     results = []
     for search in 'fast', 'exact':

@@ -21,15 +21,8 @@ from datasets.doodles.pen import Hand, line
 from utils import experiment
 from utils.draw import __main__ as draw
 from utils.draw import server as serving
-from utils.draw.drawing import (
-    FRAMES,
-    MAX_BYTES,
-    MAX_POINTS,
-    BadDrawing,
-    frame_of,
-    sketch,
-    strokes_of,
-)
+from utils.draw.drawing import (FRAMES, MAX_BYTES, MAX_POINTS, BadDrawing, frame_of, sketch,
+                                strokes_of)
 from utils.draw.recognizer import Recognizer
 from utils.draw.server import Server
 
@@ -238,7 +231,8 @@ def test_names_reach_the_page_as_printable_text(runs, tmp_path):
     recognizer = Recognizer(source)
     page = draw.render(draw.TEMPLATE, **draw.facts(source, recognizer))
     assert all(line.isprintable() for line in page.split('\n')) and r'a\x1bb.pth.tar' in page
-    assert 'a\\\\x1bb.pth.tar' in page and '\\u001b' not in page      # in its script: what to type to start it again
+    # in its script: what to type to start it again
+    assert 'a\\\\x1bb.pth.tar' in page and '\\u001b' not in page
     named = [guess for guess, _ in recognizer.answer([np.zeros(1, complex)])['likeliest']]
     assert sorted(named) == [r'\x1b]0;title\x07a\u202e', 'b', 'c']
 

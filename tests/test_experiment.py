@@ -16,17 +16,19 @@ import datasets
 import main
 import models
 from utils import binarize, experiment
-from utils.record.provenance import git_commit
+from utils.record.describe import git_commit
 from utils.system.errors import InputError
 
-SMALL = ['--workers=0', '--batch-size=12', '--inpsize=32', '--epochs=1', '--dataset=tuberlin', '--binaryWeight']
+SMALL = ['--workers=0', '--batch-size=12', '--inpsize=32', '--epochs=1', '--dataset=tuberlin',
+         '--binaryWeight']
 
 
 @pytest.fixture(scope='module')
 def files(sketch_folder, tmp_path_factory):
     """{'checkpoint': path, 'packed': path} of a network with binarized weights and inputs."""
     logs = tmp_path_factory.mktemp('trained')
-    main.main([*SMALL, '--model_def=smallfbin', f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run'])
+    main.main([*SMALL, '--model_def=smallfbin', f'--data_dir={sketch_folder}', f'--logdir={logs}',
+               '--name=run'])
     paths = {'checkpoint': logs / 'run/last.pth.tar', 'packed': logs / 'model.dab'}
     main.main([f'--resume={paths["checkpoint"]}', f'--export={paths["packed"]}'])
     return paths
@@ -128,7 +130,8 @@ def test_bake_of_tied_weights_and_inside_a_cache():
         assert torch.equal(binarize.bake(model)(images), model(images))
         with nn.utils.parametrize.cached():
             for _ in range(50):
-                model = binarize.wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3)), 1, 2).eval()
+                model = binarize.wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3)), 1,
+                                      2).eval()
                 for conv, plain in zip(model, binarize.bake(model)):
                     assert torch.equal(plain.weight, binarize.layer_weights(conv).weight)
 
@@ -182,7 +185,8 @@ class Median(binarize.Method):
 
 def test_a_method_of_ones_own_is_one_class(sketch_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(binarize.METHODS, 'median', Median)
-    main.main([*SMALL, '--model_def=smallwbin', '--binarizer=median', f'--data_dir={sketch_folder}', f'--logdir={tmp_path}', '--name=run'])
+    main.main([*SMALL, '--model_def=smallwbin', '--binarizer=median', f'--data_dir={sketch_folder}',
+               f'--logdir={tmp_path}', '--name=run'])
     main.main([f'--resume={tmp_path}/run/last.pth.tar', f'--export={tmp_path}/model.dab'])
     capsys.readouterr()
     for source in f'--resume={tmp_path}/run/last.pth.tar', f'--packed={tmp_path}/model.dab':
@@ -218,7 +222,8 @@ def test_the_transform_is_that_of_validation(files, sketch_folder):
     image, _ = datasets.load('tuberlin', str(sketch_folder), 32).val[0]
     path = sketch_folder / 'val/bar/0.png'
     assert torch.equal(trained.transform(Image.open(path)), image)
-    copy = pickle.loads(pickle.dumps(trained.transform))    # for the workers of a loader of one's own
+    # for the workers of a loader of one's own
+    copy = pickle.loads(pickle.dumps(trained.transform))
     assert torch.equal(copy(Image.open(path)), image)
 
 

@@ -23,7 +23,7 @@ from test_main import SMALL, rows
 from torch.utils.data import get_worker_info
 
 import main
-from datasets import imagenet, prepare, transforms
+from datasets import imagenet, items, prepare
 from utils import experiment
 from utils.record import logs
 from utils.record import run as record
@@ -625,7 +625,7 @@ def test_what_ran_out_is_said_with_the_remedy(
             torch.empty(10 ** 15)
         elif get_worker_info():
             os.kill(os.getpid(), signal.SIGKILL)
-    monkeypatch.setattr(transforms.TransformedSquares, '__getitems__', die)
+    monkeypatch.setattr(items.TransformedSquares, '__getitems__', die)
     assert remedy in refused([*flags, '--dataOn=workers', f'--workers={workers}'], 1)
     assert 'ended early' in last_line(run_folder) and remedy in last_line(run_folder)
 

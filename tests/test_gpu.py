@@ -28,7 +28,8 @@ SPLITS |= {name: torch.tensor(row, dtype=torch.float32).view(1, 1, 1, -1)
            for name, row in adversarial_rows()}
 # One and several channels and taps, a depthwise layer, more taps than fit a tile.
 SHAPES = [(3, 16, 3, 3), (2, 3, 5, 5), (4, 1, 3, 3), (4, 2, 1, 1), (2, 300, 1, 1), (2, 3, 17, 17)]
-LAYERS = {(method, *shape): torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.6
+LAYERS = {(method, *shape): torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+          * 0.6
           for method in native.METHODS['cuda'] for shape in SHAPES}
 
 INTERPRETED = '''
@@ -92,12 +93,15 @@ CASES = ({name: ('dab', weight) for name, weight in SPLITS.items()}
 
 @pytest.fixture(scope='module')
 def interpreted(tmp_path_factory):
-    """{case: (projected weights, W~, values, latent gradient)} from the kernels in the interpreter."""
+    """{case: (projected weights, W~, values, latent gradient)} from the kernels in the
+    interpreter."""
     given, found = (tmp_path_factory.mktemp('interpreter') / name for name in ('given', 'found'))
     torch.save([(method, weight, None if case in SPLITS else gradient_of(weight))
                 for case, (method, weight) in CASES.items()], given)
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', INTERPRETED, given, found], cwd=ROOT,
-                          env=os.environ | {'TRITON_INTERPRET': '1'}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', INTERPRETED, given, found],
+                          cwd=ROOT,
+                          env=os.environ | {'TRITON_INTERPRET': '1'}, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     results, networks = torch.load(found)
     return dict(zip(CASES, results)) | networks
@@ -129,7 +133,8 @@ def check_layer(method, latent, projected, two_valued, values, gradient):
     alpha, beta, mask = binarize._split_rows(exact, binarize.METHODS[method])
     found = projected.flatten(1) > values[2][:, None]
     assert torch.equal(found, mask) and torch.equal(values[3], mask.sum(1).float())
-    torch.testing.assert_close(values[:2], torch.stack([alpha, beta]).squeeze(2).float(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(values[:2], torch.stack([alpha, beta]).squeeze(2).float(), rtol=1e-6,
+                               atol=1e-7)
     assert torch.equal(two_valued.flatten(1), torch.where(found, *values[:2, :, None]))
     factor = binarize.METHODS[method].gradient_factor(exact.flatten(1).abs() < 1, alpha, beta, mask)
     if latent.size(1) > 1:
@@ -164,7 +169,8 @@ def test_what_is_not_finite_shows_in_its_filter_only(interpreted, method):
 
 @pytest.mark.parametrize('method', ['xnor', 'bnn'])
 def test_both_zeros_count_as_positive(interpreted, method):
-    assert (interpreted['zeros', method][1] > 0).flatten().tolist() == [True, True, True, False, True, False]
+    assert (interpreted['zeros', method][1] > 0).flatten().tolist() == [True, True, True, False,
+                                                                        True, False]
 
 
 def compiled(channels, taps, method, architecture):
@@ -215,7 +221,8 @@ def triton_cache(tmp_path_factory):
 
 
 # The largest filter of a published layer (Sketch-A-Net's sixth), and a depthwise one.
-@pytest.mark.parametrize('channels, taps, architecture', [(256, 49, 75), (256, 49, 100), (1, 9, 90)])
+@pytest.mark.parametrize('channels, taps, architecture',
+                         [(256, 49, 75), (256, 49, 100), (1, 9, 90)])
 def test_kernels_compile_without_spills(channels, taps, architecture):
     check_machine_code(channels, taps, architecture)
 
@@ -223,7 +230,8 @@ def test_kernels_compile_without_spills(channels, taps, architecture):
 @pytest.mark.soak
 @pytest.mark.parametrize('architecture', [75, 80, 86, 90, 100])
 def test_every_size_compiles_without_spills(architecture):
-    for channels, taps in [(1, 9), (64, 1), (1024, 1), (4096, 1), (64, 9), (144, 9), (512, 9), (64, 25),
+    for channels, taps in [(1, 9), (64, 1), (1024, 1), (4096, 1), (64, 9), (144, 9), (512, 9),
+                           (64, 25),
                            (512, 16), (256, 49), (2, 900), (60_000, 1), (200_000, 1), (22_000, 9)]:
         check_machine_code(channels, taps, architecture)
     for method in ('xnor', 'bnn'):
@@ -231,7 +239,9 @@ def test_every_size_compiles_without_spills(architecture):
 
 
 def test_what_the_kernels_support(monkeypatch):
-    assert gpu.supports((4, 2, 3, 3)) and gpu.supports((4, 1, 1, 2)) and gpu.supports((4, gpu.MOST_WEIGHTS, 1, 1))
+    assert gpu.supports((4, 2, 3, 3))
+    assert gpu.supports((4, 1, 1, 2))
+    assert gpu.supports((4, gpu.MOST_WEIGHTS, 1, 1))
     assert not gpu.supports((4, gpu.MOST_WEIGHTS + 1, 1, 1))
     assert not gpu.supports((4, 1, 1, 1)) and not gpu.supports((0, 2, 3, 3))
     with FakeTensorMode():
@@ -251,7 +261,8 @@ def test_a_failed_launch_warns_once_changes_nothing_and_is_the_last(monkeypatch)
     weight = torch.randn(4, 2, 3, 3)
     before = weight.clone()
     with pytest.warns(UserWarning, match='in PyTorch, correct but slower') as said:
-        for _ in range(2):      # outside of the interpreter, a tensor of the CPU cannot be launched on
+        # outside of the interpreter, a tensor of the CPU cannot be launched on
+        for _ in range(2):
             with pytest.raises(native.Unsupported):
                 gpu.forward_(weight, 'dab')
             with pytest.raises(native.Unsupported):
@@ -261,7 +272,8 @@ def test_a_failed_launch_warns_once_changes_nothing_and_is_the_last(monkeypatch)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-@pytest.mark.parametrize('case', [case for case in CASES if case in SPLITS or case in LAYERS], ids=str)
+@pytest.mark.parametrize('case', [case for case in CASES if case in SPLITS or case in LAYERS],
+                         ids=str)
 def test_on_a_gpu(case):
     method, latent = CASES[case]
     weight = latent.cuda()
@@ -272,7 +284,8 @@ def test_on_a_gpu(case):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-@pytest.mark.parametrize('shape', [(512, 256, 7, 7), (1024, 512, 4, 4), (512, 512, 3, 3), (1024, 1, 3, 3)])
+@pytest.mark.parametrize('shape',
+                         [(512, 256, 7, 7), (1024, 512, 4, 4), (512, 512, 3, 3), (1024, 1, 3, 3)])
 def test_whole_layers_on_a_gpu(shape):
     latent = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.3
     weight = latent.cuda()

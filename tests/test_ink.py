@@ -17,7 +17,8 @@ from datasets.doodles import Doodles
 from utils import experiment
 from utils.flags import resolve
 from utils.report.__main__ import choose_sketch
-from utils.source import checkpoint_source, dataset_spec
+from utils.data import dataset_spec
+from utils.source import checkpoint_source
 from utils.training.checkpoint import read_checkpoint
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'

@@ -15,8 +15,10 @@ import main
 from utils import experiment
 from utils.training.checkpoint import read_checkpoint
 
-SMALL = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12', '--model_def=smallwbin',
-         '--inpsize=32', '--binaryWeight', '--optimType=adam', '--maxlr=0.001', '--minlr=0.0001', '--decayinterval=1']
+SMALL = ['--dataset=tuberlin', '--nClasses=3', '--workers=0', '--batch-size=12',
+         '--model_def=smallwbin',
+         '--inpsize=32', '--binaryWeight', '--optimType=adam', '--maxlr=0.001', '--minlr=0.0001',
+         '--decayinterval=1']
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def refused(train, capsys):
             by(*flags)
         error = capsys.readouterr().err
         assert exit_.value.code == code
-        assert error.startswith('main.py: error: ') and error.count('\n') == 1 and 'Traceback' not in error
+        assert error.startswith('main.py: error: ')
+        assert error.count('\n') == 1
+        assert 'Traceback' not in error
         return error
     return run
 
@@ -44,7 +48,8 @@ def refused(train, capsys):
 def trained(sketch_folder, tmp_path_factory):
     """The folder of a run of two epochs."""
     logs = tmp_path_factory.mktemp('trained')
-    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=2', '--tenCrop'])
+    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run',
+               '--epochs=2', '--tenCrop'])
     return logs / 'run'
 
 
@@ -52,7 +57,8 @@ def trained(sketch_folder, tmp_path_factory):
 def trained_once(sketch_folder, tmp_path_factory):
     """The folder of a run of one epoch; copy it before you change it."""
     logs = tmp_path_factory.mktemp('trained once')
-    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run', '--epochs=1'])
+    main.main([*SMALL, f'--data_dir={sketch_folder}', f'--logdir={logs}', '--name=run',
+               '--epochs=1'])
     return logs / 'run'
 
 
@@ -67,7 +73,8 @@ def rows(path):
 
 
 def test_the_published_command(sketch_folder, tmp_path):
-    command = (f"bash clean.sh; CUDA_VISIBLE_DEVICES=0 {sys.executable} main.py --dataset='tuberlin' "
+    command = (
+        f"bash clean.sh; CUDA_VISIBLE_DEVICES=0 {sys.executable} main.py --dataset='tuberlin' "
                f"--data_dir='{sketch_folder}' --nClasses=3 --workers=8 --epochs=1 --batch-size=12 "
                "--testbatchsize=6 --learningratescheduler='decayschedular' --decayinterval=50 --decaylevel=2 "
                "--optimType='adam' --nesterov --tenCrop --maxlr=0.001 --minlr=0.00001 --weightDecay=0 "
@@ -82,16 +89,21 @@ def test_the_published_command(sketch_folder, tmp_path):
 
 def test_what_a_run_leaves(trained):
     metrics = rows(trained / 'metrics.jsonl')
-    assert [(row['epoch'], row['split']) for row in metrics] == [(0, 'train'), (0, 'val'), (1, 'train'), (1, 'val')]
-    assert {'epoch', 'split', 'loss', 'top1', 'top5', 'lr', 'time', 'data_time'} <= metrics[0].keys()
+    assert [(row['epoch'], row['split']) for row in metrics] == [(0, 'train'), (0, 'val'),
+                                                                 (1, 'train'), (1, 'val')]
+    assert {'epoch', 'split', 'loss', 'top1', 'top5', 'lr', 'time',
+            'data_time'} <= metrics[0].keys()
     assert [row['lr'] for row in metrics] == [0.001, 0.001, 0.0005, 0.0005]
     layers = rows(trained / 'weights.jsonl')
-    assert len(layers) == 2 * 2 and all(0 < row['K_over_n'] < 1 > row['relative_error'] > 0 for row in layers)
-    assert all(0 <= row['flip_ratio'] < 1 for row in layers) and any(row['flip_ratio'] for row in layers)
+    assert len(layers) == 2 * 2
+    assert all(0 < row['K_over_n'] < 1 > row['relative_error'] > 0 for row in layers)
+    assert all(0 <= row['flip_ratio'] < 1 for row in layers)
+    assert any(row['flip_ratio'] for row in layers)
     flags = json.loads((trained / 'flags.json').read_text())
     assert (flags['model_def'], flags['binEnd'], flags['binarizer']) == ('smallwbin', 3, 'dab')
     log = (trained / 'log.txt').read_text()
-    for part in ('device: CPU', 'conv2', '12×8×3×3', 'parameters:', 'times smaller', 'Train:', 'top-5'):
+    for part in ('device: CPU', 'conv2', '12×8×3×3', 'parameters:', 'times smaller', 'Train:',
+                 'top-5'):
         assert part in log
 
 
@@ -107,7 +119,8 @@ def test_resuming_is_exact(train, trained, tmp_path):
         assert all(torch.equal(state_a[key], state_b[key]) for key in state_a)
     assert torch.equal(a['rng']['cpu'], b['rng']['cpu'])
     for name in ('metrics.jsonl', 'weights.jsonl'):
-        untimed = ([{key: value for key, value in row.items() if 'time' not in key} for row in rows(folder / name)]
+        untimed = ([{key: value for key, value in row.items() if 'time' not in key}
+                    for row in rows(folder / name)]
                    for folder in (whole, halves))
         assert next(untimed) == next(untimed)
 
@@ -131,17 +144,20 @@ def test_evaluation_equals_what_was_logged(trained, capsys):
     assert before == sorted((path.name, path.stat().st_mtime_ns) for path in trained.iterdir())
 
 
-def test_classifying_agrees_with_validation_and_needs_no_data(trained, sketch_folder, capsys, monkeypatch):
+def test_classifying_agrees_with_validation_and_needs_no_data(trained, sketch_folder, capsys,
+                                                              monkeypatch):
     monkeypatch.setattr(experiment.datasets, 'load', None)
     main.main([f'--resume={trained}/last.pth.tar', '--classify', str(sketch_folder / 'val')])
     lines = capsys.readouterr().out.splitlines()
     folders, guesses = zip(*((os.path.basename(os.path.dirname(path)), guess.split(', '))
                              for path, guess in (line.split(': ') for line in lines)))
     hits = sum(guess[0].split()[0] == folder for guess, folder in zip(guesses, folders))
-    assert len(lines) == 12 and 100 * hits / 12 == pytest.approx(rows(trained / 'metrics.jsonl')[-1]['top1'])
+    assert len(lines) == 12
+    assert 100 * hits / 12 == pytest.approx(rows(trained / 'metrics.jsonl')[-1]['top1'])
     for guess in guesses:
         names, percents = zip(*(part.split()[:2] for part in guess))
-        assert set(names) == {'bar', 'box', 'ring'} and sum(map(float, percents)) == pytest.approx(100, abs=0.2)
+        assert set(names) == {'bar', 'box', 'ring'}
+        assert sum(map(float, percents)) == pytest.approx(100, abs=0.2)
 
 
 def test_what_cannot_be_classified(refused, trained, tmp_path):
@@ -161,14 +177,17 @@ def test_sign_layers_of_ones_own(train, refused, tmp_path, capsys):
     assert [number for number, inputs in enumerate(table, 1) if inputs == 'binarized'] == [2, 3]
     resume = f'--resume={tmp_path}/logs/run/last.pth.tar'
     train(resume, '--epochs=2')
-    assert 'with --signLayers=2-3, not with --signLayers=2' in refused(resume, '--epochs=3', '--signLayers=2')
+    assert 'with --signLayers=2-3, not with --signLayers=2' in refused(resume, '--epochs=3',
+                                                                       '--signLayers=2')
 
 
 @pytest.mark.parametrize('optimizer', ['sgd', 'adam', 'adagrad', 'adamax', 'adadelta'])
 def test_every_optimizer_changes_the_latent_weights(train, tmp_path, optimizer):
     train('--name=run', '--epochs=1', f'--optimType={optimizer}', '--nesterov', '--momentum=0.8')
     checkpoint = read_checkpoint(tmp_path / 'logs/run/last.pth.tar')
-    assert len(checkpoint['optimizer']['state']) == len(checkpoint['optimizer']['param_groups'][0]['params'])
+    assert len(
+        checkpoint['optimizer']['state']) == len(
+            checkpoint['optimizer']['param_groups'][0]['params'])
 
 
 @pytest.mark.parametrize('flags, method', [(['--binarizer=xnor'], 'xnor'), (['--bnnModel'], 'bnn')])
@@ -180,15 +199,21 @@ def test_binarizers(train, tmp_path, flags, method):
 def test_centring_is_that_of_the_checkpoint(train, tmp_path, refused):
     train('--name=run', '--epochs=1', '--no-centring')
     last = tmp_path / 'logs/run/last.pth.tar'
-    name, latent = next(item for item in read_checkpoint(last)['model'].items() if item[0].endswith('original'))
+    name, latent = next(item
+                        for item in read_checkpoint(last)['model'].items()
+                        if item[0].endswith('original'))
     assert latent.mean(1).abs().max() > 1e-2
-    assert 'was trained with --no-centring' in refused(f'--resume={last}', '--centring', '--epochs=2')
+    assert 'was trained with --no-centring' in refused(f'--resume={last}', '--centring',
+                                                       '--epochs=2')
     train(f'--resume={last}', '--epochs=2')
     assert read_checkpoint(last)['model'][name].mean(1).abs().max() > 1e-2
 
 
 def check_latent_weights(folder):
-    latents = [tensor for name, tensor in read_checkpoint(folder / 'last.pth.tar')['model'].items() if 'original' in name]
+    latents = [tensor
+               for name,
+               tensor in read_checkpoint(folder / 'last.pth.tar')['model'].items()
+               if 'original' in name]
     assert latents
     for latent in latents:
         assert latent.dtype == torch.float32 and latent.is_contiguous() and latent.isfinite().all()
@@ -212,7 +237,9 @@ def test_channels_last_is_the_order_of_memory_of_training(channels, sketch_folde
     seen = {'conv2': [], 'bn2': [], 'relu2': []}
     for name, inputs_of in seen.items():
         model.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, inputs_of=inputs_of: inputs_of.append(inputs[0].is_contiguous(memory_format=torch.channels_last)))
+            lambda _, inputs,
+            inputs_of=inputs_of: inputs_of.append(
+                inputs[0].is_contiguous(memory_format=torch.channels_last)))
     images = torch.randn(2, channels, 32, 32)
     model.train()(images)
     model.eval()(images)
@@ -288,7 +315,8 @@ def test_flags_that_exclude_each_other(refused, trained):
     resume = f'--resume={trained}/last.pth.tar'
     assert '--evaluate' in refused(resume, '--evaluate', '--export=x.dab')
     assert '--pretrained_file' in refused(resume, f'--pretrained_file={trained}/best.pth.tar')
-    assert '--calculateBinarizationLosses' in refused(resume, '--calculateBinarizationLosses', '--classify', 'x.png')
+    assert '--calculateBinarizationLosses' in refused(resume, '--calculateBinarizationLosses',
+                                                      '--classify', 'x.png')
 
 
 def test_bnnmodel_against_another_binarizer(refused):
@@ -343,7 +371,8 @@ def test_weights_that_do_not_fit(refused, trained, tmp_path):
 def test_other_classes_than_the_checkpoint(refused, trained, broken_folder):
     for split in ('train', 'val'):
         (broken_folder / split / 'box').rename(broken_folder / split / 'cube')
-    assert 'other classes' in refused(f'--resume={trained}/last.pth.tar', f'--data_dir={broken_folder}')
+    assert 'other classes' in refused(f'--resume={trained}/last.pth.tar',
+                                      f'--data_dir={broken_folder}')
 
 
 def test_a_damaged_checkpoint(refused, trained, tmp_path):
@@ -387,9 +416,11 @@ def test_a_resumed_run_that_replaces_another_one(train, trained, one_epoch):
     assert best['epoch'] == 3 and best['best'] == best['metrics']['top1']
 
 
-def test_a_run_killed_between_last_and_best_ends_as_if_it_was_not(train, trained, tmp_path, monkeypatch):
+def test_a_run_killed_between_last_and_best_ends_as_if_it_was_not(train, trained, tmp_path,
+                                                                  monkeypatch):
     whole = trained
-    improved = [epoch for epoch, line in enumerate((whole / 'log.txt').read_text().split('Val:')[1:], 1)
+    improved = [epoch
+                for epoch, line in enumerate((whole / 'log.txt').read_text().split('Val:')[1:], 1)
                 if read_checkpoint(whole / 'best.pth.tar')['epoch'] >= epoch]
     for epoch in improved:      # killed in each of them
         name, copies = f'killed{epoch}', []
@@ -437,7 +468,8 @@ def test_amp_can_be_switched_on_and_off_again(train, tmp_path, capsys):
 def test_an_epoch_that_was_logged_but_not_saved_is_trained_again(train, one_epoch):
     folder = one_epoch
     with open(folder / 'metrics.jsonl', 'a') as file:
-        file.write(json.dumps({'epoch': 1, 'split': 'train'}) + '\n{"epoch": 1, "sp')     # when the disk was full
+        # when the disk was full
+        file.write(json.dumps({'epoch': 1, 'split': 'train'}) + '\n{"epoch": 1, "sp')
     train('--epochs=2', f'--resume={folder}/last.pth.tar')
     assert [(row['epoch'], row['split']) for row in rows(folder / 'metrics.jsonl')] == [
         (0, 'train'), (0, 'val'), (1, 'train'), (1, 'val')]
@@ -451,7 +483,8 @@ def test_a_loss_that_becomes_nan(refused, one_epoch):
 
 
 def test_a_full_disk_before_the_first_epoch(refused, monkeypatch):
-    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10 ** 9, 10 ** 9, 1000))
+    monkeypatch.setattr(shutil, 'disk_usage',
+                        lambda path: shutil._ntuple_diskusage(10 ** 9, 10 ** 9, 1000))
     assert 'free disk' in refused('--epochs=1')
 
 
@@ -472,7 +505,8 @@ def test_help_names_every_flag(capsys):
         main.main(['--help'])
     out = capsys.readouterr().out
     assert exit_.value.code == 0
-    for flag in ('dataset data_dir nClasses workers epochs batch-size testbatchsize learningratescheduler '
+    for flag in (
+        'dataset data_dir nClasses workers epochs batch-size testbatchsize learningratescheduler '
                  'decayinterval decaylevel optimType nesterov momentum tenCrop maxlr minlr weightDecay binaryWeight '
                  'binStart binEnd model_def inpsize name logdir printfreq verbose manualSeed resume evaluate '
                  'pretrained_file calculateBinarizationLosses bnnModel binarizer').split():
@@ -486,11 +520,13 @@ def test_a_run_says_how_many_images_it_has_and_uses(train, tmp_path, capsys):
     assert 'data: 36 training images, 12 validation images, 3 classes\n' in capsys.readouterr().out
     assert 'data: 36 training images, 12 val' in (tmp_path / 'logs/run/log.txt').read_text()
     train('--name=lone', '--epochs=0', '--batch-size=5')
-    assert 'data: 36 training images (1 of them left out of every epoch: ' in capsys.readouterr().out
+    assert 'data: 36 training images (1 of them left out of every epoch: ' in capsys.readouterr(
+        ).out
 
 
 @pytest.mark.parametrize('dataset', ['tuberlin', 'imagenet12'])
-def test_broken_images_are_left_out_of_a_run(train, refused, broken_folder, tmp_path, dataset, capsys):
+def test_broken_images_are_left_out_of_a_run(train, refused, broken_folder, tmp_path, dataset,
+                                             capsys):
     for path in 'train/box/3.png', 'val/bar/0.png':
         (broken_folder / path).write_bytes(b'broken')
     data = [f'--data_dir={broken_folder}', f'--dataset={dataset}', '--name=run', '--epochs=1']
@@ -500,9 +536,11 @@ def test_broken_images_are_left_out_of_a_run(train, refused, broken_folder, tmp_
         train(*data, '--skipBroken', '--overwrite')
     assert 'data: 35 training images, 11 validation images, 3 classes' in capsys.readouterr().out
     assert [str(warning.message).split('/broken/')[1] for warning in caught] == [
-        'train: 1 file is left out (cannot be read): box/3.png', 'val: 1 file is left out (cannot be read): bar/0.png']
+        'train: 1 file is left out (cannot be read): box/3.png',
+        'val: 1 file is left out (cannot be read): bar/0.png']
     with pytest.warns(UserWarning, match='box/3.png'):
-        main.main([f'--resume={tmp_path}/logs/run/last.pth.tar', '--evaluate'])     # takes the flag over
+        # takes the flag over
+        main.main([f'--resume={tmp_path}/logs/run/last.pth.tar', '--evaluate'])
     assert '/11  ' in capsys.readouterr().out
 
 

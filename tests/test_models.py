@@ -140,14 +140,16 @@ def test_parameters_biases_and_default_size(name):
 
 @pytest.mark.parametrize('name', SPEC)
 def test_convolutions_are_named_by_their_numbers(name):
-    layers = [path for path, layer in specified(name).named_modules() if isinstance(layer, nn.Conv2d)]
+    layers = [path
+              for path, layer in specified(name).named_modules() if isinstance(layer, nn.Conv2d)]
     assert [path.split('.')[-1] for path in layers] == [f'conv{n + 1}' for n in range(len(layers))]
 
 
 @pytest.mark.parametrize('name', SPEC)
 def test_1_and_3_channels_give_the_same_shape(name):
     channels = {1: 3, 3: 1}[SPEC[name][1]]      # the others than in SPEC
-    assert forward_on_meta(on_meta(name, 7, channels), channels, models.default_inpsize(name)).shape == (2, 7)
+    assert forward_on_meta(on_meta(name, 7, channels), channels,
+                           models.default_inpsize(name)).shape == (2, 7)
 
 
 @pytest.mark.parametrize('name', SPEC)
@@ -394,7 +396,8 @@ def test_a_new_architecture_is_one_new_file(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.syspath_prepend(tmp_path)
     import models as fresh
-    assert fresh.names() == ['mynet', 'tiny', 'tinyfbin'] and fresh.family('tiny') == fresh.names()[1:]
+    assert fresh.names() == ['mynet', 'tiny', 'tinyfbin']
+    assert fresh.family('tiny') == fresh.names()[1:]
     assert fresh.default_inpsize('mynet') == 32
     assert fresh.build('mynet', 5)(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     with pytest.raises(ValueError, match='both register a model mynet'):
@@ -403,7 +406,8 @@ def test_a_new_architecture_is_one_new_file(tmp_path, monkeypatch):
         fresh.build('mynet', 5, signLayers='1')
     images = torch.randn(2, 3, 32, 32)
     assert binarized_inputs(fresh.build('tiny', 5), images)[0] == set()
-    assert binarized_inputs(fresh.build('tinyfbin', 5), images)[0] == {2} == fresh.sign_layers('tinyfbin')
+    assert binarized_inputs(fresh.build('tinyfbin', 5),
+                            images)[0] == {2} == fresh.sign_layers('tinyfbin')
 
 
 @pytest.mark.parametrize('name', sorted({models.family(name)[0] for name in SPEC}))
@@ -414,5 +418,6 @@ def test_variants_of_a_family_start_from_the_same_weights(name):
         model = models.build(variant, 10, 1, SIZES[name][1])
         states.append({key: tensor for key, tensor in model.state_dict().items()
                        if key.endswith('weight') and tensor.dim() > 1})
-    assert all(state.keys() == states[0].keys() and all(map(torch.equal, state.values(), states[0].values()))
+    assert all(state.keys() == states[0].keys()
+               and all(map(torch.equal, state.values(), states[0].values()))
                for state in states)

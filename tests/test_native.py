@@ -1,4 +1,5 @@
-"""The fused binarization (utils/native/cpu.cpp) against the PyTorch one, which test_binarize.py holds."""
+"""The fused binarization (utils/native/cpu.cpp) against the PyTorch one, which test_binarize.py
+holds."""
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,8 @@ def native_split(weight):
 
 
 def test_filters_with_heavy_tails_are_at_the_optimum():
-    """Most weights lie in one bin of the first histogram, whose sums are rounded there; five of these filters were not."""
+    """Most weights lie in one bin of the first histogram, whose sums are rounded there; five of
+    these filters were not."""
     n = 1152
     weight = np.random.default_rng(2).standard_cauchy((4000, n)) * 1e-3
     weight = np.clip(weight, -1, 1).astype(np.float32)
@@ -48,7 +50,8 @@ def test_filters_with_heavy_tails_are_at_the_optimum():
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('n', [2, 3, 4, 9, 100, 2500, 100_000])
 def test_the_split_is_the_optimum(kind, n):
-    weight = filters(kind, n).clamp(-1, 1).view(4, 1, 1, n)    # one channel: centring leaves it alone
+    # one channel: centring leaves it alone
+    weight = filters(kind, n).clamp(-1, 1).view(4, 1, 1, n)
     two_valued, alpha, beta, boundary, marked = native_split(weight)
     for row, w, a, b, t, k in zip(weight.flatten(1).numpy(), two_valued.flatten(1).numpy(), *(
             values.tolist() for values in (alpha, beta, boundary, marked))):
@@ -66,15 +69,18 @@ def test_the_split_is_the_optimum(kind, n):
 
 @pytest.mark.parametrize('name', WRITTEN_FOR)
 def test_compiled_code_was_written_for_what_binarize_says(name):
-    """Where this fails after an edit of utils/binarize.py: change cpu.cpp and gpu_kernels.py likewise, and when the other
-    tests here and in test_gpu.py pass, enter the new digest into utils/native/__init__.py."""
+    """Where this fails after an edit of utils/binarize.py: change cpu.cpp and gpu_kernels.py
+    likewise, and when the other tests here and in test_gpu.py pass, enter the new digest into
+    utils/native/__init__.py."""
     functions = binarize._functions(binarize.Binarization(name, torch.empty(2, 3)))
     assert digest(functions) == WRITTEN_FOR[name]
 
 
 def test_comments_and_docstrings_do_not_count(tmp_path):
     codes = []
-    for number, lines in enumerate((['# a', 'x = 1 + y'], ["""'''Text.", '', 'More.', "'''""", '', 'x = 1 + y'], ['x = 2 + y'])):
+    for number, lines in enumerate((['# a', 'x = 1 + y'],
+                                    ["""'''Text.", '', 'More.', "'''""", '', 'x = 1 + y'],
+                                    ['x = 2 + y'])):
         path = tmp_path / f'{number}.py'
         path.write_text('\n    '.join(['def f(y):', *lines, 'return x']))
         space = {}
@@ -91,13 +97,17 @@ def adversarial_rows():
     yield 'one outlier far away', np.r_[rng.normal(0, 1e-6, n - 1), 1.0]
     yield 'two outliers', np.r_[rng.normal(0, 1e-4, n - 2), -1.0, 1.0]
     yield 'three clusters of ties', np.repeat([-0.9, 0.1, 0.100001], n // 3)
-    yield 'neighbouring floats', np.where(rng.random(n) < 0.5, 0.1, np.nextafter(np.float32(0.1), np.float32(1)))
+    yield 'neighbouring floats', np.where(rng.random(n) < 0.5, 0.1,
+                                          np.nextafter(np.float32(0.1), np.float32(1)))
     for count in 2, 3, 5, 8:     # of which the middle between two values is none
-        yield f'{count} floats in a row', np.float64(np.float32(0.9)) + rng.integers(0, count, 500) * 2.0 ** -24
-        yield f'{count} floats in a row, few of them', 0.9 + rng.binomial(count - 1, 0.1, 300) * 2.0 ** -24
+        yield f'{count} floats in a row', np.float64(
+            np.float32(0.9)) + rng.integers(0, count, 500) * 2.0 ** -24
+        yield f'{count} floats in a row, few of them', 0.9 + rng.binomial(count - 1, 0.1,
+                                                                          300) * 2.0 ** -24
     yield 'tiny', rng.normal(0, 1e-30, n)
     yield 'geometric', np.float64(0.99) ** np.arange(n)
-    yield 'two nearly equal optima', np.r_[np.full(n // 3, -1.0), np.full(n // 3, 0.0), np.full(n // 3, 0.99999)]
+    yield 'two nearly equal optima', np.r_[np.full(n // 3, -1.0), np.full(n // 3, 0.0),
+                                           np.full(n // 3, 0.99999)]
     yield 'at the clamp', np.sign(rng.normal(size=n))
 
 
@@ -114,7 +124,8 @@ def test_adversarial_filters(name, row):
 
 
 def pair(shape, groups=1, centring=True):
-    """The same convolution twice: fast in float32, and exact in float64, whose split no rounding moves."""
+    """The same convolution twice: fast in float32, and exact in float64, whose split no rounding
+    moves."""
     convs = []
     for search in ('fast', 'exact'):
         torch.manual_seed(0)
@@ -139,7 +150,8 @@ def test_forward_and_backward_equal_those_in_pytorch(shape, threads, centring):
     assert shape == (7, 2, 1, 1) or (a.abs() == 1).any()            # the clamp and [|W| < 1] matter
     torch.testing.assert_close(a, b.float(), rtol=0, atol=2e-7)     # the projected latent weights
     torch.testing.assert_close(a.grad, b.grad.float(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(fast.eval().weight, exact.eval().weight.float(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(fast.eval().weight, exact.eval().weight.float(), rtol=1e-5,
+                               atol=1e-7)
 
 
 def test_evaluation_leaves_the_latent_weights_and_passes_gradients():
@@ -182,10 +194,10 @@ def test_no_compiler_is_said_once_and_is_no_error(monkeypatch):
 
 @pytest.mark.parametrize('steps', [30, pytest.param(300, marks=pytest.mark.soak)])
 def test_the_filters_are_at_the_optimum_at_each_real_step(sketch_folder, steps):
-    """J of what a layer computes with, in float64, from initialization on (Sketch-A-Net on sketches).
+    """J of what a layer computes with, in float64, from initialization on (Sketch-A-Net on
+    sketches).
 
-    Another layer at every step, which takes a sixth of the time.
-    """
+    Another layer at every step, which takes a sixth of the time."""
     torch.manual_seed(0)
     model = binarize.wrap(models.build('sketchanetwbin', 3, channels=1, inpsize=81), 2, 7)
     layers = [conv for _, conv in binarize.binarized(model)]

@@ -57,7 +57,9 @@ def test_a_truncated_library_is_built_anew(answer, tmp_path):
     assert answer('g++') == 42 and compiler.is_whole(library)
 
 
-def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_compiler(answer, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_compiler(answer, tmp_path,
+                                                                      monkeypatch):
     (tmp_path / 'dab').write_text('a file')     # not even root can make a folder of it
-    with pytest.raises(compiler.BuildError, match=f'^the cache folder {tmp_path}/dab cannot be written'):
+    with pytest.raises(compiler.BuildError,
+                       match=f'^the cache folder {tmp_path}/dab cannot be written'):
         answer('g++')

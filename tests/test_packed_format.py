@@ -1,4 +1,5 @@
-"""The packed model (utils/packed/format.py): what is written is read, and everything else is refused in a sentence."""
+"""The packed model (utils/packed/format.py): what is written is read, and everything else is
+refused in a sentence."""
 import hashlib
 import itertools
 import json
@@ -18,15 +19,18 @@ from utils.export import size_table
 from utils.packed import format, network, ops
 from utils.system.errors import InputError
 
-DESCRIPTION = dict(model_def='tiny', signLayers='2', classes=['ja', 'nein', 'où'], inpsize=8, mean=[0.5, 0.25],
+DESCRIPTION = dict(model_def='tiny', signLayers='2', classes=['ja', 'nein', 'où'], inpsize=8,
+                   mean=[0.5, 0.25],
                    std=[0.5, 2], dataset='doodles', tenCrop=True)
 
 
 def build(model_def, nClasses, channels, inpsize, signLayers):
-    """A network of two convolutions, the second of which has binarized weights (7, 5, 3, 2) in the files here."""
+    """A network of two convolutions, the second of which has binarized weights (7, 5, 3, 2) in the
+    files here."""
     if model_def != 'tiny':
         raise InputError(f'there is no model {model_def}')
-    return nn.Sequential(nn.Conv2d(channels, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 7, (3, 2), bias=False),
+    return nn.Sequential(nn.Conv2d(channels, 5, 3), nn.BatchNorm2d(5),
+                         nn.Conv2d(5, 7, (3, 2), bias=False),
                          nn.Linear(7, nClasses))
 
 
@@ -34,11 +38,14 @@ def tiny():
     """(mask, {name: tensor}) of that network with random numbers."""
     generator = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(tensor.shape, generator=generator)
-               for name, tensor in build('tiny', 3, 2, 8, None).state_dict().items() if 'num_batches' not in name}
+               for name,
+               tensor in build('tiny', 3, 2, 8, None).state_dict().items()
+               if 'num_batches' not in name}
     tensors['1.running_var'].abs_()
     mask = tensors.pop('2.weight') > 0
     tensors |= {'2.weight': format.Bits(ops.pack_mask(mask), tuple(mask.shape)),
-                '2.alpha': torch.randn(7, generator=generator), '2.beta': torch.randn(7, generator=generator)}
+                '2.alpha': torch.randn(7, generator=generator),
+                '2.beta': torch.randn(7, generator=generator)}
     return mask, tensors
 
 
@@ -95,14 +102,16 @@ def same(tensors, others):
     def values(tensor):
         return tensor.words if isinstance(tensor, format.Bits) else tensor
     return tensors.keys() == others.keys() and all(
-        values(tensors[name]).equal(values(others[name])) and tensors[name].shape == others[name].shape
+        values(tensors[name]).equal(values(others[name]))
+        and tensors[name].shape == others[name].shape
         for name in tensors)
 
 
 def test_round_trip(whole, read):
     description, skeleton, tensors = read(whole)
     assert description == format.Description(**DESCRIPTION) and description.channels == 2
-    assert same(tensors, tiny()[1]) and all(tensor.is_meta for tensor in skeleton.state_dict().values())
+    assert same(tensors, tiny()[1])
+    assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
 
 
 @pytest.mark.parametrize('channels', [1, 3, 8, 24, 63, 64, 65, 100, 128, 508])
@@ -134,7 +143,8 @@ def test_the_file_is_what_its_documentation_says(whole):
             count = int(np.prod(shape))
             end += 4 * count
             assert kind == 'float32' and list(tensors[name].shape) == shape
-            assert list(struct.unpack(f'<{count}f', payload[offset:end])) == tensors[name].flatten().tolist()
+            assert list(struct.unpack(f'<{count}f',
+                                      payload[offset:end])) == tensors[name].flatten().tolist()
     assert end == len(payload)
 
 
@@ -142,12 +152,16 @@ def test_half(tmp_path):
     _, tensors = tiny()
     tensors['0.weight'][0, 0, 0, 0] = 1e5   # beyond float16
     path = tmp_path / 'half.dab'
-    kinds = {name: kind for name, kind, *_ in format.write(path, format.Description(**DESCRIPTION), tensors, half=True)}
-    assert {name for name, kind in kinds.items() if kind == 'float32'} == {'0.weight', '2.alpha', '2.beta'}
+    kinds = {name: kind
+             for name, kind,
+             *_ in format.write(path, format.Description(**DESCRIPTION), tensors, half=True)}
+    assert {name for name, kind in kinds.items() if kind == 'float32'} == {'0.weight', '2.alpha',
+                                                                           '2.beta'}
     _, _, again = format.read(path, build)
     for name, kind in kinds.items():
         if kind == 'float16':
-            assert again[name].dtype == torch.float32 and again[name].equal(tensors[name].half().float())
+            assert again[name].dtype == torch.float32
+            assert again[name].equal(tensors[name].half().float())
     assert again['0.weight'].equal(tensors['0.weight'])
 
 
@@ -177,19 +191,25 @@ def changed(whole, **keys):
 
 
 @pytest.mark.parametrize('keys, part', [
-    ({'model_def': 'sketchanetgbin'}, 'there is no model sketchanetgbin'), ({'model_def': ['tiny']}, 'model_def'),
-    ({'signLayers': '1-99999999999'}, 'signLayers'), ({'signLayers': 2}, 'signLayers'), ({'classes': []}, 'classes'),
-    ({'classes': ['a', 'b', 3]}, 'classes'), ({'classes': ['a', 'b', 'a']}, 'classes'), ({'classes': ['a', 'b']}, 'architecture'), ({'inpsize': 0}, 'inpsize'),
+    ({'model_def': 'sketchanetgbin'}, 'there is no model sketchanetgbin'),
+    ({'model_def': ['tiny']}, 'model_def'),
+    ({'signLayers': '1-99999999999'}, 'signLayers'), ({'signLayers': 2}, 'signLayers'),
+    ({'classes': []}, 'classes'),
+    ({'classes': ['a', 'b', 3]}, 'classes'), ({'classes': ['a', 'b', 'a']}, 'classes'),
+    ({'classes': ['a', 'b']}, 'architecture'), ({'inpsize': 0}, 'inpsize'),
     ({'inpsize': True}, 'inpsize'), ({'inpsize': 10 ** 9}, 'inpsize'), ({'mean': [0.5]}, 'std'),
     ({'std': [1, 0]}, 'std'),
-    ({'mean': [0.5, float('nan')]}, 'mean'), ({'std': [1, float('inf')]}, 'std'), ({'dataset': None}, 'dataset'),
-    ({'mean': [0, 0, 0], 'std': [1, 1, 1]}, 'architecture'), ({'tenCrop': 'yes'}, 'tenCrop'), ({'more': 1}, 'keys'),
+    ({'mean': [0.5, float('nan')]}, 'mean'), ({'std': [1, float('inf')]}, 'std'),
+    ({'dataset': None}, 'dataset'),
+    ({'mean': [0, 0, 0], 'std': [1, 1, 1]}, 'architecture'), ({'tenCrop': 'yes'}, 'tenCrop'),
+    ({'more': 1}, 'keys'),
     ({'tensors': {}}, 'encoding'), ({'tensors': [[['x'], 1, 2, 3], 'y']}, 'encoding')])
 def test_a_header_that_is_wrong(whole, read, keys, part):
     refused(read, changed(whole, **keys), part)
 
 
-@pytest.mark.parametrize('header', [b'', b'{', b'[]', b'3', b'"\xff"', b'[' * 100_000, b'{"model_def": 1}'])
+@pytest.mark.parametrize('header',
+                         [b'', b'{', b'[]', b'3', b'"\xff"', b'[' * 100_000, b'{"model_def": 1}'])
 def test_a_header_that_is_none(read, header):
     refused(read, sealed(header, b''), 'header')
 
@@ -198,10 +218,12 @@ def test_tables_that_do_not_fit(whole, read):
     header, payload = opened(whole)
     rows = header['tensors']
     for number, (name, kind, shape, offset) in enumerate(rows):
-        for row in ([name, 'bits' if kind != 'bits' else 'float32', shape, offset], [name, kind, shape, offset + 1],
+        for row in ([name, 'bits' if kind != 'bits' else 'float32', shape, offset],
+                    [name, kind, shape, offset + 1],
                     [name, kind, [2 ** 60], offset], [name, kind, [-1, *shape], offset],
                     [name, kind, shape, -offset - 4],
-                    [name + 'x', kind, shape, offset], [name, 'float64', shape, offset], [name, [], shape, offset]):
+                    [name + 'x', kind, shape, offset], [name, 'float64', shape, offset],
+                    [name, [], shape, offset]):
             refused(read, changed(whole, tensors=rows[:number] + [row] + rows[number + 1:]))
         refused(read, changed(whole, tensors=rows[:number] + rows[number + 1:]))
     for tables in rows[::-1], rows + rows[:1], rows + [['more', 'float32', [1], 0]]:
@@ -218,7 +240,8 @@ def test_random_bytes(whole, read, data, prefix):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=8)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -233,7 +256,8 @@ def test_random_mutations_under_a_right_checksum(whole, read, data):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         mutated = sealed(bytes(content[:split]), bytes(content[split:]))
     else:
-        places = [(header, key) for key in header] + [(header['tensors'], i) for i in range(len(header['tensors']))] + [
+        places = [(header, key) for key in header] + [(header['tensors'], i)
+                                                      for i in range(len(header['tensors']))] + [
             (row, i) for row in header['tensors'] for i in range(4)]
         holder, key = data.draw(st.sampled_from(places))
         holder[key] = data.draw(json_values)
@@ -244,7 +268,8 @@ def test_random_mutations_under_a_right_checksum(whole, read, data):
         assert 'read.dab' in str(error) and '\n' not in str(error)
     else:
         assert isinstance(description, format.Description)
-        assert all(tensors[name].shape == tensor.shape for name, tensor in skeleton.state_dict().items()
+        assert all(tensors[name].shape == tensor.shape
+                   for name, tensor in skeleton.state_dict().items()
                    if 'num_batches' not in name)
 
 
@@ -254,7 +279,8 @@ def test_an_existing_file_is_kept(tmp_path, monkeypatch):
     arguments = path, format.Description(**DESCRIPTION), tiny()[1]
     with pytest.raises(InputError, match='exists already: .* overwrite it'):
         format.write(*arguments)
-    monkeypatch.setattr('utils.system.files.os.replace', lambda *_: (_ for _ in ()).throw(OSError('no space left')))
+    monkeypatch.setattr('utils.system.files.os.replace',
+                        lambda *_: (_ for _ in ()).throw(OSError('no space left')))
     with pytest.raises(InputError, match='no space'):
         format.write(*arguments, overwrite=True)
     assert path.read_bytes() == b'precious' and list(tmp_path.iterdir()) == [path]
@@ -292,13 +318,16 @@ def test_names_of_classes_that_are_not_unicode(tmp_path):
     assert format.read(path, build)[0].classes == classes
 
 
-@pytest.mark.parametrize('name, binEnd, ratio', [('resnetwbin18', 100, 28), ('sketchanetwbin', 7, 20)])
+@pytest.mark.parametrize('name, binEnd, ratio',
+                         [('resnetwbin18', 100, 28), ('sketchanetwbin', 7, 20)])
 def test_sizes(tmp_path, name, binEnd, ratio):
     model = models.build(name, 250, channels=1)
-    floats = 4 * sum(tensor.numel() for key, tensor in model.state_dict().items() if 'num_batches' not in key)
+    floats = 4 * sum(tensor.numel()
+                     for key, tensor in model.state_dict().items() if 'num_batches' not in key)
     binarize.wrap(model, 2, binEnd, 'xnor')     # the fastest to split, and as large
     classes = [f'a class with a name of 32 letters {number:03}' for number in range(250)]
-    description = format.Description(name, None, classes, models.default_inpsize(name), [0], [1], 'tuberlin', True)
+    description = format.Description(name, None, classes, models.default_inpsize(name), [0], [1],
+                                     'tuberlin', True)
     path = tmp_path / 'model.dab'
     rows = format.write(path, description, network.pack(model))
     assert floats / path.stat().st_size >= ratio

@@ -8,7 +8,7 @@ from torch import nn
 
 from utils.packed import modules, ops
 from utils.packed.modules import sign_threshold
-from utils.system.memory_format import channels_last
+from utils.system.devices import channels_last
 
 
 @pytest.fixture(autouse=True)

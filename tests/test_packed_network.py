@@ -16,7 +16,7 @@ from utils import binarize
 from utils.native import digest, functions_of
 from utils.packed import format, modules, network, ops
 from utils.packed.modules import sign_threshold
-from utils.system.memory_format import channels_last
+from utils.system.devices import channels_last
 
 PUBLISHED = [name for name in models.names() if not name.startswith('small')]
 SIGNED = ['nin', *(name for name in PUBLISHED if models.sign_layers(name))]
@@ -48,7 +48,8 @@ def simulated(name, binStart=2, binEnd=100, method='dab', images=None, **options
     model.train()(images[:40])
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.running_var += 0.1 * norm.running_var.mean()   # dead channels would amplify rounding
+            # dead channels would amplify rounding
+            norm.running_var += 0.1 * norm.running_var.mean()
     return model.eval(), images
 
 
@@ -58,7 +59,8 @@ def inpsize(name):
 
 def repack(model, name, path, **options):
     """The packed network, by way of a file."""
-    description = format.Description(name, None, [str(label) for label in range(CLASSES)], inpsize(name), [0.0], [1.0],
+    description = format.Description(name, None, [str(label) for label in range(CLASSES)],
+                                     inpsize(name), [0.0], [1.0],
                                      'doodles', False)
     format.write(path / 'model.dab', description, network.pack(model), **options)
     return network.load(path / 'model.dab')[1]
@@ -96,16 +98,19 @@ def soaked(names, large=LARGE):
 
 @pytest.mark.parametrize('name', soaked(SIGNED))
 def test_every_network_with_binarized_inputs(name, tmp_path):
-    """Validation on bits gives the same to the last bit, and does not touch the network; a packed model the same."""
+    """Validation on bits gives the same to the last bit, and does not touch the network; a packed
+    model the same."""
     model, images = simulated(name)
     before, expected = copy.deepcopy(model.state_dict()), outputs(model, images)
-    signs, layers = sum(isinstance(module, Sign) for module in model.modules()), len(binarize.convolutions(model))
+    signs, layers = sum(isinstance(module, Sign)
+                        for module in model.modules()), len(binarize.convolutions(model))
     fast = network.on_bits(model)
     assert len(units(fast)) == signs > 0
     assert all(map(torch.equal, outputs(fast, images), expected))
     after = model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in fast.parameters()}
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr()
+                                                             for p in fast.parameters()}
 
     packed = repack(model, name, tmp_path)
     assert len(units(packed)) == signs
@@ -139,9 +144,8 @@ def test_what_does_not_compute_on_bits_stays_as_it_is(monkeypatch):
 @pytest.mark.skipif(not TUBERLIN.exists(), reason='the sketches of TU-Berlin are not here')
 @pytest.mark.parametrize('name', soaked(SIGNED, [name for name in SIGNED if 'hybrid' in name]))
 def test_real_sketches(name, tmp_path):
-    """A sketch of every fourth class, and all 560 for one network (under ALL_SKETCHES=1 for every one): the same
-    log-probabilities, the same likeliest class.
-    """
+    """A sketch of every fourth class, and all 560 for one network (under ALL_SKETCHES=1 for every
+    one): the same log-probabilities, the same likeliest class."""
     sketches = datasets.load('tuberlin', TUBERLIN, inpsize(name)).val
     every = name == 'sketchanetfbin' or os.environ.get('ALL_SKETCHES')
     order = torch.randperm(len(sketches)) if every else range(0, len(sketches), 56)
@@ -150,16 +154,19 @@ def test_real_sketches(name, tmp_path):
     with torch.no_grad(), parametrize.cached():
         for some in images.split(40):
             expected, found = model(some), packed(some)
-            assert (expected - found).abs().max() < 1e-4 and found.argmax(1).equal(expected.argmax(1))
+            assert (expected - found).abs().max() < 1e-4
+            assert found.argmax(1).equal(expected.argmax(1))
     assert images.unique(dim=0).shape == images.shape and expected.argmax(1).unique().numel() > 1
 
 
-@pytest.mark.parametrize('name', ['googlenetfbin', 'resnetfbin18', 'sketchanetfbin', 'squeezenetfbin'])
+@pytest.mark.parametrize('name',
+                         ['googlenetfbin', 'resnetfbin18', 'sketchanetfbin', 'squeezenetfbin'])
 def test_the_packed_network_is_the_simulated_one_in_float64(name, tmp_path):
     model, images = simulated(name)
     packed = repack(model, name, tmp_path)
     for _, conv in binarize.binarized(model):
-        parametrize.remove_parametrizations(conv, 'weight')     # its two values stay those of float32
+        # its two values stay those of float32
+        parametrize.remove_parametrizations(conv, 'weight')
     model.double()
     assert agree(lambda images: model(images.double()), packed, images, tolerance=2e-5)
 
@@ -168,7 +175,8 @@ def test_the_packed_network_is_the_simulated_one_in_float64(name, tmp_path):
 def test_every_network_with_real_inputs(name, tmp_path):
     model, images = simulated(name)
     packed = repack(model, name, tmp_path)
-    assert len(units(packed, modules.ExpandedConv2d)) == len(binarize.binarized(model)) and not units(packed)
+    assert len(units(packed, modules.ExpandedConv2d)) == len(binarize.binarized(model))
+    assert not units(packed)
     assert len(binarize.binarized(model)) > 5
     assert agree(model, packed, images)
     units(packed, modules.ExpandedConv2d)[3].alpha[:4] += 1
@@ -186,7 +194,8 @@ def test_other_binarizers(method, tmp_path):
 def test_signs_before_real_weights_stay(tmp_path):
     model, images = simulated('resnetfbin18', binStart=4, binEnd=6)
     packed = repack(model, 'resnetfbin18', tmp_path)
-    assert len(units(packed)) == 3 and sum(isinstance(module, Sign) for module in packed.modules()) == 19 - 3
+    assert len(units(packed)) == 3
+    assert sum(isinstance(module, Sign) for module in packed.modules()) == 19 - 3
     assert agree(model, packed, images)
 
 
@@ -203,7 +212,8 @@ def test_exported_weights_are_those_of_evaluation(tmp_path):
         bits, alpha, beta = (tensors[f'{name}.{key}'] for key in ('weight', 'alpha', 'beta'))
         mask = ops.unpack_mask(bits.words, bits.shape[1])
         with torch.no_grad():
-            assert torch.where(mask, alpha.view(-1, 1, 1, 1), beta.view(-1, 1, 1, 1)).equal(conv.weight)
+            assert torch.where(mask, alpha.view(-1, 1, 1, 1),
+                               beta.view(-1, 1, 1, 1)).equal(conv.weight)
         layer = binarize.layer_weights(conv)
         assert alpha.equal(layer.alpha) and beta.equal(layer.beta) and mask.equal(layer.mask)
 
@@ -262,8 +272,10 @@ def test_a_network_that_is_no_sequence():
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(3, 8, 3, padding=1, padding_mode='reflect')
-            self.grouped = nn.Sequential(nn.BatchNorm2d(8), Sign(), nn.Conv2d(8, 70, 3, groups=2, dilation=2))
-            self.named = nn.Sequential(nn.BatchNorm2d(70), Sign(), nn.Dropout(), nn.Conv2d(70, 5, 2, padding='valid'),
+            self.grouped = nn.Sequential(nn.BatchNorm2d(8), Sign(),
+                                         nn.Conv2d(8, 70, 3, groups=2, dilation=2))
+            self.named = nn.Sequential(nn.BatchNorm2d(70), Sign(), nn.Dropout(),
+                                       nn.Conv2d(70, 5, 2, padding='valid'),
                                        nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2))
 
         def forward(self, x):
@@ -292,13 +304,16 @@ def batchnorm(channels):
 
 
 def test_thresholds_are_exact():
-    """The bit is the sign that PyTorch's BatchNorm and comparison give, at the threshold's neighbours and elsewhere."""
+    """The bit is the sign that PyTorch's BatchNorm and comparison give, at the threshold's
+    neighbours and elsewhere."""
     norm = batchnorm(2000)
     threshold, flip = sign_threshold(norm, norm.num_features)
-    below, above = (torch.nextafter(threshold, torch.tensor(end)) for end in (-torch.inf, torch.inf))
+    below, above = (torch.nextafter(threshold, torch.tensor(end))
+                    for end in (-torch.inf, torch.inf))
     tried = [threshold, below, above, torch.zeros(2000), -torch.zeros(2000), torch.randn(2000),
              *(torch.full((2000,), end) for end in (-3.4e38, 3.4e38, 1e-45, -1e-45, 1.0, -1.0)),
-             torch.randn(2000) * 1e4, norm.running_mean, torch.nextafter(norm.running_mean, torch.tensor(torch.inf))]
+             torch.randn(2000) * 1e4, norm.running_mean,
+             torch.nextafter(norm.running_mean, torch.tensor(torch.inf))]
     x = torch.stack([values.clamp(-3.4e38, 3.4e38) for values in tried])[..., None, None]
     x = x.expand(-1, -1, 3, 5).contiguous()
     signs = Sign()(norm(x))
@@ -317,7 +332,8 @@ def test_thresholds_without_scale_and_bias():
 
 
 def test_negated_channels_change_no_bit():
-    conv, norm = nn.Conv2d(2, 6, 3).requires_grad_(False), nn.BatchNorm2d(6).eval().requires_grad_(False)
+    conv, norm = nn.Conv2d(2, 6,
+                           3).requires_grad_(False), nn.BatchNorm2d(6).eval().requires_grad_(False)
     for tensor in norm.weight, norm.bias, norm.running_mean:
         tensor.normal_()
     x = torch.randn(2, 2, 9, 9)
@@ -334,18 +350,24 @@ def test_channels_last(channels):
 
 
 LAYERS = {      # edits of what utils/packed computes in its own way
-    'sign': (blocks.SignFunction, 'forward', staticmethod(lambda x: torch.where(x >= 0.3, 1.0, -1.0))),
-    'sign of 0': (blocks.SignFunction, 'forward', staticmethod(lambda x: torch.where(x > 0, 1.0, -1.0))),
-    'block': (resnet.BasicBlock, 'forward', lambda block, x: torch.relu(0.5 * block.residual(x) + block.shortcut(x))),
-    'block, rarely': (resnet.BasicBlock, 'forward', lambda block, x: torch.relu(block.residual(x) + block.shortcut(x)).clamp(max=50)),
-    'convolution': (blocks.SignConv2d, '_conv_forward', lambda conv, x, weight, bias: nn.functional.conv2d(
+    'sign': (blocks.SignFunction, 'forward',
+             staticmethod(lambda x: torch.where(x >= 0.3, 1.0, -1.0))),
+    'sign of 0': (blocks.SignFunction, 'forward',
+                  staticmethod(lambda x: torch.where(x > 0, 1.0, -1.0))),
+    'block': (resnet.BasicBlock, 'forward', lambda block,
+              x: torch.relu(0.5 * block.residual(x) + block.shortcut(x))),
+    'block, rarely': (resnet.BasicBlock, 'forward', lambda block,
+                      x: torch.relu(block.residual(x) + block.shortcut(x)).clamp(max=50)),
+    'convolution': (blocks.SignConv2d, '_conv_forward', lambda conv, x, weight,
+                    bias: nn.functional.conv2d(
         x, weight.abs(), bias, conv.stride, conv.padding)),
 }
 
 
 @pytest.mark.parametrize('edit', LAYERS)
 def test_an_edited_layer_is_what_validation_computes(edit, monkeypatch):
-    """Where bits would compute something else, PyTorch does as it is written, and a warning says so."""
+    """Where bits would compute something else, PyTorch does as it is written, and a warning says
+    so."""
     if not ops.has_kernel():
         pytest.skip('no C++ compiler')
     owner, name, edited = LAYERS[edit]
@@ -357,7 +379,8 @@ def test_an_edited_layer_is_what_validation_computes(edit, monkeypatch):
 
 
 def test_bits_were_written_for_what_models_say():
-    """Where this fails after an edit of models/: change utils/packed likewise, and enter the new digest there."""
+    """Where this fails after an edit of models/: change utils/packed likewise, and enter the new
+    digest there."""
     assert digest(functions_of(*network.LAYERS)) == network.WRITTEN_FOR
 
 

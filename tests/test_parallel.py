@@ -151,7 +151,9 @@ def test_a_process_whose_partner_never_comes_says_so_and_can_be_stopped(
                      said(command))
     command.send(number)
     exit_code, _, err = command.wait(10)
-    assert exit_code == code and err.endswith(sentence) and err.count('\n') == err.count('main.py: ') == 2
+    assert exit_code == code
+    assert err.endswith(sentence)
+    assert err.count('\n') == err.count('main.py: ') == 2
 
 
 def wait_in(call, rank, port):

@@ -23,12 +23,13 @@ from torch import nn
 
 import datasets
 import opts
-from datasets import made_once, resident
+from datasets import made_once
+from datasets import items as resident
 from utils import experiment
 from utils.bench import timing
-from utils.describe import arithmetic
+from utils.record.describe import arithmetic
 from utils.flags import checks, config, parser
-from utils.record import provenance
+from utils.record import describe as provenance
 from utils.system import console, devices, files, locks
 from utils.system.errors import InputError, explained
 from utils.system.interrupt import out_of_reach
@@ -245,7 +246,8 @@ def test_names_of_images_are_the_same_everywhere(sketch_folder, monkeypatch):
     train = datasets.load('tuberlin', str(sketch_folder), 16, plain=True).train
     before = datasets.names_digest(train)
     monkeypatch.setattr(datasets.items, 'image_names', lambda *_, **__: [
-        os.path.relpath(path, train.images.root).replace('/', '\\') for path, _ in train.images.samples])
+        os.path.relpath(path, train.images.root).replace('/', '\\')
+        for path, _ in train.images.samples])
     monkeypatch.setattr(datasets.items.os, 'sep', '\\')
     assert datasets.names_digest(train) == before
 

@@ -12,7 +12,7 @@ import main
 import models
 from models.blocks import layer_set, layer_string
 from utils import binarize
-from utils.activations import binarization_losses
+from utils.evaluate import binarization_losses
 from utils.record.progress import Progress
 from utils.report import __main__ as report
 from utils.report import layer_errors as measuring

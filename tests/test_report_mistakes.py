@@ -310,13 +310,18 @@ def test_long_names_are_shortened_below_pictures():
     assert mistake_figures.shortened('a' * 19) == 'a' * 17 + '…'
 
 
-@pytest.mark.parametrize('name', ['W' * 30, r'\x1b]0;title\x07' * 3, '7: ' + r'\U0001f431' * 3, '$' * 30, 'ant'])
+@pytest.mark.parametrize('name',
+                         ['W' * 30, r'\x1b]0;title\x07' * 3, '7: ' + r'\U0001f431' * 3, '$' * 30,
+                          'ant'])
 def test_texts_of_pictures_side_by_side_do_not_overlap(name):
-    figure = mistake_figures.pictures([(np.zeros((2, 2)), name, [(name, 0.995), (name, 0.005)])] * 6)
+    figure = mistake_figures.pictures([(np.zeros((2, 2)), name, [(name, 0.995), (name, 0.005)])]
+                                      * 6)
     renderer = FigureCanvasAgg(figure).get_renderer()
     for text in [part for ax in figure.axes for part in (ax.title, ax.xaxis.label)]:
-        assert text.get_window_extent(renderer).width < (mistake_figures.SIDE + mistake_figures.GAP) * figure.dpi
-        assert text.get_text().replace('\\$', '$')[:3] == name[:3] and name == 'ant' or '…' in text.get_text()
+        assert text.get_window_extent(renderer).width < (mistake_figures.SIDE
+                                                         + mistake_figures.GAP) * figure.dpi
+        assert text.get_text().replace('\\$',
+                                       '$')[:3] == name[:3] and name == 'ant' or '…' in text.get_text()
 
 
 def test_names_below_a_small_matrix_do_not_overlap():

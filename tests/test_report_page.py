@@ -13,15 +13,7 @@ from torch import nn
 import datasets
 import models
 from utils import binarize, packed, style
-from utils.report import (
-    curves,
-    layer_errors,
-    mistake_figures,
-    network,
-    responses,
-    weights,
-    words,
-)
+from utils.report import curves, layer_errors, mistake_figures, network, responses, weights, words
 from utils.report.layer_errors import measure_layers
 from utils.report.page import Page
 from utils.source import Source
@@ -125,8 +117,11 @@ def test_what_is_not_printable_is_escaped_on_a_page():
     with page.folded(name):
         page.text('')
     html = page.html()
-    assert all(line.replace('\u00a0', '').isprintable() for line in html.split('\n')) and '<title>x\\x1by</title>' in html
-    assert html.count(r'\x1b]0;title\x07a\x00b\u202e') == 11 and '9\u00a0% of' in html and '&amp;lt;' not in html
+    assert all(line.replace('\u00a0', '').isprintable() for line in html.split('\n'))
+    assert '<title>x\\x1by</title>' in html
+    assert html.count(r'\x1b]0;title\x07a\x00b\u202e') == 11
+    assert '9\u00a0% of' in html
+    assert '&amp;lt;' not in html
 
 
 def test_numbers_in_words():

@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 
 import datasets
 import main
-from datasets import augmentation, resident
-from datasets.resident import DeviceLoader
+from datasets import augmentation
+from datasets import items as resident
+from datasets.items import DeviceLoader
 from utils.bench import __main__ as bench
 from utils.experiment import from_command
 from utils.system.errors import InputError

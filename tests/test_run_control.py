@@ -386,7 +386,9 @@ Thing('other')
 @pytest.mark.parametrize('module', ['datasets.prepare', 'utils.report'])
 def test_ctrl_c_while_a_command_imports_torch_is_silent(tmp_path, module):
     (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n')
-    done = subprocess.run([sys.executable, '-m', module], cwd=ROOT, env=os.environ | {'PYTHONPATH': str(tmp_path)}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', module], cwd=ROOT,
+                          env=os.environ | {'PYTHONPATH': str(tmp_path)}, capture_output=True,
+                          text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, '', '')
 
 
@@ -406,7 +408,8 @@ from utils.system.errors import reported
 with reported('main.py'):
     os.kill(os.getpid(), signal.SIGTERM)
 '''
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+                          timeout=20)
     assert (done.returncode, done.stderr) == (143, 'main.py: stopped by SIGTERM\n')
 
 

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, DistributedSampler
 import datasets
 import models
 from models.blocks import Sign, Units, network
-from utils import activations, binarize, experiment
+from utils import binarize, experiment
+from utils import evaluate as activations
 from utils.compare import cells, statistics
 from utils.evaluate import confusion
-from utils.describe import arithmetic, describe, describe_data, inputs_are_binary
+from utils.record.describe import arithmetic, describe, describe_data, inputs_are_binary
 from utils.flags import resolve
 from utils.record import run as record
 from utils.record.progress import Progress

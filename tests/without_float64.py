@@ -1,7 +1,8 @@
-"""A device of its own kind, 'apple', that computes on the CPU but has no float64, like Apple's GPUs.
+"""A device of its own kind, 'apple', that computes on the CPU but has no float64, like Apple's
+GPUs.
 
-Tensors of other devices mixed with its own are an error, but for numbers. To be used in a process of its own.
-"""
+Tensors of other devices mixed with its own are an error, but for numbers. To be used in a process
+of its own."""
 import contextlib
 
 import torch
@@ -23,7 +24,8 @@ class OnDevice(Tensor):
     def __new__(cls, real):
         if real.dtype in (torch.float64, torch.complex128):
             raise TypeError('this device has no float64')
-        tensor = Tensor._make_wrapper_subclass(cls, real.size(), strides=real.stride(), storage_offset=real.storage_offset(),
+        tensor = Tensor._make_wrapper_subclass(cls, real.size(), strides=real.stride(),
+                                               storage_offset=real.storage_offset(),
                                                dtype=real.dtype, layout=real.layout, device=DEVICE)
         tensor.real_ = real
         return tensor
@@ -39,13 +41,19 @@ class OnDevice(Tensor):
 
 
 def dispatch(func, args, kwargs):
-    name, given = func.name().partition('.')[0], [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    name, given = func.name().partition('.')[0], [leaf
+                                                  for leaf in tree_leaves((args, kwargs))
+                                                  if isinstance(leaf, Tensor)]
     ours = {id(tensor.real_): tensor for tensor in given if isinstance(tensor, OnDevice)}
-    if ours and name not in ('aten::copy_', 'aten::_to_copy') and any(tensor.dim() for tensor in given if not isinstance(tensor, OnDevice)):
+    if ours and name not in ('aten::copy_', 'aten::_to_copy') and any(tensor.dim()
+                                                                      for tensor in given
+                                                                      if not isinstance(
+                                                                          tensor, OnDevice)):
         raise RuntimeError(f'{name}: tensors on two devices')
     here = isinstance(args[0], OnDevice) if name == 'aten::copy_' else bool(ours)
     if kwargs.get('device') is not None:
-        here, kwargs = torch.device(kwargs['device']).type == DEVICE.type, kwargs | {'device': 'cpu'}
+        here, kwargs = torch.device(
+            kwargs['device']).type == DEVICE.type, kwargs | {'device': 'cpu'}
     result = func(*tree_map_only(OnDevice, lambda tensor: tensor.real_, args),
                   **tree_map_only(OnDevice, lambda tensor: tensor.real_, kwargs))
 
@@ -70,5 +78,6 @@ def main_there(*commands):
     for command in commands:
         device = Dispatch() if '--device=mps' in command else contextlib.nullcontext()
         with device:
-            torch._C._set_only_lift_cpu_tensors(isinstance(device, Dispatch))      # for torch.tensor(…, device=)
+            # for torch.tensor(…, device=)
+            torch._C._set_only_lift_cpu_tensors(isinstance(device, Dispatch))
             main.main(command)

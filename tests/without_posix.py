@@ -1,8 +1,7 @@
 """What this process takes from Windows, as far as Linux can: importing this module simulates it.
 
-No fcntl, signals, /proc, user numbers, poll and compilers; locks by a msvcrt; and files that are open or mapped can neither
-be replaced nor removed. To be used in a process of its own.
-"""
+No fcntl, signals, /proc, user numbers, poll and compilers; locks by a msvcrt; and files that are
+open or mapped can neither be replaced nor removed. To be used in a process of its own."""
 import builtins
 import contextlib
 import ctypes
@@ -74,13 +73,16 @@ def without_proc(file, *arguments, **options):
 
 def simulate():
     sys.modules['fcntl'], sys.modules['msvcrt'] = None, msvcrt
-    for module, names in ((signal, ('SIGHUP', 'SIGCHLD', 'SIGQUIT', 'SIGKILL', 'pthread_sigmask')), (select, ('poll',)),
-                          (os, ('getuid', 'sysconf', 'sched_getaffinity', 'fork', 'killpg', 'setsid'))):
+    for module, names in ((signal, ('SIGHUP', 'SIGCHLD', 'SIGQUIT', 'SIGKILL', 'pthread_sigmask')),
+                          (select, ('poll',)),
+                          (os, ('getuid', 'sysconf', 'sched_getaffinity', 'fork', 'killpg',
+                                'setsid'))):
         for name in names:
             delattr(module, name)
     for name in 'replace', 'unlink', 'remove', 'rename':
         setattr(os, name, refusing_open_files(getattr(os, name)))
-    ctypes.windll = types.SimpleNamespace(kernel32=types.SimpleNamespace(GlobalMemoryStatusEx=memory_status))
+    ctypes.windll = types.SimpleNamespace(
+        kernel32=types.SimpleNamespace(GlobalMemoryStatusEx=memory_status))
     os.fsync, builtins.open, io.open = fsync, without_proc, without_proc
     os.environ.pop('XDG_CACHE_HOME', None)
     os.environ['PATH'] = ''

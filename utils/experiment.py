@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +21,20 @@ import models
 import opts
 from models.blocks import has_signs
 from utils import binarize
-from utils.describe import arithmetic, describe, describe_data
+from utils.data import dataset_spec, describe_own, load_data, note_validation, own_data_flags
+from utils.record.describe import arithmetic, describe, describe_data
 from utils.flags import resolve
 from utils.flags.parser import Flags
 from utils.record.pictures import Pictures
-from utils.record.provenance import provenance
+from utils.record.describe import provenance
 from utils.record.run import Run, SilentRun
-from utils.source import (Source, about_training, checkpoint_source, dataset_spec, describe_own,
-                          load_data, own_data_flags, packed_source, stored_network, wrap_arguments)
+from utils.system.devices import train_channels_last
 from utils.system.errors import InputError, naming
 from utils.training import checkpoint as checkpoints
 from utils.training import epoch, loaders, loop, parallel
-from utils.system.memory_format import train_channels_last
+
+if TYPE_CHECKING:
+    from utils.source import Source
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Experiment:
     """All flags, and the data and device that they select."""
 
     flags: Flags
-    source: Source | None
+    source: 'Source | None'
     data: datasets.Data | None      # None for --classify and --export
     classes: list[str]
     channels: int
@@ -59,13 +62,15 @@ class Experiment:
         flags = self.flags
         torch.manual_seed(flags.manualSeed)
         if self.source:
+            from utils.source import stored_network
             model = stored_network(self.source, binSearch=flags.binSearch)
         else:
             model = models.build(flags.model_def, flags.nClasses, self.channels, flags.inpsize,
                                  flags.signLayers)
             self._load_pretrained(model, say)   # before methods start from the weights
             if flags.binaryWeight:
-                binarize.wrap(model, *wrap_arguments(vars(flags)))
+                binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer,
+                              flags.binSearch, flags.centring)
         if flags.channelsLast:      # in training; evaluation rounds as the packed network does
             train_channels_last(model, self.device)
         if flags.calculateBinarizationLosses and not has_signs(model):
@@ -171,7 +176,9 @@ def from_flags(typed: Mapping[str, object]) -> Experiment:
     flags = resolve.complete(flags, classes, channels, device)
     notes += resolve.changed_schedule(flags, source)
     if data and not flags.evaluate:
-        notes += about_training(source, data, Path(flags.logdir, flags.name))
+        notes += note_validation(data)
+        if source:
+            notes += source.note_training(data, Path(flags.logdir, flags.name))
     return Experiment(flags, source, data, classes, channels, device, tuple(notes))
 
 
@@ -201,6 +208,7 @@ def load(path: str | Path, build: Callable = models.build) -> Trained:
     not record it and expects dark strokes. Raises InputError for any other file.
     """
     from utils import packed
+    from utils.source import checkpoint_source, packed_source, stored_network
     is_packed = packed.is_packed(path)
     source = packed_source(path, build) if is_packed else checkpoint_source(path)
     transform = partial(prepared, channels=source.channels, ink=source.flags['ink'],

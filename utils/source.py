@@ -1,6 +1,6 @@
-"""The sources of an experiment: a checkpoint or packed model for its network, and its images."""
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+"""--resume and --packed: the checkpoint or packed model that the network comes from."""
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -9,8 +9,10 @@ import datasets
 import models
 import opts
 from utils import binarize
-from utils.flags.parser import numbers
+from utils.data import dataset_spec, own_data_flags
+from utils.flags.parser import Flags
 from utils.system.errors import InputError, naming
+from utils.system.files import has_file
 from utils.training import checkpoint as checkpoints
 
 
@@ -36,21 +38,33 @@ class Source:
         """The names of the flags that it determines."""
         return opts.fixed_by('checkpoint' if self.checkpoint else 'packed')
 
+    def check_data(self, data: datasets.Data):
+        """Raise InputError if it was trained on other classes or channels than these."""
+        had, has = ((len(some.classes), some.channels) for some in (self, data))
+        if had != has:
+            raise InputError(f'{self.path} was trained on other classes or channels: on {had[0]} '
+                             f'classes and {had[1]} channels, and this data has {has[0]} classes '
+                             f'and {has[1]} channels')
+        for name, here in zip(map(datasets.nfc, self.classes), data.classes):
+            if name != here:
+                raise InputError(f'{self.path} was trained on other classes: its '
+                                 f'{datasets.shown(name, [here])} is '
+                                 f'{datasets.shown(here, [name])} in this data')
 
-def dataset_spec(flags: dict) -> datasets.DatasetSpec:
-    """Return the DatasetSpec of the data flags. Raises InputError."""
-    try:
-        mean, std = numbers(flags['mean']), numbers(flags['std'])
-    except ValueError as error:
-        raise InputError(f'--mean and --std: {error}') from None
-    return datasets.spec(flags['dataset'], flags['channels'], mean, std, flags['ink'],
-                         flags['minCrop'])
+    def note_training(self, data: datasets.Data, folder: Path) -> list[str]:
+        """Return notes for the log of a run in `folder`: what it continues, on which images.
 
-
-def own_data_flags(mean: Sequence[float], std: Sequence[float]) -> dict:
-    """Return the flags that describe a folder with this normalization."""
-    texts = (','.join(str(float(value)) for value in values) for values in (mean, std))
-    return dict(zip(('channels', 'mean', 'std'), (len(mean), *texts)))
+        Raises InputError if --resume=auto found a checkpoint of other training images.
+        """
+        notes = [f'continues {self.path} after epoch {self.checkpoint["epoch"]}, in {folder}']
+        digests = data.training_images, datasets.names_digest(data.train, 'NFD')   # once, on a Mac
+        if is_of_other_images(self.checkpoint, *digests):
+            sentence = f'{self.path} was trained on other images than those of --data_dir'
+            if self.is_found:
+                raise InputError(f'{sentence}: give another --name or, to go on all the same, '
+                                 f'--resume={self.path}')
+            notes.append(sentence)
+        return notes
 
 
 def checkpoint_source(path: str | Path) -> Source:
@@ -87,95 +101,80 @@ def packed_source(path: str | Path, build: Callable = models.build) -> Source:
     return Source(str(path), flags, description.classes, description.channels, network=network)
 
 
-def new_network(name: str, nClasses: int, channels: int, inpsize: int | None = None,
-                signLayers: str | None = None, binarized: tuple | None = None,
-                build: Callable = models.build) -> nn.Module:
-    """Build and initialize a network; `binarized`: arguments of binarize.wrap after the model."""
-    model = build(name, nClasses, channels, inpsize, signLayers)
-    return binarize.wrap(model, *binarized) if binarized else model
-
-
-def wrap_arguments(flags: dict) -> tuple:
-    """Return the arguments of binarize.wrap after the model, from the flags."""
-    names = 'binStart', 'binEnd', 'binarizer', 'binSearch', 'centring'
-    return tuple(flags[name] for name in names)
-
-
 def stored_network(source: Source, build: Callable = models.build,
                    binSearch: str | None = None) -> nn.Module:
     """Return the network of a source, with its weights."""
     if source.network is not None:
         return source.network
     flags = source.flags | ({'binSearch': binSearch} if binSearch else {})
-    model = new_network(flags['model_def'], len(source.classes), source.channels,
-                        flags['inpsize'], flags['signLayers'],
-                        wrap_arguments(flags) if flags['binaryWeight'] else None, build)
+    model = build(flags['model_def'], len(source.classes), source.channels, flags['inpsize'],
+                  flags['signLayers'])
+    if flags['binaryWeight']:
+        names = 'binStart', 'binEnd', 'binarizer', 'binSearch', 'centring'
+        binarize.wrap(model, *(flags[name] for name in names))
     checkpoints.load_model(model, source.checkpoint, source.path)
     return model
-
-
-def load_data(spec: datasets.DatasetSpec, data_dir: str, inpsize: int,
-              source: Source | None = None, tenCrop: bool = False, seed: int = 0,
-              skipBroken: bool = False, split: str = 'val') -> datasets.Data:
-    """Load images; they must have the classes and channels of the source. Raises InputError."""
-    with naming('--data_dir'):
-        classes = [datasets.nfc(name) for name in source.classes] if source else []
-        data = datasets.load(spec, data_dir, inpsize, tenCrop, seed, skipBroken=skipBroken,
-                             split=split, classes=classes)
-        if source:
-            check_same_data(source, data)
-    return data
-
-
-def check_same_data(source: Source, data: datasets.Data):
-    """Raise InputError if the source was trained on other classes or channels."""
-    had, has = ((len(some.classes), some.channels) for some in (source, data))
-    if had != has:
-        raise InputError(f'{source.path} was trained on other classes or channels: on {had[0]} '
-                         f'classes and {had[1]} channels, and this data has {has[0]} classes and '
-                         f'{has[1]} channels')
-    for name, here in zip(map(datasets.nfc, source.classes), data.classes):
-        if name != here:
-            raise InputError(f'{source.path} was trained on other classes: its '
-                             f'{datasets.shown(name, [here])} is {datasets.shown(here, [name])} '
-                             'in this data')
-
-
-def describe_own(dataset: str, data: datasets.Data) -> str:
-    """Describe a folder for the log: its name, kind and normalization."""
-    flags = own_data_flags(data.spec.mean, data.spec.std)
-    is_sketch = data.channels == 1
-    kind = f'sketches, --ink={data.spec.ink}' if is_sketch else datasets.KINDS[data.channels]
-    origin = ''
-    if data.measured:
-        origin = f', measured on {data.measured} of {len(data.train)} training images'
-    return (f'own images: {datasets.data_name(dataset)} ({kind}), normalized by '
-            f'--mean={flags["mean"]} --std={flags["std"]}{origin}')
-
-
-def about_training(source: Source | None, data: datasets.Data, folder: Path) -> list[str]:
-    """Return notes for the log of a run in `folder`: what it continues, on which images.
-
-    Raises InputError if --resume=auto found a checkpoint of other training images.
-    """
-    sentences = []
-    images = datasets.folder_of(data.val)
-    if images and images.root.name == 'test':
-        sentences.append(f'validation uses {images.root}, since val/ is missing: the best '
-                         'checkpoint is chosen on it')
-    if source:
-        sentences.append(f'continues {source.path} after epoch {source.checkpoint["epoch"]}, in '
-                         f'{folder}')
-    if source and is_of_other_images(source.checkpoint, data.training_images,
-                                     datasets.names_digest(data.train, 'NFD')):     # once, on a Mac
-        sentence = f'{source.path} was trained on other images than those of --data_dir'
-        if source.is_found:
-            raise InputError(f'{sentence}: give another --name or, to go on all the same, '
-                             f'--resume={source.path}')
-        sentences.append(sentence)
-    return sentences
 
 
 def is_of_other_images(checkpoint: dict, *training_images: str) -> bool:
     """Whether it records digests of training images, but none of these."""
     return checkpoint.get('training_images') not in (None, *training_images)
+
+
+def find_source(chosen: Mapping[str, object],
+                is_found: bool) -> tuple[dict[str, object], Source | None]:
+    """Read what --resume or --packed names; return the flags with its run's folder, and it.
+
+    is_found: whether --resume=auto found the checkpoint.
+    """
+    if not chosen.get('resume'):
+        with naming('--packed'):
+            return dict(chosen), packed_source(chosen['packed'])
+    with naming('--resume'):
+        source = replace(checkpoint_source(chosen['resume']), is_found=is_found)
+    return where_it_lies(chosen['resume']) | chosen, source
+
+
+def where_it_lies(checkpoint: str) -> dict[str, str]:
+    """Return --logdir and --name of the run folder that holds the checkpoint, {} if none does.
+
+    What the checkpoint recorded does not count: its folder may have been moved, and a downloaded
+    file must not decide where this program writes.
+    """
+    folder = Path(checkpoint).parent
+    if not has_file(folder / 'flags.json'):
+        return {}
+    if folder.name in ('', '..'):
+        folder = folder.resolve()
+    return {'logdir': str(folder.parent), 'name': folder.name}
+
+
+def keep_own_data(flags: Flags, source: Source) -> Flags:
+    """Give --dataset=folder the name that the source recorded; --data_dir may have moved.
+
+    Raises InputError if only one of the two is a folder, or if the data is described differently.
+    """
+    recorded = source.flags['dataset']
+    if datasets.is_own(recorded) != datasets.is_own(flags.dataset):
+        raise InputError(f'{source.path} was trained with --dataset={recorded}, not with '
+                         f'--dataset={flags.dataset}, which normalizes images in another way: '
+                         'leave --dataset out')
+    if datasets.is_own(recorded):
+        refuse_other(flags, source, ('channels', 'mean', 'std'))
+    return flags.replace(dataset=recorded) if flags.dataset == datasets.OWN else flags
+
+
+def refuse_other(flags: Flags, source: Source, names: Iterable[str]):
+    """Raise InputError if one of these flags differs from the source."""
+    for name in names:      # a checkpoint older than a flag has its default
+        fixed, value = source.flags.get(name, opts.default(name)), getattr(flags, name)
+        if fixed != value:
+            raise InputError(f'{source.path} was trained {opts.spelled(name, fixed)}, not '
+                             f'{opts.spelled(name, value)}')
+
+
+def check_source(flags: Flags, source: Source):
+    """Raise InputError if the flags contradict what the source fixes."""
+    refuse_other(flags, source, source.fixes)
+    if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
+        raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')

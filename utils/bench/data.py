@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import datasets
-from datasets.resident import DeviceLoader
+from datasets.items import DeviceLoader
 from datasets.items import Transformed
 from datasets.transforms import sketches
 from utils.system.devices import choose, moved

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 import models
 from utils import binarize, packed
-from utils.describe import watching_inputs
+from utils.record.describe import watching_inputs
 from utils.packed import ops
 from utils.system.processes import call_in_new_process
-from utils.system.memory_format import channels_last
+from utils.system.devices import channels_last
 
 from .timing import compare, peak_megabytes, print_header
 

@@ -11,7 +11,7 @@ from utils import binarize
 from utils.experiment import Experiment
 from utils.flags import resolve
 from utils.record.progress import Progress
-from utils.source import dataset_spec
+from utils.data import dataset_spec
 from utils.system.devices import choose
 from utils.system.errors import naming
 from utils.system.processes import call_in_new_process

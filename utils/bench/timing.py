@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import torch
 
-from utils.record.provenance import git_commit, processor_name
+from utils.record.describe import git_commit, processor_name
 from utils.system.devices import float32_in
 
 

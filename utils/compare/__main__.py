@@ -30,7 +30,7 @@ from pathlib import Path
 import datasets
 import models
 from utils.flags.parser import Flags
-from utils.record.provenance import provenance
+from utils.record.describe import provenance
 from utils.system import console, devices
 from utils.system.errors import InputError, RunError, naming, reported
 from utils.system.files import claimed

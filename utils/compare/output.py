@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from utils.record.provenance import describe_provenance
+from utils.record.describe import describe_provenance
 from utils.system.console import one_line
 from utils.system.files import write_atomically, write_text
 from utils.style import drawable_text, legend_outside, method_style

@@ -8,7 +8,7 @@ from functools import partial
 
 import datasets
 from utils.flags.parser import Flags
-from utils.source import dataset_spec, describe_own, load_data, own_data_flags
+from utils.data import dataset_spec, describe_own, load_data, own_data_flags
 from utils.system import console, processes
 from utils.system.errors import InputError, RunError, explained
 from utils.system.files import InUse

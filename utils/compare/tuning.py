@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 from datasets.splits import Split
 from utils.flags.parser import Flags
-from utils.record.provenance import provenance
+from utils.record.describe import provenance
 from utils.system import console, devices, processes
 from utils.system.errors import InputError, RunError, begin, naming
 from utils.system.files import write_text

@@ -5,9 +5,9 @@ the command names, its default. resolve fills in defaults that depend on other f
 that depend on the data or the device.
 """
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,55 +16,44 @@ import models
 import opts
 from utils import binarize
 from utils.flags.checks import ACTIONS, check, without_effect, without_effect_on_steps
-from utils.flags.config import config_flags
 from utils.flags.parser import Flags
-from utils.source import Source, checkpoint_source, packed_source
-from utils.system.errors import InputError, naming
-from utils.system.files import has_file
+from utils.system.errors import InputError
 from utils.training import optim, parallel
 
+if TYPE_CHECKING:
+    from utils.source import Source
 
-def resolve(typed: Mapping[str, object]) -> tuple[Flags, Source | None, list[str]]:
+
+def resolve(typed: Mapping[str, object]) -> tuple[Flags, 'Source | None', list[str]]:
     """Return all flags, the source of the network if they name one, and notes for the log.
 
     typed: {name: value} as opts.parse returns it. Raises InputError.
     """
-    config, sentences = {}, []
+    config, sentences, source = {}, [], None
     if 'config' in typed:
+        from utils.flags.config import config_flags
         config, sentences = config_flags(typed['config'], typed)
     chosen = config | typed
     if chosen.get('resume') and chosen.get('packed'):
         raise InputError('--resume and --packed both name a network: give one of them')
-    chosen, source = find_source(chosen)
+    is_auto = chosen.get('resume') == 'auto'
+    if is_auto:
+        run = with_defaults(Flags(**{name: opts.default(name) for name in opts.FLAGS} | chosen))
+        chosen |= {'logdir': run.logdir, 'name': run.name, 'resume': last_checkpoint(run)}
+    if chosen.get('resume') or chosen.get('packed'):
+        from utils import source as sources
+        chosen, source = sources.find_source(chosen, is_auto)
     known = {name: value for name, value in (source.flags if source else {}).items()
              if name in opts.FLAGS and not opts.FLAGS[name].once
-             and name not in ('logdir', 'name')}        # see where_it_lies
+             and name not in ('logdir', 'name')}        # those of its folder
     flags = Flags(**{name: opts.default(name) for name in opts.FLAGS} | known | chosen)
     if source:
-        flags = keep_own_data(flags, source)
+        flags = sources.keep_own_data(flags, source)
     check(flags, typed, chosen)
     flags = with_defaults(flags)
     if source:
-        check_source(flags, source)
+        sources.check_source(flags, source)
     return flags, source, sentences
-
-
-def find_source(chosen: dict[str, object]) -> tuple[dict[str, object], Source | None]:
-    """Read what --resume or --packed names; return the flags with its run's folder, and it."""
-    resume, source = chosen.get('resume'), None
-    if resume == 'auto':
-        found = {name: opts.default(name) for name in opts.FLAGS} | chosen
-        run = with_defaults(Flags(**found))
-        chosen = chosen | {'logdir': run.logdir, 'name': run.name, 'resume': last_checkpoint(run)}
-    elif resume:
-        chosen = where_it_lies(resume) | chosen
-    if chosen.get('resume'):
-        with naming('--resume'):
-            source = replace(checkpoint_source(chosen['resume']), is_found=resume == 'auto')
-    elif chosen.get('packed'):
-        with naming('--packed'):
-            source = packed_source(chosen['packed'])
-    return chosen, source
 
 
 def with_defaults(flags: Flags) -> Flags:
@@ -99,52 +88,7 @@ def last_checkpoint(flags: Flags) -> str | None:
     return None
 
 
-def where_it_lies(checkpoint: str) -> dict[str, str]:
-    """Return --logdir and --name of the run folder that holds the checkpoint, {} if none does.
-
-    What the checkpoint recorded does not count: its folder may have been moved, and a downloaded
-    file must not decide where this program writes.
-    """
-    folder = Path(checkpoint).parent
-    if not has_file(folder / 'flags.json'):
-        return {}
-    if folder.name in ('', '..'):
-        folder = folder.resolve()
-    return {'logdir': str(folder.parent), 'name': folder.name}
-
-
-def keep_own_data(flags: Flags, source: Source) -> Flags:
-    """Give --dataset=folder the name that the source recorded; --data_dir may have moved.
-
-    Raises InputError if only one of the two is a folder, or if the data is described differently.
-    """
-    recorded = source.flags['dataset']
-    if datasets.is_own(recorded) != datasets.is_own(flags.dataset):
-        raise InputError(f'{source.path} was trained with --dataset={recorded}, not with '
-                         f'--dataset={flags.dataset}, which normalizes images in another way: '
-                         'leave --dataset out')
-    if datasets.is_own(recorded):
-        refuse_other(flags, source, ('channels', 'mean', 'std'))
-    return flags.replace(dataset=recorded) if flags.dataset == datasets.OWN else flags
-
-
-def refuse_other(flags: Flags, source: Source, names: Iterable[str]):
-    """Raise InputError if one of these flags differs from the source."""
-    for name in names:      # a checkpoint older than a flag has its default
-        fixed, value = source.flags.get(name, opts.default(name)), getattr(flags, name)
-        if fixed != value:
-            raise InputError(f'{source.path} was trained {opts.spelled(name, fixed)}, not '
-                             f'{opts.spelled(name, value)}')
-
-
-def check_source(flags: Flags, source: Source):
-    """Raise InputError if the flags contradict what the source fixes."""
-    refuse_other(flags, source, source.fixes)
-    if flags.pretrained_file not in (None, source.flags.get('pretrained_file')):
-        raise InputError(f'{source.path} has all weights: --pretrained_file would change nothing')
-
-
-def check_same_start(source: Source | None, device: torch.device):
+def check_same_start(source: 'Source | None', device: torch.device):
     """Raise InputError if the processes of torchrun found checkpoints of different epochs."""
     done = source.checkpoint['epoch'] + 1 if source and source.checkpoint else 0
     everywhere = parallel.sum_(torch.tensor(done, device=device)).item()
@@ -184,7 +128,7 @@ def changes_result(name: str, flags: Flags) -> bool:
     return name not in opts.FLAGS or opts.FLAGS[name].changes_result
 
 
-def changed_schedule(flags: Flags, source: Source | None) -> list[str]:
+def changed_schedule(flags: Flags, source: 'Source | None') -> list[str]:
     """Note that a resumed run follows another schedule, or the same one to another end."""
     if not source or not source.checkpoint:
         return []

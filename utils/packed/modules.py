@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from utils.system.memory_format import channels_first, channels_last
+from utils.system.devices import channels_first, channels_last
 
 from . import ops
 from .format import Bits

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import models
 from models.blocks import Sign, SignConv2d, SignFunction
 from models.resnet import BasicBlock
-from utils.system.memory_format import channels_first, channels_last
+from utils.system.devices import channels_first, channels_last
 
 from .. import binarize
 from ..native import digest, functions_of

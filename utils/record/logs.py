@@ -6,14 +6,8 @@ from pathlib import Path
 
 from utils.record.tensorboard import SPLITS
 from utils.system.errors import InputError, RunError, naming
-from utils.system.files import (
-    LOCK,
-    TEMPORARY,
-    check_writable_in_place,
-    has_file,
-    write_atomically,
-    write_text,
-)
+from utils.system.files import (LOCK, TEMPORARY, check_writable_in_place, has_file,
+                                write_atomically, write_text)
 from utils.training.checkpoint import CHECKPOINTS, read_checkpoint
 
 STARTS = 'log.txt', 'history.jsonl'     # kept where a run is started again before its first epoch

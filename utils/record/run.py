@@ -24,7 +24,7 @@ from utils.binarize import LayerWeights, binarization, convolutions, layer_weigh
 from utils.record.logs import copy_atomically, keep_epochs_before, make_room, restore_best
 from utils.record.pictures import Pictures
 from utils.record.pictures import filters as draw_filters
-from utils.record.provenance import describe_provenance
+from utils.record.describe import describe_provenance
 from utils.record.tensorboard import TensorBoard
 from utils.system import console, interrupt
 from utils.system.errors import InputError, RunError, explained, naming

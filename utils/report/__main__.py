@@ -22,7 +22,8 @@ import datasets
 from datasets.doodles import CLASSES, Doodles
 from models.blocks import has_signs
 from utils.flags.parser import Parser, at_least
-from utils.source import Source, checkpoint_source, load_data, stored_network
+from utils.data import load_data
+from utils.source import Source, checkpoint_source, stored_network
 from utils.system import console
 from utils.system.errors import InputError, RunError, naming, reported
 from utils.system.files import check_file

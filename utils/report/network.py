@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import datasets
 from utils import binarize, packed
-from utils.describe import convolution_rows
+from utils.record.describe import convolution_rows
 from utils.record.logs import read_log
-from utils.record.provenance import processor_name
+from utils.record.describe import processor_name
 from utils.source import Source
 from utils.evaluate import wilson_interval
 

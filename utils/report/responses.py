@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.describe import watching_inputs
+from utils.record.describe import watching_inputs
 from utils.report.layer_errors import Layer
 
 from .page import Page

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Subset
 import models
 from models.blocks import Sign, layer_string
 from utils import binarize
-from utils.activations import MEASURES, binarization_losses
-from utils.describe import watching_inputs
+from utils.evaluate import MEASURES, binarization_losses
+from utils.record.describe import watching_inputs
 from utils.record.progress import Progress
 from utils.style import legend_outside
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 import datasets
 from utils import packed
 from utils.record.progress import Progress
-from utils.record.provenance import device_name
+from utils.record.describe import device_name
 from utils.system import devices
 from utils.training import epoch
 from utils.training.predictions import Predictions

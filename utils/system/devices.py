@@ -1,6 +1,6 @@
 """What PyTorch computes on: the device of a command, and in what devices differ."""
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.system.errors import InputError
 
@@ -90,3 +90,31 @@ def restore_random_states(states: dict[str, list[Tensor]]):
             for number, state in enumerate(states[kind]):
                 where = () if kind == 'mps' else (number,)
                 torch.get_device_module(kind).set_rng_state(state, *where)
+
+
+# Where C = 1 or H = W = 1, contiguous and channels-last are the same in memory, and PyTorch chooses
+# by the strides, with which pooling can be 20 times slower and rounding differs.
+def channels_first(x: Tensor) -> Tensor:
+    """x (N, C, H, W) in contiguous memory, with the strides of that order for every shape."""
+    return x.reshape(-1).view(x.shape)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x in channels_last memory, with the strides of that order for every shape."""
+    return channels_first(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def train_channels_last(model: nn.Module, device: torch.device):
+    """Make the model compute on channels-last activations while it is in training mode.
+
+    BatchNorm computes on contiguous ones on the CPU, where PyTorch (2.14) adds up channels-last
+    inputs one by one in float32: the gradient of a network was wrong by up to 19 %.
+    """
+    model.register_forward_pre_hook(
+        lambda model, inputs: channels_last(inputs[0]) if model.training else None)
+    for layer in model.modules() if device.type == 'cpu' else ():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.register_forward_pre_hook(
+                lambda layer, inputs: channels_first(inputs[0]) if layer.training else None)
+            layer.register_forward_hook(
+                lambda layer, _, y: channels_last(channels_first(y)) if layer.training else None)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datasets import Data
-from datasets.resident import DeviceLoader, choose
+from datasets.items import DeviceLoader, choose
 from utils.system.errors import InputError, RunError
 
 from . import parallel
