@@ -144,4 +144,4 @@ def test_an_unknown_experiment_and_one_that_is_known(runx):
     done, log = runx('sketchanetwbin')
     assert done.returncode == 2 and "no experiment 'sketchanetwbin'" in done.stderr and log == []
     assert '--binEnd=7' in runx('sketchanetwbin-tuberlin', '--epochs=1')[1][0]
-    assert runx('test', '-m', 'soak')[1][0].endswith(' tests -m soak')
+    assert runx('test', '-m', 'soak')[1][-1].endswith(' tests -m soak')
