@@ -223,7 +223,7 @@ def is_own(dataset: str) -> bool:
 
 
 def data_name(dataset: str) -> str:
-    """What people call the dataset: NAME of 'folder:NAME', the dataset's own name otherwise."""
+    """Return the name for people: NAME of 'folder:NAME', otherwise the dataset's own."""
     return dataset.partition(':')[2] or dataset if is_own(dataset) else dataset
 
 

@@ -90,7 +90,7 @@ def prepare(dataset: str, source: str, out: str, size: int, split: Split,
 
 
 def summary(counts, not_named):
-    """What was made, of {'train', 'val', 'test': number of images}."""
+    """Describe the result; {'train', 'val', 'test': number of images}."""
     others = [f', {counts[name]} in {name}/' for name in ('val', 'test') if counts[name]]
     left_out = f'; {not_named} that --split_list does not name left out' if not_named else ''
     return f'{counts["train"]} images in train/{"".join(others)}{left_out}'

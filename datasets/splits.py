@@ -40,7 +40,7 @@ class ArchivedSketch(NamedTuple):
 
     @property
     def photograph(self) -> str:
-        """What was sketched: in Sketchy <photograph>-<number>.png; in TU-Berlin each its own."""
+        """The sketched object: in Sketchy <photograph>-<number>.png; in TU-Berlin each its own."""
         return self.name.rsplit('-', 1)[0]
 
 
@@ -75,7 +75,7 @@ def files(source):
 
 
 def targets_digest(targets: Iterable[str]) -> str:
-    """What tells two splits apart."""
+    """The values that distinguish two splits."""
     text = '\n'.join(sorted(targets)).encode(errors='surrogateescape')
     return f'SHA-256 {hashlib.sha256(text).hexdigest()[:16]}'
 
@@ -110,7 +110,7 @@ class Split(NamedTuple):
                              f'{self.share_of_val:g} leave nothing for train/')
 
     def settings(self, images: Sequence[ArchivedImage]) -> dict:
-        """What decides the split of these images: the same for the same one."""
+        """Return the values that determine the split of these images."""
         if self.split_list:
             settings = {'split_list': targets_digest(image.target for image in images)}
         elif self.folds:

@@ -152,7 +152,7 @@ def test_a_run_of_an_older_version_keeps_its_events_until_it_is_overwritten(
     with pytest.raises(InputError, match='holds something else, such as thesis.txt'):
         make_room(folder, 0, None, False, False, None)
     (folder / 'train/thesis.txt').unlink()
-    make_room(folder, 0, None, False, False, None)      # empty folders are in nobody's way
+    make_room(folder, 0, None, False, False, None)      # empty folders may be replaced
 
 
 # The pictures

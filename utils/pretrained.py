@@ -143,7 +143,7 @@ def up_to_next(layers: Layers, count: int) -> list[Layer]:
 
 
 def sentences(path: str | Path, stored: Layers, own: Layers, pairs: Pairs, how: str) -> list[str]:
-    """What load_pretrained returns."""
+    """Describe for the log what was loaded and what was not."""
     left = not_in_partner(stored, {theirs.name: ours for theirs, ours in pairs})
     initial = not_in_partner(own, {ours.name: theirs for theirs, ours in pairs})
     in_file, in_network = (sum(len(layer.values) for layer in layers.values())

@@ -69,7 +69,7 @@ def fonts() -> list[font_manager.FontEntry]:
 
 @functools.cache
 def characters(path: str) -> frozenset[int]:
-    """Those that the font file has a glyph for; none where it cannot be read."""
+    """Return the characters that the font file has; none if it cannot be read."""
     try:
         return frozenset(font_manager.get_font(path).get_charmap())
     except (OSError, RuntimeError):

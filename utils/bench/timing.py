@@ -63,7 +63,7 @@ def peak_megabytes() -> float:
 
 
 def machine() -> str:
-    """What the benchmarks run on, in a line: processor, GPU and its arithmetic, versions."""
+    """Describe the machine in a line: processor, GPU and its arithmetic, versions."""
     gpu = ''
     if torch.cuda.is_available():
         used = ', '.join(f'{what} in {dtype}' for what, dtype in

@@ -78,7 +78,7 @@ class Spread(NamedTuple):
     images: int
 
     def standard_error(self) -> float:
-        """Of the mean difference, in points: what other seeds and other images would change."""
+        """Standard error of the mean difference, in points, over seeds and images."""
         return math.sqrt(self.seed / self.seeds + self.image / self.images
                          + self.rest / self.seeds / self.images)
 

@@ -27,7 +27,7 @@ MAX_BYTES = 2 ** 31 - 2 ** 20      # of the weights: an ONNX file is a protobuf 
 
 
 class SumOfSigns(nn.Module):
-    """What SignConv2d computes in evaluation, (α − β)(e·x) + β·Σx, in ordinary operators."""
+    """Compute SignConv2d in evaluation, (α − β)(e·x) + β·Σx, by ordinary operators."""
 
     def __init__(self, conv: SignConv2d):
         super().__init__()

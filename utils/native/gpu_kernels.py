@@ -120,7 +120,7 @@ def _at(vector, index):
 
 @triton.jit
 def _bound(bottom, top, members, members_sum, above_count, above_sum, n, mean, unit):
-    """What J cannot exceed at a boundary inside this bin: its value at the apex of the triangle."""
+    """Upper bound of J at a boundary inside this bin: its value at the apex of the triangle."""
     width = tl.where(top > bottom, top - bottom, 1.0)
     apex = (members_sum - members * bottom) / width
     apex = tl.minimum(tl.maximum(apex, tl.maximum(1.0 - above_count, 0.0)), members)

@@ -39,7 +39,7 @@ def pack_signs(x: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
 
 def pool_signs(bits: Tensor, flip: Tensor, kernel_size, stride, padding=0,
                ceil_mode: bool = False) -> Tensor:
-    """What pack_signs returns for max_pool2d(x) where it returned `bits` for x with this flip.
+    """Pool packed signs: the result equals pack_signs(max_pool2d(x)), with bits = pack_signs(x).
 
     A maximum reaches a threshold if one of the values does. kernel_size, stride and padding:
     numbers or pairs (rows, columns). Raises ValueError where these do not fit together.

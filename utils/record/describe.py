@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance(device: torch.device, command: str | None = None) -> dict[str, str]:
-    """What is needed to repeat a run, as texts; `command` is by default that of this process."""
+    """Return what is needed to repeat a run, as texts; command: default, of this process."""
     command = command or shlex.join(sys.orig_argv)
     return {'command': console.one_line(command),
             'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),

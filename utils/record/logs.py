@@ -57,7 +57,7 @@ def make_room(folder: Path, saved: int, resume: str | None, continued: bool, ove
 
 
 def contents(folder: Path) -> set[Path]:
-    """What lies in the folder and in its folders of events."""
+    """Return the paths in the folder and in its folders of events."""
     places = [folder, *(folder / split for split in SPLITS if (folder / split).is_dir())]
     return {path for place in places for path in place.iterdir()} - set(places)
 

@@ -43,7 +43,7 @@ SIGN_IMAGES = 200       # on which sign layers are measured, at most
 
 
 class Subject(NamedTuple):
-    """What a report is about."""
+    """The checkpoint, network and data that a report describes."""
     source: Source
     model: nn.Module                    # in evaluation mode
     data: datasets.Data | None

@@ -54,7 +54,7 @@ class Layer(NamedTuple):
 
 
 def title(number: int, name: str) -> str:
-    """What a report calls the convolution of this number and name."""
+    """Return the title of a convolution in reports."""
     return f'convolution {number} ({name})'
 
 

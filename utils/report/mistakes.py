@@ -65,7 +65,7 @@ def overall(source: Source, measured: Measured, all_images: int) -> list[tuple[s
 
 
 def recorded(metrics: dict, right: int, images: int, all_images: int) -> str:
-    """What the checkpoint says of its accuracy, and whether what was measured now agrees."""
+    """Compare the accuracy that the checkpoint recorded with the measured one."""
     said = f'top-1 {metrics["top1"]:.2f} % of {metrics["images"]:,} images'
     if metrics['images'] != all_images:
         return (f'{said}: other validation images than these {all_images:,}, or not all of them '

@@ -83,7 +83,7 @@ class Page:
 
     @contextlib.contextmanager
     def folded(self, summary: str) -> Iterator[None]:
-        """What is added within the block is shown only when a reader opens `summary`."""
+        """Fold what the block adds; readers open it by `summary`."""
         outside, part = self._inside, self._add('folded', summary=summary, parts=[])
         self._inside = part.parts
         try:

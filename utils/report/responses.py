@@ -84,7 +84,7 @@ def layer_inputs(model: nn.Module, names: list[str], image: Tensor) -> dict[str,
 
 
 def respond(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """What a convolution makes of x (1, c, h, w) with this weight and no bias: (out, h', w')."""
+    """Convolve x (1, c, h, w) with this weight and no bias: (out, h', w')."""
     return F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)[0]
 
 

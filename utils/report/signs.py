@@ -155,7 +155,7 @@ def hybrid_row(name: str, layers: frozenset[int], all_signs: frozenset[int],
 
 
 class Costs:
-    """What a network costs with this or that choice of inputs that are binarized."""
+    """The multiply-adds of a network for any choice of binarized inputs."""
 
     def __init__(self, model: nn.Module, image: Tensor):
         counted = multiply_adds(model, image)

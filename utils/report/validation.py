@@ -15,7 +15,7 @@ from utils.training.predictions import Predictions
 
 
 class Measured(NamedTuple):
-    """What the network takes the images for; the rows of all tensors are the images."""
+    """Predictions of the network, a row per image in all tensors."""
     images: Subset
     target: Tensor
     likeliest: Tensor           # class numbers, the likeliest first

@@ -61,7 +61,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def float32_in(device: torch.device) -> dict[str, str]:
-    """What a GPU of kind cuda computes float32 convolutions and matrix products in, as it is set.
+    """Return the precision in which a CUDA GPU computes float32 convolutions and matrix products.
 
     `allow_tf32`, the older way to ask, raises an error where the newer settings differ (PyTorch's
     notes on CUDA semantics, "TensorFloat-32"). GPUs before Ampere have no TF32.

@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class RunError(InputError):
-    """What ends a run that started well: a damaged image, a diverging loss, a full disk."""
+    """An error during a run: a damaged image, a diverging loss, a full disk."""
 
     exit_code = 1
 

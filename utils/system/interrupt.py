@@ -150,7 +150,7 @@ def listen(last_words: Callable[[Stopped], object] = lambda _: None):
 
 
 def handlers() -> dict:
-    """What SIGINT and SIGTERM do now."""
+    """Return the current handlers of SIGINT and SIGTERM."""
     return {number: signal.getsignal(number) for number in SENTENCES}
 
 

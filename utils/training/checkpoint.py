@@ -49,7 +49,7 @@ def write_checkpoint(path: Path, checkpoint: dict):
 
 
 def read_file(path: str | Path, only_zip: bool = True) -> object:
-    """What torch.save wrote to the file at path, on the CPU, read without running code from it.
+    """Load what torch.save wrote, on the CPU, without running code from the file.
 
     only_zip: refuse what PyTorch wrote before version 1.6, without checksums. Raises InputError.
     """

@@ -112,7 +112,7 @@ def start_epoch(train_loader, epoch, seed):
 
 
 def state(model, optimizer, scaler) -> dict:
-    """What training continues from."""
+    """Return the state that a resumed run continues from."""
     return {'model': model.state_dict(), 'optimizer': optim.optimizer_state(optimizer, model),
             'scaler': scaler.state_dict(), 'rng': checkpoints.random_state()}
 

@@ -161,7 +161,7 @@ def restore_optimizer(optimizer: optim.Optimizer, model: nn.Module, state: dict[
 
 
 def _numbers(optimizer, model):
-    """Of each parameter, in the order of the optimizer's groups, its number in the model."""
+    """Return the number in the model of each parameter, in the order of the groups."""
     number = {parameter: number for number, parameter in enumerate(model.parameters())}
     return [number[parameter] for group in optimizer.param_groups for parameter in group['params']]
 

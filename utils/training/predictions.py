@@ -120,7 +120,7 @@ class Predictions:
         return tuple(torch.cat(parts).cpu() for parts in zip(*self.batches))
 
     def gather(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of all images in their order, whichever process had them, on the CPU.
+        """Gather the predictions of all processes, in the order of the images, on the CPU.
 
         Class numbers (N,), the likeliest classes (N, LIKELIEST) and their probabilities.
         """
