@@ -77,8 +77,7 @@ def reported(program: str, after_interrupt: str = '', parallel: bool = False) ->
 
     A closed pipe ends the command in silence. parallel: whether torchrun may start the command.
     """
-    global every_process_speaks
-    every_process_speaks = not parallel
+    let_every_process_speak(not parallel)
     def end(stopped):
         tell(f'{program}: {stopped}{after_interrupt}', stopped.exit_code)
 
@@ -122,13 +121,19 @@ def exit_with(line: str, code: int):
     sys.exit(code)
 
 
-every_process_speaks = False    # while another process may not be there to say it
+_every_process_speaks = False
+
+
+def let_every_process_speak(speaks: bool):
+    """Let each process of torchrun say why it ends, while another may be missing."""
+    global _every_process_speaks
+    _every_process_speaks = speaks
 
 
 def tell(line: str, code: int):
     """Say why the process ends with this code, where no other process says the same."""
     # Under torchrun all processes make the same mistake at the start; any of them can fail later.
-    if every_process_speaks or speaks_for_all() or code == RunError.exit_code:
+    if _every_process_speaks or speaks_for_all() or code == RunError.exit_code:
         line = console.one_line(line)
         console.complain(line)
         console.record(line)    # where the process ends in the middle of a run

@@ -28,10 +28,10 @@ def start(name: str = 'auto') -> torch.device:
         notice = threading.Timer(WAITING, warn_of_waiting)
         notice.daemon = True
         notice.start()
-        errors.every_process_speaks = True
+        errors.let_every_process_speak(True)
         try:
             distributed.init_process_group(BACKENDS[device.type], **fresh_store())
-            errors.every_process_speaks = False
+            errors.let_every_process_speak(False)
         except (ValueError, RuntimeError) as error:
             first_line = str(error).splitlines()[0]
             raise RunError(f'the processes of torchrun cannot be joined (without torchrun, unset '
