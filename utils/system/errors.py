@@ -78,6 +78,7 @@ def reported(program: str, after_interrupt: str = '', parallel: bool = False) ->
     A closed pipe ends the command in silence. parallel: whether torchrun may start the command.
     """
     let_every_process_speak(not parallel)
+
     def end(stopped):
         tell(f'{program}: {stopped}{after_interrupt}', stopped.exit_code)
 
