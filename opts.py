@@ -247,9 +247,12 @@ def parse(arguments: Sequence[str] | None = None) -> dict[str, object]:
 def without_aliases(values: Mapping[str, object]) -> dict[str, object]:
     """Replace --bnnModel by --binarizer=bnn. Raises InputError for a contradiction."""
     values = dict(values)
-    if values.pop('bnnModel', False) and values.setdefault('binarizer', 'bnn') != 'bnn':
+    is_bnn = values.pop('bnnModel', None)
+    if not isinstance(is_bnn, bool | None):
+        raise InputError(f'--bnnModel must be true or false, not {is_bnn!r}')
+    if is_bnn and values.get('binarizer') not in (None, 'bnn'):
         raise InputError(f'--bnnModel contradicts --binarizer={values["binarizer"]}')
-    return values
+    return values | {'binarizer': 'bnn'} if is_bnn else values
 
 
 def recorded(flags: Mapping[str, object]) -> dict[str, object]:

@@ -76,6 +76,8 @@ def test_the_command_wins_over_the_file_in_any_order(tmp_path):
     ({'epochs': 'x'}, "argument --epochs: 'x' is not a whole number"),
     ({'epochs': True}, '--epochs cannot be true'), ({'maxlr': [1]}, '--maxlr cannot be'),
     ({'tenCrop': 'yes'}, '--tenCrop must be true or false, not "yes"'),
+    ({'bnnModel': 'false'}, "--bnnModel must be true or false, not 'false'"),
+    ({'bnnModel': True, 'binarizer': 'dab'}, '--bnnModel contradicts --binarizer=dab'),
     ({'model_def': 'x'}, "argument --model_def: unknown name 'x'"),
     ({'amp': 'int8'}, 'argument --amp: ')])
 def test_a_file_that_is_wrong(tmp_path, text, says):
@@ -113,6 +115,8 @@ def test_other_weights_than_those_of_the_file(tmp_path):
     assert flags_of(binary).binarizer == 'xnor'
     bnn = config(tmp_path, {'binaryWeight': True, 'binarizer': 'bnn', 'bnnModel': True})
     assert flags_of(bnn, '--binarizer=dab').binarizer == 'dab'
+    bnn = config(tmp_path, {'binaryWeight': True, 'binarizer': None, 'bnnModel': True})
+    assert flags_of(bnn).binarizer == 'bnn'
     real = config(
         tmp_path,
         {'binaryWeight': False, 'binarizer': 'dab'})  # as a run of real weights records it
