@@ -236,6 +236,11 @@ def default(name: str) -> object:
     return FLAGS[name].default
 
 
+def defaults() -> dict[str, object]:
+    """Return {name: default} of all flags."""
+    return {name: flag.default for name, flag in FLAGS.items()}
+
+
 def parse(arguments: Sequence[str] | None = None) -> dict[str, object]:
     """Return {name: value} of the typed flags; arguments defaults to those of this process.
 
@@ -260,7 +265,7 @@ def recorded(flags: Mapping[str, object]) -> dict[str, object]:
 
     Raises InputError for a value that no command can have given.
     """
-    known = {name: flag.default for name, flag in FLAGS.items()} | without_aliases(flags)
+    known = defaults() | without_aliases(flags)
     if known['amp'] is None:    # what older versions recorded for off
         known['amp'] = 'off'
     for name, flag in FLAGS.items():

@@ -1,4 +1,4 @@
-"""What the families share: sign, the convolution units, the end of a network, initialization."""
+"""Building blocks of all families: sign, convolution units, the network, initialization."""
 import copy
 import re
 from collections import OrderedDict

@@ -123,7 +123,7 @@ print(*(module.__file__ for module in list(sys.modules.values())
 
 
 def test_a_training_run_is_read_in_one_sitting(tmp_path):
-    """What is behind main.py --binaryWeight; 6,000 lines are the aim."""
+    """Count the modules and lines that main.py --binaryWeight loads; the aim is 6,000."""
     done = subprocess.run(
         [sys.executable, '-c', ROAD, '--binaryWeight', '--model_def=densenet', '--inpsize=16',
          '--epochs=1', '--batch-size=128', '--name=run', f'--logdir={tmp_path}'],

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, warnings in its log, and signals that come in a row."""
+"""Events for TensorBoard, warnings in the log of a run, and signals in a row."""
 import contextlib
 import io
 import json

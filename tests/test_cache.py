@@ -129,7 +129,7 @@ def test_each_inpsize_has_its_own(root, home):
 
 
 def arguments_of(path, inpsize=32):
-    """Those that open a cache file of 6 images, of 3 each of 2 classes."""
+    """Arguments that open a cache file of 6 images, 3 of each of 2 classes."""
     side = side_before_crop(inpsize)
     images = folders.Folder(path.parent, [(str(number), number // 3) for number in range(6)], 1)
     return path, path.read_bytes()[-32:], images, (1, side, side)
@@ -271,7 +271,7 @@ def test_a_copy_with_other_time_stamps_is_not_decoded_anew(root, home, decoded, 
 
 
 def test_the_folder_has_a_bound(root, home, monkeypatch):
-    """What is open anywhere, and what is not the program's, stays."""
+    """Files that are open, or not the program's, stay."""
     for inpsize in 32, 48, 64:
         load(root, inpsize)
     old = {each: {path for path in inode(home) if side(home / path) == each}
@@ -425,7 +425,7 @@ def test_broken_images_are_left_out_without_a_cache(name, root, home):
 
 
 def test_processes_leave_out_the_same(root, home):
-    """Of two at once one searches; both have the same images."""
+    """If two start at once, one searches; both have the same images."""
     damage(root / 'train' / 'bee' / '1.png')
     split, results = folders.find(root, 3, ())[0], []
     searching = [threading.Thread(target=lambda: results.append(cache.readable(split).samples))

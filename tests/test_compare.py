@@ -251,7 +251,7 @@ def test_two_comparisons_in_one_folder(finished, run, failure, start):
 
 
 def test_damaged_and_old_results_are_counted_again(finished, run, tmp_path):
-    """Of results of the old counting, in which ties were right, the ranks are too low."""
+    """Results of the old counting, in which ties were right, have ranks that are too low."""
     folder = shutil.copytree(finished, tmp_path / 'small')
     for cell, damage in zip(CELLS, ['half a li', '[]', '']):
         (folder / cell / 'result.json').write_text(damage)

@@ -1,4 +1,4 @@
-"""What --evaluate prints and writes, against counts made image by image."""
+"""The output of --evaluate against counts made image by image."""
 import csv
 
 import pytest

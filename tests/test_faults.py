@@ -1,4 +1,4 @@
-"""What a run survives: kills, full disks, closed terminals, damaged files, two at once."""
+"""Runs survive kills, full disks, closed terminals, damaged files and a second process."""
 import ast
 import contextlib
 import importlib
@@ -102,7 +102,7 @@ def epochs_of(folder):
 # Kills
 
 def contents(folder):
-    """What a run computed: its numbers, but for times, and its checkpoints' tensors."""
+    """Return the numbers of a run, without times, and the tensors of its checkpoints."""
     numbers = [[{key: value for key, value in row.items() if 'time' not in key}
                 for row in rows(folder / name)] for name in ('metrics.jsonl', 'weights.jsonl')]
     stored = [read_checkpoint(folder / name) for name in ('last.pth.tar', 'best.pth.tar')]

@@ -67,7 +67,11 @@ class Experiment:
         else:
             model = models.build(flags.model_def, flags.nClasses, self.channels, flags.inpsize,
                                  flags.signLayers)
-            self._load_pretrained(model, say)   # before methods start from the weights
+            if flags.pretrained_file:   # before methods start from the weights
+                from utils.pretrained import load_pretrained
+                with naming('--pretrained_file'):
+                    for sentence in load_pretrained(model, flags.pretrained_file):
+                        say(sentence)
             if flags.binaryWeight:
                 binarize.wrap(model, flags.binStart, flags.binEnd, flags.binarizer,
                               flags.binSearch, flags.centring)
@@ -78,25 +82,17 @@ class Experiment:
                              f'{flags.model_def} has no sign layers')
         return model.to(self.device)
 
-    def _load_pretrained(self, model, say):
-        path = self.flags.pretrained_file
-        if path:
-            from utils.pretrained import load_pretrained
-            with naming('--pretrained_file'):
-                for sentence in load_pretrained(model, path):
-                    say(sentence)
-
     def make_loaders(self, say: Callable[[str], object] = str) -> tuple:
         """Return the training and validation loaders, see utils.training.loaders.
 
         say is called with a note about where the images are.
         """
         flags = self.flags
-        *both, sentence = loaders.make_loaders(self.data, self.device, flags.dataOn, flags.workers,
-                                               flags.batch_size, flags.testbatchsize,
-                                               flags.manualSeed)
-        say(sentence)
-        return tuple(both)
+        train, val, note = loaders.make_loaders(
+            self.data, self.device, flags.dataOn, flags.workers, flags.batch_size,
+            flags.testbatchsize, flags.manualSeed)
+        say(note)
+        return train, val
 
     def train(self, command: str | None = None,
               observer: loop.Observer = loop.NOBODY) -> nn.Module:
@@ -110,8 +106,8 @@ class Experiment:
             raise InputError(f'{self.source.path} has {checkpoint["epoch"]} epochs already, more '
                              f'than --epochs={flags.epochs}')
         notes = list(self.notes)
-        model, loaders = self.make_network(notes.append), self.make_loaders(notes.append)
-        train_loader, _ = loaders
+        model, both = self.make_network(notes.append), self.make_loaders(notes.append)
+        train_loader, _ = both
         if flags.batch_size == 1:
             self._check_batch_of_one(model)
         if not len(train_loader):
@@ -135,7 +131,7 @@ class Experiment:
                 run.say(sentence)
             facts = {'flags': vars(flags), 'classes': self.classes, 'channels': self.channels,
                      'training_images': self.data.training_images}
-            loop.train(flags, model, loaders, run, self.device, facts, checkpoint, observer)
+            loop.train(flags, model, both, run, self.device, facts, checkpoint, observer)
         return model
 
     def _check_batch_of_one(self, model):

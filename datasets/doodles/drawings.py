@@ -1,4 +1,4 @@
-"""What the doodles show: one function per class.
+"""The drawings of the doodles, one function per class.
 
 A class is a generator function, registered with @doodle, that yields strokes; `hand` makes its
 choices. A new class is one more function. It changes the labels of all that follow in the alphabet.

@@ -15,8 +15,8 @@ from utils.data import dataset_spec
 from utils.system.devices import choose
 from utils.system.errors import naming
 from utils.system.processes import call_in_new_process
-from utils.training import optim
 from utils.training.epoch import train_epoch
+from utils.training.loop import make_optimizer
 
 from .timing import compare, peak_megabytes, print_header
 
@@ -63,9 +63,7 @@ def make_steps(words: Sequence[str]) -> Callable[[], object]:
     target = torch.arange(flags.batch_size) % len(CLASSES)
     batches = [(images.to(device), target.to(device))]
     batches *= STEPS.get(device.type, 1) * flags.accumulate
-    optimizer = optim.build_optimizer(flags.optimType, model, flags.maxlr, flags.weightDecay,
-                                      flags.momentum, flags.nesterov, flags.noDecay)
-    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
+    optimizer, scaler = make_optimizer(flags, model, device)
     replica = torch.compile(model) if flags.compile else model
 
     def steps():

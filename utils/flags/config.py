@@ -22,11 +22,10 @@ def config_flags(path: str, given: Mapping[str, object],
         check_file(path)
     with naming('--config'), naming(path):
         found = read_config(path)
-    of_command = [name for name, value in found.items() if opts.FLAGS[name].once
-                  and name != 'config' and value not in (None, False, opts.default(name))]
-    follows = [name for name in found if 'resume' in found and found[name] is not None
-               and opts.FLAGS[name].follows & given.keys() and name not in given]
-    with naming('--config'), naming(path):
+        of_command = [name for name, value in found.items() if opts.FLAGS[name].once
+                      and name != 'config' and value not in (None, False, opts.default(name))]
+        follows = [name for name in found if 'resume' in found and found[name] is not None
+                   and opts.FLAGS[name].follows & given.keys() and name not in given]
         flags = {name: opts.FLAGS[name].read(value) for name, value in found.items()
                  if value is not None and not opts.FLAGS[name].once
                  and name not in {*without, *follows}}

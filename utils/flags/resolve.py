@@ -38,7 +38,7 @@ def resolve(typed: Mapping[str, object]) -> tuple[Flags, 'Source | None', list[s
         raise InputError('--resume and --packed both name a network: give one of them')
     is_auto = chosen.get('resume') == 'auto'
     if is_auto:
-        run = with_defaults(Flags(**{name: opts.default(name) for name in opts.FLAGS} | chosen))
+        run = with_defaults(Flags(**opts.defaults() | chosen))
         chosen |= {'logdir': run.logdir, 'name': run.name, 'resume': last_checkpoint(run)}
     if chosen.get('resume') or chosen.get('packed'):
         from utils import source as sources
@@ -46,7 +46,7 @@ def resolve(typed: Mapping[str, object]) -> tuple[Flags, 'Source | None', list[s
     known = {name: value for name, value in (source.flags if source else {}).items()
              if name in opts.FLAGS and not opts.FLAGS[name].once
              and name not in ('logdir', 'name')}        # those of its folder
-    flags = Flags(**{name: opts.default(name) for name in opts.FLAGS} | known | chosen)
+    flags = Flags(**opts.defaults() | known | chosen)
     if source:
         flags = sources.keep_own_data(flags, source)
     check(flags, typed, chosen)

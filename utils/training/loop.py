@@ -43,9 +43,7 @@ def train(flags, model: nn.Module, loaders: tuple, run, device: torch.device,
     read or the record cannot be written.
     """
     train_loader, val_loader = loaders
-    optimizer = optim.build_optimizer(flags.optimType, model, flags.maxlr, flags.weightDecay,
-                                      flags.momentum, flags.nesterov, flags.noDecay)
-    scaler = torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
+    optimizer, scaler = make_optimizer(flags, model, device)
     run.remember_masks(model)
     if checkpoint:
         with naming(flags.resume):
@@ -87,6 +85,13 @@ def train(flags, model: nn.Module, loaders: tuple, run, device: torch.device,
             observer.after_epoch()
     finally:
         finish(run, flags.epochs, best)
+
+
+def make_optimizer(flags, model: nn.Module, device: torch.device) -> tuple:
+    """Return the optimizer of the flags and the gradient scaler, which float16 alone enables."""
+    optimizer = optim.build_optimizer(flags.optimType, model, flags.maxlr, flags.weightDecay,
+                                      flags.momentum, flags.nesterov, flags.noDecay)
+    return optimizer, torch.amp.GradScaler(device.type, enabled=flags.amp == 'float16')
 
 
 def finish(run, epochs, best):
